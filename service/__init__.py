@@ -1,0 +1,1 @@
+"""What runs in production: bytes in, predictions out. Never imports torch."""

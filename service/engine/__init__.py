@@ -1,0 +1,1 @@
+"""Models on disk become warm sessions, and many requests become few runs."""

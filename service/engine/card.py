@@ -1,0 +1,109 @@
+"""The model card, `card.json`: a version's contract with its clients and its record of how it was made and measured.
+
+Training writes it, the repository holds the graph and the files against it before it serves, `GET /v1/models` shows it.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FILE_NAME = "card.json"
+
+DType = Literal["uint8", "int64", "float32"]
+
+
+class Section(BaseModel):
+    """Part of a card: complete, and with nothing it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(Section):
+    """One input or output of the graph. A dimension is a size, or the name of a free one; the first is "batch"."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+    meaning: str
+    range: str
+
+
+class Figure(Section):
+    """A measured value, how it was measured, and the bounds of its 95 % interval where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    how: str
+
+
+class DataSource(Section):
+    """A data set that the model has seen, or was measured on."""
+
+    name: str
+    source: str
+    licence: str
+    citation: str
+    checksums: dict[str, str]
+    """File to its checksum, as `algorithm:hex`."""
+    splits: dict[str, str]
+    """Split to what is in it, as in `{"validation": "5,000 rows cut from training, seed 0"}`."""
+
+
+class Training(Section):
+    """How the version came to be: with these, the commit and the data it can be made again."""
+
+    command: str
+    hyperparameters: dict[str, Any]
+    seed: int
+    commit: str
+    finished: str
+    """UTC, ISO 8601."""
+    seconds: float
+    hardware: str
+    libraries: dict[str, str]
+
+
+class Card(Section):
+    """All that is to be known of `models/<name>/<version>`."""
+
+    name: str
+    version: str
+    title: str
+    task: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    classes: tuple[str, ...]
+    """What the columns of the output stand for, in their order; empty where there are none."""
+    figures: dict[str, Figure]
+    data: tuple[DataSource, ...]
+    training: Training
+    intended_use: str
+    limits: tuple[str, ...]
+    files: dict[str, str]
+    """Name to sha256 of every file of the directory but the card itself."""
+
+    @classmethod
+    def read(cls, directory: Path) -> "Card":
+        """The card in `directory`.
+
+        Raises:
+            OSError: there is none.
+            pydantic.ValidationError: it is not a card.
+        """
+        return cls.model_validate_json((directory / FILE_NAME).read_bytes())
+
+    def write(self, directory: Path) -> None:
+        """Puts the card into `directory`."""
+        (directory / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Name to sha256 of every file in `directory` but the card, in the order of names."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.iterdir())
+        if path.name != FILE_NAME
+    }

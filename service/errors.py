@@ -1,0 +1,103 @@
+"""Every way a request can fail, as one small tree: each error has its HTTP status and says what the client can do.
+
+Whoever finds the fault raises the error; `service.http.problems` alone turns it into a response.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a request: where it is (`loc`, as in `("reviews", 3)`) and what (`msg`)."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+
+
+class StartupError(Exception):
+    """The service cannot start; the message names the setting or the file at fault."""
+
+
+class ServiceError(Exception):
+    """The root: a request that gets an error answer. `detail` is written for the client who sent it."""
+
+    status = 500
+    title = "Internal Server Error"
+
+    def __init__(self, detail: str, *, faults: tuple[Fault, ...] = (), headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.faults = faults
+        self.headers = headers or {}
+
+
+class Malformed(ServiceError):
+    """The body is not what its Content-Type says: not JSON, broken multipart."""
+
+    status = 400
+    title = "Bad Request"
+
+
+class Unauthorized(ServiceError):
+    """API keys are configured and the request carries none that is valid."""
+
+    status = 401
+    title = "Unauthorized"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class NotFound(ServiceError):
+    """No such path, model or version."""
+
+    status = 404
+    title = "Not Found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The path exists, the method does not; `allow` lists those that do."""
+
+    status = 405
+    title = "Method Not Allowed"
+
+    def __init__(self, method: str, allow: str) -> None:
+        super().__init__(f"{method} is not allowed here.", headers={"Allow": allow})
+
+
+class TooLarge(ServiceError):
+    """The body has too many bytes or a picture too many pixels; decided before it is read or decoded."""
+
+    status = 413
+    title = "Content Too Large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """A Content-Type that the endpoint does not take."""
+
+    status = 415
+    title = "Unsupported Media Type"
+
+
+class Invalid(ServiceError):
+    """Well-formed, but not valid; `faults` say which item and field."""
+
+    status = 422
+    title = "Unprocessable Content"
+
+
+class Unavailable(ServiceError):
+    """The queue is full, the model is not ready or the server drains; nothing was computed, so it is safe to retry."""
+
+    status = 503
+    title = "Service Unavailable"
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class DeadlineExceeded(ServiceError):
+    """The request's deadline passed while it waited; it left the queue uncomputed."""
+
+    status = 504
+    title = "Gateway Timeout"

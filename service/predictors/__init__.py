@@ -1,0 +1,81 @@
+"""The tasks: for each, what a request looks like, how it becomes tensors, and what the tensors that come back mean.
+
+A predictor stands between HTTP and the engine and knows neither. `decode` is the only code that prepares inputs, in
+serving and in training alike, so that both see the same numbers.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+Tensors = Mapping[str, npt.NDArray[np.generic]]
+"""Named arrays that share their first dimension, the rows: one per item, in the order of the request."""
+
+MAX_ITEMS = 64
+"""Most items a single request may hold."""
+
+
+class Payload(BaseModel):
+    """What a client sends: unknown fields, NaN and infinities are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Answer(BaseModel):
+    """What a client gets: one prediction per item, in order, and which model made them."""
+
+    model: str
+    version: str
+
+
+RequestT = TypeVar("RequestT", bound=Payload)
+FactsT = TypeVar("FactsT")
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
+    """One task, bound to one version of its model.
+
+    `FactsT` is what `describe` must know of the request beside the outputs (a seed that was drawn, whether a text was
+    cut); `None` where there is nothing.
+    """
+
+    name: ClassVar[str]
+    """Of the task, of its model's directory and of its route `/v1/{name}`."""
+
+    Request: type[RequestT]
+    Answer: type[AnswerT]
+
+    media_types: ClassVar[tuple[str, ...]] = ("application/json",)
+    """Representations of an answer, the preferred one first; `render` makes those that are not JSON."""
+
+    def __init__(self, directory: Path) -> None:
+        """Reads what `decode` needs from the version's directory, `models/<name>/<version>`."""
+        self.version = directory.name
+
+    @classmethod
+    def from_files(cls, files: list[bytes]) -> RequestT | None:  # noqa: ARG003
+        """The request that a multipart or raw picture body stands for; None where the task takes JSON alone."""
+        return None
+
+    @abstractmethod
+    def decode(self, request: RequestT) -> tuple[Tensors, FactsT]:
+        """The graph's inputs, one row per item.
+
+        Raises:
+            Invalid: an item cannot be read; `faults` name it.
+            TooLarge: an item is over a limit that is checked before decoding.
+        """
+
+    @abstractmethod
+    def describe(self, outputs: Tensors, facts: FactsT) -> AnswerT:
+        """The answer for the graph's outputs, which hold the rows of `decode` in the same order."""
+
+    def render(self, answer: AnswerT, media_type: str) -> tuple[bytes, dict[str, str]]:  # noqa: ARG002
+        """Body and extra headers of the answer as `media_type`, one of `media_types` other than JSON."""
+        raise LookupError(media_type)

@@ -1,0 +1,137 @@
+"""From the bytes of a picture that a stranger sent to plain grey pixels, at a bounded cost of time and memory.
+
+Six formats and nothing else, the size known from the header before a pixel is decoded, large JPEGs decoded at a
+fraction of their size, transparency and EXIF orientation taken into account. What comes out is small enough to work on.
+"""
+
+import io
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from service.errors import Invalid, TooLarge
+
+Grey = npt.NDArray[np.uint8]
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS: Final = 25_000_000
+WORKING_SIDE: Final = 1024
+"""Longest side of what `read_grey` gives; larger pictures are averaged down to it."""
+MAX_SCANS: Final = 100
+"""A progressive JPEG has about ten scans, each a pass over the whole picture; one with thousands is an attack."""
+
+_START_OF_SCAN = b"\xff\xda"
+_ORIENTATION = 0x0112
+
+
+def read_grey(data: bytes) -> Grey:
+    """The picture upright and in grey, uint8 `[height, width]`, no side above `WORKING_SIDE`.
+
+    Args:
+        data: an encoded picture in one of `FORMATS`; of an animation or a file of many pages, the first is taken.
+
+    Raises:
+        TooLarge: its header announces more than `MAX_PIXELS`; nothing was decoded.
+        Invalid: it is no picture of these formats, is damaged, or cannot be decoded.
+    """
+    _check_webp_size(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(*image.size)
+            _check_scans(image, data)
+            image.draft("L", (WORKING_SIDE // 2, WORKING_SIDE // 2))
+            image.load()
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            grey = _shrink(_to_grey(image))
+    except (TooLarge, Invalid):
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large() from error
+    except Exception as error:  # decoders of hostile bytes raise what they like: struct.error, KeyError, SyntaxError...
+        raise Invalid("The picture cannot be decoded: it is damaged, or not one of " + ", ".join(FORMATS)) from error
+    return np.ascontiguousarray(_upright(grey, orientation))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _too_large()
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"The picture has more than {MAX_PIXELS // 1_000_000} megapixels")
+
+
+def _check_webp_size(data: bytes) -> None:
+    """Pillow makes room for a WebP's whole canvas as soon as it opens it, so its header is read here."""
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X":
+        return
+    width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+    _check_size(width, height)
+
+
+def _check_scans(image: Image.Image, data: bytes) -> None:
+    if image.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > MAX_SCANS:
+        raise Invalid(f"The JPEG has more than {MAX_SCANS} scans")
+
+
+def _to_grey(image: Image.Image) -> Grey:
+    if image.mode == "L" and "transparency" not in image.info:
+        return np.asarray(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _stretch(np.asarray(image))
+    if image.mode == "LAB":
+        return np.asarray(image.getchannel("L"))
+    if image.has_transparency_data:
+        return _compose(image.convert("RGBA"))
+    return np.asarray(image.convert("RGB").convert("L") if image.mode == "CMYK" else image.convert("L"))
+
+
+def _stretch(values: npt.NDArray[np.generic]) -> Grey:
+    """Darkest to 0, brightest to 255: 16-bit and float pictures have no agreed range. NaN and infinities become 0."""
+    numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(numbers.min()), float(numbers.max())
+    if high <= low:
+        return np.zeros(numbers.shape, np.uint8)
+    return np.rint((numbers.astype(np.float64) - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _compose(image: Image.Image) -> Grey:
+    """Lays a transparent picture on a ground on which what is visible can be seen.
+
+    Ink of one tone goes on the opposite tone, black on white and white on black. A picture of several tones is a
+    picture in itself, transparent only at its edges: those take its most common tone.
+    """
+    grey, alpha = np.asarray(image.convert("L")), np.asarray(image.getchannel("A"))
+    visible = grey[alpha > 127]
+    if visible.size == 0:
+        visible = grey[alpha > 0]
+    if visible.size in (0, grey.size):
+        return np.zeros_like(grey) if visible.size == 0 else grey
+    low, middle, high = np.percentile(visible, (5, 50, 95))
+    one_tone = high - low < 96
+    ground = (255.0 if middle < 128 else 0.0) if one_tone else float(middle)
+    opacity = alpha.astype(np.float32) / 255
+    return np.rint(ground + (grey - np.float32(ground)) * opacity).astype(np.uint8)
+
+
+def _shrink(grey: Grey) -> Grey:
+    height, width = grey.shape
+    scale = WORKING_SIDE / max(height, width)
+    if scale >= 1:
+        return grey
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _upright(grey: Grey, orientation: int) -> Grey:
+    """Undoes the rotation and mirroring that the EXIF tag `Orientation` (1 to 8) records; other values do nothing."""
+    if orientation in (5, 6, 7, 8):
+        grey = grey.T
+    if orientation in (2, 3, 6, 7):
+        grey = grey[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        grey = grey[::-1]
+    return grey

@@ -1,0 +1,1 @@
+"""What runs offline: data, training, export and evaluation. The only package that knows torch."""

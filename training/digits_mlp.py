@@ -1,0 +1,194 @@
+"""Reads handwritten digits with a multi-layer perceptron: version 1 of `digits`, what the CNN is measured against.
+
+    python -m training digits-mlp                 # some minutes on one core
+    python -m training digits-mlp --smoke         # the whole way on little data
+
+The classic 784-512-10 of a first course on neural networks, with dropout on the picture and the hidden layer and
+pictures shifted by up to two pixels (Simard et al., Best Practices for Convolutional Neural Networks, 2003).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from service.engine.card import Figure, TensorSpec
+from training import datasets, evaluate, export
+from training.datasets import MNIST, Pictures
+from training.run import Precision, Run
+
+DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Chosen on 5,000 pictures cut from the training split."""
+
+    epochs: int = 40
+    batch_size: int = 256
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    dropout: float = 0.25
+    hidden: int = 512
+    shift: int = 1
+    held_out: int = 5000
+    precision: Precision = "float32"
+
+
+SMOKE = {"epochs": 1, "held_out": 1000}
+
+
+class Perceptron(nn.Module):
+    """Pictures, uint8 `[batch, 28, 28]`, to probabilities, float32 `[batch, 10]`."""
+
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(dropout / 2),
+            nn.Linear(28 * 28, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, 10),
+        )
+        self.temperature = nn.Buffer(torch.ones(()))
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Before temperature and softmax."""
+        logits: Tensor = self.layers(pictures.to(torch.float32) / 255)
+        return logits
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return F.softmax(self.logits(pictures) / self.temperature, dim=1)
+
+
+def train(h: Hyperparameters, run: Run) -> None:
+    """Trains, exports and measures the perceptron; writes `run.out`."""
+    everything, test = datasets.pictures(MNIST, run.data_dir)
+    if run.smoke:
+        everything = everything[:4000]
+    training, validation = everything.split(h.held_out, run.seed)
+    network = Perceptron(h.hidden, h.dropout).to(run.device)
+    fit(network, training, validation, h, run)
+    network.temperature.fill_(evaluate.fit_temperature(logits_of(network, validation), validation.labels))
+    write(network, test, h, run)
+
+
+def fit(network: Perceptron, training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) -> None:
+    """AdamW with a one-cycle learning rate; the loss is cross entropy with a little label smoothing."""
+    steps = len(training) // h.batch_size
+    optimizer = torch.optim.AdamW(network.parameters(), h.lr, weight_decay=h.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, h.lr, total_steps=steps * h.epochs)
+    first = 1
+    if (state := run.restore()) is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["epoch"] + 1
+    pictures, labels = (torch.from_numpy(a).to(run.device) for a in (training.pictures, training.labels))
+    for epoch in range(first, h.epochs + 1):
+        network.train()
+        losses = []
+        order = torch.randperm(len(training))[: steps * h.batch_size].view(steps, h.batch_size)
+        for rows in run.progress(order.to(run.device), f"epoch {epoch}", steps):
+            with run.autocast(h.precision):
+                logits = network.logits(shift(pictures[rows], h.shift))
+            loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+        right = logits_of(network, validation).argmax(1) == validation.labels
+        run.log(epoch, loss=float(torch.stack(losses).mean()), validation_accuracy=float(right.mean()))
+        run.save(
+            epoch,
+            network=network.state_dict(),
+            optimizer=optimizer.state_dict(),
+            schedule=schedule.state_dict(),
+        )
+
+
+def shift(pictures: Tensor, furthest: int) -> Tensor:
+    """Each picture of the batch moved by up to `furthest` pixels both ways, background moving in."""
+    size = pictures.shape[-1]
+    padded = F.pad(pictures, (furthest,) * 4)
+    start = torch.randint(0, 2 * furthest + 1, (2, len(pictures), 1), device=pictures.device)
+    down, right = start + torch.arange(size, device=pictures.device)
+    batch = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+    return padded[batch, down[:, :, None], right[:, None, :]]
+
+
+@torch.inference_mode()
+def logits_of(network: Perceptron, pictures: Pictures) -> npt.NDArray[np.float32]:
+    """Logits in evaluation mode, float32 `[n, 10]`."""
+    device = network.temperature.device
+    return network.eval().logits(torch.from_numpy(pictures.pictures).to(device)).float().cpu().numpy()
+
+
+def write(network: Perceptron, test: Pictures, h: Hyperparameters, run: Run) -> None:
+    """Exports, proves, and measures on the test split: the only time that it is looked at."""
+    directory = export.start(run.out)
+    graph = export.write_graph(
+        network, directory, {"pictures": test.pictures[:2]}, ("probabilities",), {"pictures": {0: "batch"}}
+    )
+    export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
+    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, "probabilities")
+    (probabilities,) = export.session(graph).run(None, {"pictures": test.pictures})
+    predicted = probabilities.argmax(1)
+    confidence = probabilities.max(1)
+    right = predicted == test.labels
+    evaluate.plot_learning_curve(run.history, directory / "learning_curve.png")
+    evaluate.plot_confusion(predicted, test.labels, DIGITS, directory / "confusion_matrix.png")
+    evaluate.plot_reliability(confidence, right, directory / "reliability.png")
+    how = "10,000 MNIST test pictures, through the ONNX graph"
+    export.write_card(
+        directory,
+        title="Digits, multi-layer perceptron",
+        task="Which handwritten digit is in the picture",
+        inputs=(
+            TensorSpec(
+                name="pictures",
+                dtype="uint8",
+                shape=("batch", 28, 28),
+                meaning="grey pictures, centred and scaled as MNIST's",
+                range="0 (background) to 255 (ink)",
+            ),
+        ),
+        outputs=(
+            TensorSpec(
+                name="probabilities",
+                dtype="float32",
+                shape=("batch", 10),
+                meaning="probability of each digit",
+                range="0 to 1, each row sums to 1",
+            ),
+        ),
+        classes=DIGITS,
+        figures={
+            "accuracy": evaluate.accuracy(predicted, test.labels, how),
+            "log_loss": evaluate.bootstrap(evaluate.log_loss, probabilities, test.labels, how=how),
+            "calibration_error": evaluate.bootstrap(
+                evaluate.calibration_error, confidence, right, how=how + "; 10 bins"
+            ),
+            "weights": Figure(value=sum(p.numel() for p in network.parameters()), how="trained parameters"),
+        },
+        data=(
+            MNIST.describe(
+                {
+                    "training": f"{60_000 - h.held_out:,} of the 60,000 training pictures",
+                    "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature",
+                    "test": "the 10,000 test pictures, for the figures alone",
+                }
+            ),
+        ),
+        training=run.finish(h),
+        intended_use="Single handwritten digits, one to a picture. The baseline of a course, for comparison.",
+        limits=(
+            "Anything that is not a digit is given a digit all the same.",
+            "MNIST was written by American clerks and students: a crossed 7 or a 1 with a long flag is rare.",
+        ),
+    )
