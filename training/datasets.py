@@ -107,8 +107,8 @@ MNIST = Dataset(
     name="MNIST",
     source="http://yann.lecun.com/exdb/mnist/",
     licence="CC BY-SA 3.0, as its redistributors state",
-    citation="Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, Proceedings "
-    "of the IEEE 86(11), 1998",
+    citation="Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, "
+    "Proceedings of the IEEE 86(11), 1998",
     files=_idx_files(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (
