@@ -1,0 +1,120 @@
+"""Sentiment: does the reviewer like the film? The request and the answer, and how a text becomes token ids.
+
+Training reads texts with the same `ReviewReader`, so that both see the same ids.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
+from tokenizers import Tokenizer
+
+from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
+
+TOKENIZER_FILE = "tokenizer.json"
+PADDING = 0
+UNKNOWN = 1
+MAX_CHARACTERS = 20_000
+MAX_TOKENS = 1024
+"""Of a longer review the last ones are read: that is where the verdict stands. 1 in 100 IMDB reviews is longer."""
+
+TokenIds = npt.NDArray[np.int64]
+
+Review = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+
+
+class SentimentRequest(Payload):
+    """Film reviews, in English."""
+
+    reviews: Annotated[list[Review], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class Sentiment(BaseModel):
+    """What the reviewer thinks of the film."""
+
+    label: Literal["positive", "negative"]
+    confidence: float
+    """Probability of the label, 0.5 to 1."""
+    probability_positive: float
+    tokens: int
+    """Words and punctuation marks that were read."""
+    truncated: bool
+    """Whether the review was too long and only its end was read."""
+
+
+class SentimentAnswer(Answer):
+    """One `Sentiment` per review, in order."""
+
+    predictions: list[Sentiment]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of one review: token ids, all positive, perhaps none; and whether its beginning was left out."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class ReviewReader:
+    """Turns texts into token ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def of(cls, directory: Path) -> "ReviewReader":
+        """The reader of the model in `directory`."""
+        return cls(Tokenizer.from_file(str(directory / TOKENIZER_FILE)))
+
+    def read(self, text: str) -> Reading:
+        """The last `MAX_TOKENS` tokens of the text."""
+        # One text at a time: the library's batches start a thread per core behind the server's back.
+        ids = self._tokenizer.encode(text).ids
+        return Reading(ids[-MAX_TOKENS:], len(ids) > MAX_TOKENS)
+
+
+def pad(rows: Sequence[Sequence[int]]) -> TokenIds:
+    """Token ids, int64 `[n, length of the longest]`, padded on the right with 0; a row without any is one unknown."""
+    padded = np.full((len(rows), max([1, *map(len, rows)])), PADDING, np.int64)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: max(1, len(ids))] = ids or UNKNOWN
+    return padded
+
+
+class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAnswer]):
+    """Reviews to labels; a text without a single word or mark is read as one unknown word."""
+
+    name = "sentiment"
+    Request = SentimentRequest
+    Answer = SentimentAnswer
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._reader = ReviewReader.of(directory)
+
+    def decode(self, request: SentimentRequest) -> tuple[Tensors, list[Reading]]:
+        """`tokens`, int64 `[n, length]`, and what was read of each review."""
+        readings = [self._reader.read(text) for text in request.reviews]
+        return {"tokens": pad([reading.ids for reading in readings])}, readings
+
+    def describe(self, outputs: Tensors, facts: list[Reading]) -> SentimentAnswer:
+        """From `probabilities`, float32 `[n, 2]`: negative, positive."""
+        return SentimentAnswer(
+            model=self.name,
+            version=self.version,
+            predictions=[
+                Sentiment(
+                    label="positive" if positive > negative else "negative",
+                    confidence=max(negative, positive),
+                    probability_positive=positive,
+                    tokens=len(reading.ids),
+                    truncated=reading.truncated,
+                )
+                for (negative, positive), reading in zip(outputs["probabilities"].tolist(), facts, strict=True)
+            ],
+        )
