@@ -51,17 +51,23 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
     Request: type[RequestT]
     Answer: type[AnswerT]
 
+    files_field: ClassVar[str | None] = None
+    """The field of `Request`, a list of bytes, that multipart parts of that name and raw pictures fill; None where the
+    task takes JSON alone."""
+
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
     """Representations of an answer, the preferred one first; `render` makes those that are not JSON."""
+
+    sequence: ClassVar[str | None] = None
+    """The input whose second dimension is a length, padded with 0 on the right; None if no input is a sequence."""
 
     def __init__(self, directory: Path) -> None:
         """Reads what `decode` needs from the version's directory, `models/<name>/<version>`."""
         self.version = directory.name
 
-    @classmethod
-    def from_files(cls, files: list[bytes]) -> RequestT | None:  # noqa: ARG003
-        """The request that a multipart or raw picture body stands for; None where the task takes JSON alone."""
-        return None
+    def is_slow_to_decode(self, request: RequestT) -> bool:  # noqa: ARG002
+        """Whether `decode` may take so long (over some 2 ms) that other requests should not wait for it."""
+        return False
 
     @abstractmethod
     def decode(self, request: RequestT) -> tuple[Tensors, FactsT]:
@@ -76,6 +82,7 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
     def describe(self, outputs: Tensors, facts: FactsT) -> AnswerT:
         """The answer for the graph's outputs, which hold the rows of `decode` in the same order."""
 
-    def render(self, answer: AnswerT, media_type: str) -> tuple[bytes, dict[str, str]]:  # noqa: ARG002
+    @classmethod
+    def render(cls, answer: AnswerT, media_type: str) -> tuple[bytes, dict[str, str]]:  # noqa: ARG003
         """Body and extra headers of the answer as `media_type`, one of `media_types` other than JSON."""
         raise LookupError(media_type)
