@@ -23,6 +23,8 @@ class ServiceError(Exception):
 
     status = 500
     title = "Internal Server Error"
+    outcome = "failed"
+    """What metrics count it as."""
 
     def __init__(self, detail: str, *, faults: tuple[Fault, ...] = (), headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -31,14 +33,20 @@ class ServiceError(Exception):
         self.headers = headers or {}
 
 
-class Malformed(ServiceError):
+class ClientError(ServiceError):
+    """The request is at fault: sent again as it is, it fails again."""
+
+    outcome = "invalid"
+
+
+class Malformed(ClientError):
     """The body is not what its Content-Type says: not JSON, broken multipart."""
 
     status = 400
     title = "Bad Request"
 
 
-class Unauthorized(ServiceError):
+class Unauthorized(ClientError):
     """API keys are configured and the request carries none that is valid."""
 
     status = 401
@@ -48,14 +56,14 @@ class Unauthorized(ServiceError):
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-class NotFound(ServiceError):
+class NotFound(ClientError):
     """No such path, model or version."""
 
     status = 404
     title = "Not Found"
 
 
-class MethodNotAllowed(ServiceError):
+class MethodNotAllowed(ClientError):
     """The path exists, the method does not; `allow` lists those that do."""
 
     status = 405
@@ -65,21 +73,21 @@ class MethodNotAllowed(ServiceError):
         super().__init__(f"{method} is not allowed here.", headers={"Allow": allow})
 
 
-class TooLarge(ServiceError):
+class TooLarge(ClientError):
     """The body has too many bytes or a picture too many pixels; decided before it is read or decoded."""
 
     status = 413
     title = "Content Too Large"
 
 
-class UnsupportedMediaType(ServiceError):
+class UnsupportedMediaType(ClientError):
     """A Content-Type that the endpoint does not take."""
 
     status = 415
     title = "Unsupported Media Type"
 
 
-class Invalid(ServiceError):
+class Invalid(ClientError):
     """Well-formed, but not valid; `faults` say which item and field."""
 
     status = 422
@@ -91,6 +99,7 @@ class Unavailable(ServiceError):
 
     status = 503
     title = "Service Unavailable"
+    outcome = "rejected"
 
     def __init__(self, detail: str, *, retry_after: int = 1) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
@@ -101,3 +110,4 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     title = "Gateway Timeout"
+    outcome = "expired"

@@ -1,0 +1,150 @@
+"""The BentoML service: one typed method per task, the models behind them, and the front door before them.
+
+`python -m service` starts it, and so does `bentoml serve service.app:DeepServe`.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import bentoml
+from _bentoml_sdk import Service  # the class that `service_class=` extends; bentoml does not export it
+from _bentoml_sdk.method import APIMethod
+from starlette.types import ASGIApp
+
+from service import metrics
+from service.call import current_call
+from service.engine.batching import Batcher, Limits
+from service.engine.repository import Repository, State, Version
+from service.errors import Unavailable
+from service.http.front_door import FrontDoor
+from service.http.tasks import TaskEndpoint
+from service.predictors import Answer, Payload, Predictor
+from service.predictors.digits import Digits
+from service.predictors.fashion import Fashion
+from service.predictors.mammogram import Mammogram
+from service.predictors.sentiment import Sentiment
+from service.settings import settings
+
+SETTINGS = settings()
+
+AnyPredictor = Predictor[Any, Any, Any]
+
+
+def endpoint(predictor: type[AnyPredictor]) -> APIMethod[..., Any]:
+    """The typed BentoML method of a task: the line in `DeepServe` that registers it."""
+
+    async def predict(self: "DeepServe", request: Payload, /) -> Answer:
+        return await self.predict(predictor.name, request)
+
+    predict.__name__ = predictor.name
+    predict.__doc__ = predictor.__doc__
+    predict.__annotations__ = {"request": predictor.Request, "return": predictor.Answer}
+    method: APIMethod[..., Any] = bentoml.api(route=f"/v1/{predictor.name}")(predict)
+    PREDICTORS[predictor.name] = predictor
+    return method
+
+
+PREDICTORS: dict[str, type[AnyPredictor]] = {}
+"""By name, every task that `DeepServe` registers."""
+
+
+class FrontedService(Service["DeepServe"]):
+    """A BentoML service whose task endpoints are served by the front door instead of BentoML's own HTTP stack."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
+        tasks = [TaskEndpoint(api.route, PREDICTORS[name], _bind(api), SETTINGS) for name, api in self.apis.items()]
+        return FrontDoor(super().to_asgi(is_main), tasks, lambda: _instance().repository, SETTINGS)
+
+
+def _instance() -> "DeepServe":
+    """The service of this worker, once BentoML has started it."""
+    instance: DeepServe = bentoml.get_current_service()
+    return instance
+
+
+def _bind(api: APIMethod[..., Any]) -> Any:
+    """The method itself: BentoML's wrapper inspects its signature again at every call."""
+    return lambda payload: api.func(_instance(), payload)
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """A version of a model with all that answers a request."""
+
+    predictor: AnyPredictor
+    batcher: Batcher
+
+
+@bentoml.service(
+    name="deepserve",
+    service_class=FrontedService,
+    workers=SETTINGS.workers,
+    # The front door has its own of each of these.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": ".*"},
+)
+class DeepServe:
+    """Four classic neural networks: digits, sentiment, mammogram masses, and clothing that never was."""
+
+    digits = endpoint(Digits)
+    sentiment = endpoint(Sentiment)
+    mammogram = endpoint(Mammogram)
+    fashion = endpoint(Fashion)
+
+    def __init__(self) -> None:
+        """Loads, verifies and warms every model."""
+        self.repository = Repository(SETTINGS.models_dir, SETTINGS.device, SETTINGS.threads)
+        self.repository.load()
+        self._served = {
+            (name, number): _serve(PREDICTORS[name], version)
+            for name, versions in self.repository.models.items()
+            for number, version in versions.items()
+            if name in PREDICTORS and version.state is State.READY
+        }
+
+    async def predict(self, name: str, request: Payload) -> Answer:
+        """Answers a request for the task `name`: decode, run with others, describe.
+
+        Raises:
+            ServiceError: the request or its version is not valid, or there is no time or room to answer it.
+        """
+        call = current_call.get()
+        version = self.repository.newest(name) if call.version is None else self._ready(name, call.version)
+        served = self._served[name, version.version]
+        if served.predictor.is_slow_to_decode(request):
+            inputs, facts = await asyncio.to_thread(served.predictor.decode, request)
+        else:
+            inputs, facts = served.predictor.decode(request)
+        outputs = await served.batcher.submit(inputs, call.deadline)
+        answer: Answer = served.predictor.describe(outputs, facts)
+        return answer
+
+    def _ready(self, name: str, number: str) -> Version:
+        version = self.repository.version(name, number)
+        if version.state is not State.READY:
+            raise Unavailable(f"Version {number} of model {name!r} is not ready.")
+        return version
+
+    @bentoml.on_shutdown
+    async def close(self) -> None:
+        """Lets the requests under way finish."""
+        await asyncio.gather(*(served.batcher.close() for served in self._served.values()))
+
+
+def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:
+    assert version.session is not None
+    labels = (version.name, version.version)
+    rows, seconds = metrics.RUN_ROWS.labels(*labels), metrics.RUN_SECONDS.labels(*labels)
+
+    def observe(run_rows: int, run_seconds: float) -> None:
+        rows.observe(run_rows)
+        seconds.observe(run_seconds)
+
+    limits = Limits(run_rows=SETTINGS.max_batch_rows, queue_rows=SETTINGS.max_queue_rows, max_wait=SETTINGS.max_wait)
+    batcher = Batcher(version.session.run, limits, predictor.sequence, observe)
+    metrics.QUEUE_ROWS.labels(*labels).set_function(lambda: batcher.waiting)
+    metrics.READY.labels(*labels).set(1)
+    return ServedVersion(predictor(version.directory), batcher)

@@ -1,0 +1,24 @@
+"""What accompanies a request through the house beside its payload: its id, the version it asks for, its deadline."""
+
+import math
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Call:
+    """One request under way."""
+
+    request_id: str = ""
+
+    version: str | None = None
+    """The model version that the client asked for; None for the newest ready one."""
+
+    deadline: float = math.inf
+    """When the answer is no longer wanted, on the event loop's clock (`loop.time()`)."""
+
+
+NO_CALL = Call()
+
+current_call: ContextVar[Call] = ContextVar("current_call", default=NO_CALL)
+"""The call that the running task serves. BentoML's typed methods take the payload alone, so the rest travels here."""

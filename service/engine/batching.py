@@ -1,0 +1,281 @@
+"""Many requests in, few runs out: rows gather while a run is under way, and the next run takes them.
+
+Batch size follows load by itself, and a lone request waits for nobody. The queue is bounded in rows. A request whose
+deadline has passed or whose waiter has left is dropped before it costs a run; if a run fails, its requests are tried
+apart, and only the bad one's fails. Sequences run with others of about their length, so that a long one does not pad
+many short ones.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import DeadlineExceeded, Unavailable
+
+Array = npt.NDArray[np.generic]
+Tensors = Mapping[str, Array]
+
+LENGTH_RATIO = 1.25
+"""Sequences share a run if the longest is at most this many times as long as the shortest..."""
+LENGTH_SLACK = 16
+"""...or longer by at most this many elements."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a batcher."""
+
+    run_rows: int = 64
+    """Most rows of a run."""
+    run_elements: int = 16384
+    """Most elements of a run of sequences, padding included; a single row may have more."""
+    queue_rows: int = 1024
+    """Most rows that wait."""
+    max_wait: float = 0.0
+    """Seconds that a run waits for company."""
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """Rows that somebody waits for."""
+
+    inputs: Tensors
+    rows: int
+    answer: "asyncio.Future[Tensors]"
+    parts: list[tuple[int, Tensors]] = field(default_factory=list)
+    """First row and outputs of every slice that is computed."""
+    computed: int = 0
+    """Rows in `parts`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows `start` to `stop` of a request: what waits in the queue and goes into one run."""
+
+    request: Request
+    start: int
+    stop: int
+    length: int = 0
+    """Of the sequence; 0 where the model takes none."""
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class Batcher:
+    """The queue in front of one session. Belongs to one event loop; the runs go to a thread of its own."""
+
+    def __init__(
+        self,
+        run: Callable[[Tensors], Tensors],
+        limits: Limits,
+        sequence: str | None = None,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """Batches calls of `run`.
+
+        Args:
+            run: computes the outputs of a batch; called from one thread at a time.
+            limits: of a run and of the queue.
+            sequence: the input whose second dimension is its length, padded with 0 on the right; None if there is none.
+            observe: told of each run's rows and seconds.
+        """
+        self._run = run
+        self._limits = limits
+        self._sequence = sequence
+        self._observe = observe
+        self._queue: deque[Slice] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
+        self._worker: asyncio.Task[None] | None = None
+        self._rows_per_second = 0.0
+        self.waiting = 0
+        """Rows in the queue."""
+
+    async def submit(self, inputs: Tensors, deadline: float = math.inf) -> Tensors:
+        """The outputs for `inputs`, whose arrays share their first dimension, row for row.
+
+        Args:
+            inputs: named arrays, at least one row.
+            deadline: on the loop's clock; once it passes the request leaves the queue.
+
+        Raises:
+            Unavailable: the queue is full.
+            DeadlineExceeded: the deadline passed before the answer was there.
+        """
+        rows = len(next(iter(inputs.values())))
+        self._admit(rows)
+        loop = asyncio.get_running_loop()
+        request = Request(inputs, rows, loop.create_future())
+        self._queue.extend(self._slices(request))
+        self.waiting += rows
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        if deadline == math.inf:
+            return await request.answer
+        timer = loop.call_at(deadline, _expire, request.answer)
+        try:
+            return await request.answer
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """Lets the requests in the queue finish and ends the thread."""
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
+
+    def _admit(self, rows: int) -> None:
+        """Room for that many more rows, or `Unavailable`; an idle batcher takes any request."""
+        if self.waiting and self.waiting + rows > self._limits.queue_rows:
+            self._drop_unwanted()
+            if self.waiting and self.waiting + rows > self._limits.queue_rows:
+                raise Unavailable("The queue is full.", retry_after=self._seconds_to_drain())
+
+    def _seconds_to_drain(self) -> int:
+        """In how many seconds, 1 to 60, the queue is empty at the pace of the last runs."""
+        return max(1, min(60, math.ceil(self.waiting / self._rows_per_second))) if self._rows_per_second else 1
+
+    def _slices(self, request: Request) -> list[Slice]:
+        """A request as it waits: in one piece, or each sequence for itself."""
+        if self._sequence is None:
+            return [Slice(request, 0, request.rows)]
+        filled = request.inputs[self._sequence] != 0
+        lengths = filled.shape[1] - filled[:, ::-1].argmax(1)
+        return [Slice(request, row, row + 1, int(length)) for row, length in enumerate(lengths)]
+
+    def _drop_unwanted(self) -> None:
+        """Takes out what has expired, failed, or is no longer waited for."""
+        wanted = [piece for piece in self._queue if not piece.request.answer.done()]
+        if len(wanted) != len(self._queue):
+            self._queue = deque(wanted)
+            self.waiting = sum(piece.rows for piece in wanted)
+
+    async def _work(self) -> None:
+        """Runs until the queue is empty."""
+        try:
+            while self._queue:
+                if self._limits.max_wait and self.waiting < self._limits.run_rows:
+                    await asyncio.sleep(self._limits.max_wait)
+                self._drop_unwanted()
+                if self._queue:
+                    await self._serve(self._take())
+        finally:
+            self._worker = None
+
+    def _take(self) -> list[Slice]:
+        """Takes the next run's slices out of the queue: the oldest, and those behind it that fit beside it."""
+        batch = self._take_alike() if self._sequence is not None else self._take_in_order()
+        self.waiting -= sum(piece.rows for piece in batch)
+        return batch
+
+    def _take_in_order(self) -> list[Slice]:
+        """As many rows as a run may have; the last slice is cut to fit, its rest stays first in the queue."""
+        batch: list[Slice] = []
+        room = self._limits.run_rows
+        while self._queue and room:
+            piece = self._queue.popleft()
+            if piece.rows > room:
+                cut = piece.start + room
+                self._queue.appendleft(Slice(piece.request, cut, piece.stop))
+                piece = Slice(piece.request, piece.start, cut)
+            batch.append(piece)
+            room -= piece.rows
+        return batch
+
+    def _take_alike(self) -> list[Slice]:
+        """The oldest sequence and others of about its length; the rest keeps its order."""
+        batch = [self._queue.popleft()]
+        shortest = longest = batch[0].length
+        rest: deque[Slice] = deque()
+        for piece in self._queue:
+            low, high = min(shortest, piece.length), max(longest, piece.length)
+            rows = len(batch) + 1
+            if (
+                rows <= self._limits.run_rows
+                and rows * high <= self._limits.run_elements
+                and high <= max(low * LENGTH_RATIO, low + LENGTH_SLACK)
+            ):
+                batch.append(piece)
+                shortest, longest = low, high
+            else:
+                rest.append(piece)
+        self._queue = rest
+        return batch
+
+    async def _serve(self, batch: list[Slice]) -> None:
+        """Runs a batch and hands out its rows; if the run fails, each of its requests is tried apart."""
+        try:
+            outputs = await self._compute(batch)
+        except Exception as error:
+            requests = {id(piece.request): piece.request for piece in batch}
+            if len(requests) == 1:
+                _fail(batch[0].request, error)
+                return
+            for request in requests.values():
+                await self._serve([piece for piece in batch if piece.request is request])
+            return
+        first = 0
+        for piece in batch:
+            _deliver(piece, {name: value[first : first + piece.rows] for name, value in outputs.items()})
+            first += piece.rows
+
+    async def _compute(self, batch: list[Slice]) -> Tensors:
+        """One run, off the event loop."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        outputs = await loop.run_in_executor(self._thread, self._run, self._stack(batch))
+        seconds = loop.time() - started
+        rows = sum(piece.rows for piece in batch)
+        if self._observe is not None:
+            self._observe(rows, seconds)
+        pace = rows / max(seconds, 1e-6)
+        self._rows_per_second = 0.8 * self._rows_per_second + 0.2 * pace if self._rows_per_second else pace
+        return outputs
+
+    def _stack(self, batch: list[Slice]) -> Tensors:
+        """The inputs of a run; sequences padded to the longest among them."""
+        if self._sequence is not None:
+            source = [piece.request.inputs[self._sequence] for piece in batch]
+            padded = np.zeros((len(batch), max(piece.length for piece in batch)), source[0].dtype)
+            for row, (piece, values) in enumerate(zip(batch, source, strict=True)):
+                padded[row, : piece.length] = values[piece.start, : piece.length]
+            return {self._sequence: padded}
+        pieces = [
+            {name: value[piece.start : piece.stop] for name, value in piece.request.inputs.items()} for piece in batch
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _deliver(piece: Slice, outputs: Tensors) -> None:
+    """Adds computed rows to their request and answers it once all are there."""
+    request = piece.request
+    if request.answer.done():
+        return
+    request.parts.append((piece.start, outputs))
+    request.computed += piece.rows
+    if request.computed < request.rows:
+        return
+    if len(request.parts) == 1:
+        request.answer.set_result(outputs)
+        return
+    request.parts.sort(key=lambda part: part[0])
+    request.answer.set_result({name: np.concatenate([part[name] for _, part in request.parts]) for name in outputs})
+
+
+def _fail(request: Request, error: Exception) -> None:
+    if not request.answer.done():
+        request.answer.set_exception(error)
+
+
+def _expire(answer: "asyncio.Future[Tensors]") -> None:
+    if not answer.done():
+        answer.set_exception(DeadlineExceeded("The deadline passed before the answer was ready."))

@@ -1,0 +1,57 @@
+"""`GET /v1/models...`: which models there are, the state of their versions, and their cards."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from service.call import Call
+from service.engine.repository import Repository, State, Version
+from service.http.messages import HttpRequest, Reply
+
+
+class Catalogue:
+    """The model cards over HTTP."""
+
+    def __init__(self, repository: Callable[[], Repository]) -> None:
+        self._repository = repository
+
+    async def list_models(self, _request: HttpRequest, _call: Call) -> Reply:
+        """`/v1/models`: every model, what it does, and its versions."""
+        return _json({"models": [self._summary(name) for name in self._repository().models]})
+
+    async def show_model(self, request: HttpRequest, _call: Call) -> Reply:
+        """`/v1/models/{name}`: the same for one model, and the card of the newest ready version."""
+        name = request.path.split("/")[3]
+        return _json({**self._summary(name), "card": _card(self._newest(name))})
+
+    async def show_version(self, request: HttpRequest, _call: Call) -> Reply:
+        """`/v1/models/{name}/versions/{version}`: one version's state and card."""
+        _, _, _, name, _, number = request.path.split("/")
+        version = self._repository().version(name, number)
+        return _json({"name": name, **_state(version), "card": _card(version)})
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        versions = self._repository().versions(name)
+        newest = self._newest(name)
+        return {
+            "name": name,
+            "task": newest.card.task if newest is not None and newest.card is not None else None,
+            "versions": [_state(version) for version in versions.values()],
+        }
+
+    def _newest(self, name: str) -> Version | None:
+        ready = [version for version in self._repository().versions(name).values() if version.state is State.READY]
+        return ready[-1] if ready else None
+
+
+def _state(version: Version) -> dict[str, str]:
+    reason = {} if version.reason is None else {"reason": version.reason}
+    return {"version": version.version, "state": version.state, **reason}
+
+
+def _card(version: Version | None) -> dict[str, Any] | None:
+    return None if version is None or version.card is None else version.card.model_dump(mode="json")
+
+
+def _json(content: dict[str, Any]) -> Reply:
+    return Reply(json.dumps(content).encode())

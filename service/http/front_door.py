@@ -1,0 +1,171 @@
+"""The ASGI app in front of BentoML's: it serves the routes that the service class declares and calls the same methods.
+
+Every request gets an id and a counted outcome, and every error is a problem document. BentoML's own app is asked only
+for the pages listed here, so that none of its other routes can be reached.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service import metrics
+from service.call import Call
+from service.engine.repository import Repository
+from service.errors import MethodNotAllowed, NotFound, ServiceError, Unavailable
+from service.http.bodies import ClientGone
+from service.http.catalogue import Catalogue
+from service.http.keys import check_key
+from service.http.messages import HttpRequest, Reply, Route
+from service.http.problems import MEDIA_TYPE as PROBLEM
+from service.http.problems import problem
+from service.http.tasks import TaskEndpoint
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_BENTOML_PAGES = re.compile(r"/|/schema\.json|/docs\.json|/static_content/[\w.-]+")
+"""What BentoML's own app is asked for: its API page, and what that page and BentoML's clients read."""
+
+_REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
+
+_NOWHERE = Route("other", {}, public=True)
+
+
+class FrontDoor:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        bentoml_app: ASGIApp,
+        tasks: Iterable[TaskEndpoint],
+        repository: Callable[[], Repository],
+        settings: Settings,
+    ) -> None:
+        """Stands in front of `bentoml_app`, which runs the lifespan and answers `_BENTOML_PAGES`.
+
+        Args:
+            bentoml_app: BentoML's.
+            tasks: the task endpoints, served here.
+            repository: gives the models, once start-up is complete.
+            settings: the API keys.
+        """
+        self._bentoml_app = bentoml_app
+        self._repository = repository
+        self._settings = settings
+        catalogue = Catalogue(repository)
+        routes = [
+            *(Route(task.route, {"POST": task}) for task in tasks),
+            Route("/v1/models", {"GET": catalogue.list_models}),
+            Route("/livez", {"GET": _live}, public=True),
+            Route("/healthz", {"GET": _live}, public=True),
+            Route("/readyz", {"GET": self._ready}, public=True),
+            Route("/metrics", {"GET": _metrics}, public=True),
+        ]
+        self._routes = {route.template: route for route in routes}
+        self._model = Route("/v1/models/{name}", {"GET": catalogue.show_model})
+        self._version = Route("/v1/models/{name}/versions/{version}", {"GET": catalogue.show_version})
+        self._page = Route("page", {"GET": _live}, public=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._bentoml_app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, whatever happens."""
+        started = time.perf_counter()
+        method, path = scope["method"], scope["path"]
+        route = self._find(path)
+        if route is self._page and method in ("GET", "HEAD"):
+            await self._bentoml_app(scope, receive, send)
+            return
+        request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive)
+        call = Call(request_id=_request_id(request.headers.get(b"x-request-id")))
+        outcome = "ok"
+        try:
+            reply = await self._answer(route, request, call)
+        except ClientGone:
+            metrics.count(route.template, "abandoned", time.perf_counter() - started)
+            return
+        except ServiceError as error:
+            reply, outcome = _problem(error, call), error.outcome
+        except Exception:
+            logger.exception("request %s failed", call.request_id)
+            error = ServiceError("The server failed to answer.")
+            reply, outcome = _problem(error, call), error.outcome
+        await _send(reply, call, send, with_body=method != "HEAD")
+        metrics.count(route.template, outcome, time.perf_counter() - started)
+
+    def _find(self, path: str) -> Route:
+        if (route := self._routes.get(path)) is not None:
+            return route
+        if _BENTOML_PAGES.fullmatch(path):
+            return self._page
+        match path.split("/"):
+            case ["", "v1", "models", _]:
+                return self._model
+            case ["", "v1", "models", _, "versions", _]:
+                return self._version
+        return _NOWHERE
+
+    async def _answer(self, route: Route, request: HttpRequest, call: Call) -> Reply:
+        """What the route's handler says.
+
+        Raises:
+            ServiceError: it says no, or nothing answers this path and method.
+        """
+        if route is _NOWHERE:
+            raise NotFound("There is nothing at this path.")
+        handler = route.methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = [*route.methods, *(["HEAD"] if "GET" in route.methods else [])]
+            raise MethodNotAllowed(request.method, ", ".join(allowed))
+        if not route.public:
+            check_key(self._settings.api_keys, request.headers.get(b"authorization"))
+        return await handler(request, call)
+
+    async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
+        """Ready when every version of every model has proved itself."""
+        if not self._repository().ready:
+            raise Unavailable("Not every model is ready; /v1/models says which and why.")
+        return _OK
+
+
+_OK = Reply(b"ok\n", "text/plain; charset=utf-8")
+
+
+async def _live(_request: HttpRequest, _call: Call) -> Reply:
+    return _OK
+
+
+async def _metrics(_request: HttpRequest, _call: Call) -> Reply:
+    return Reply(metrics.exposition(), metrics.CONTENT_TYPE)
+
+
+def _problem(error: ServiceError, call: Call) -> Reply:
+    return Reply(problem(error, call.request_id), PROBLEM, error.status, error.headers)
+
+
+def _request_id(given: bytes | None) -> str:
+    """The client's own id if it is usable, else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode("ascii")
+    return uuid.uuid4().hex
+
+
+async def _send(reply: Reply, call: Call, send: Send, *, with_body: bool) -> None:
+    headers = [
+        (b"content-type", reply.media_type.encode()),
+        (b"content-length", str(len(reply.body)).encode()),
+        (b"x-request-id", call.request_id.encode()),
+        *((name.lower().encode(), value.encode()) for name, value in reply.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body if with_body else b""})

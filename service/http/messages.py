@@ -1,0 +1,48 @@
+"""The requests, replies and routes that the rooms of `service.http` hand to each other."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from starlette.types import Receive
+
+from service.call import Call
+
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class HttpRequest:
+    """A request whose body is still to be read."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: dict[bytes, bytes]
+    """By lower-case name; of a repeated header the last one."""
+    receive: Receive
+
+    def header(self, name: bytes) -> str:
+        """A header's value, empty if there is none."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+
+@dataclass(slots=True)
+class Reply:
+    """A response."""
+
+    body: bytes
+    media_type: str = JSON
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[HttpRequest, Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers a path: a handler a method. `template` names it in metrics; `public` ones need no API key."""
+
+    template: str
+    methods: Mapping[str, Handler]
+    public: bool = False

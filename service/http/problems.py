@@ -1,0 +1,38 @@
+"""Errors as `application/problem+json` (RFC 9457): what a client can act on, never a stack trace or a path."""
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.errors import Fault, Invalid, Malformed, ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+
+MOST_FAULTS = 64
+"""A request with more gets the first ones."""
+
+
+def problem(error: ServiceError, request_id: str) -> bytes:
+    """The body that answers `error`."""
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "request_id": request_id,
+    }
+    if error.faults:
+        content["errors"] = [{"loc": list(fault.loc), "msg": fault.msg} for fault in error.faults[:MOST_FAULTS]]
+    return json.dumps(content).encode()
+
+
+def from_validation(error: ValidationError) -> ServiceError:
+    """Pydantic's verdict on a body: not JSON at all, or JSON that is not valid."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    if faults[0]["type"] == "json_invalid":
+        return Malformed(f"The body is not JSON: {faults[0]['msg'].removeprefix('Invalid JSON: ')}.")
+    return Invalid(
+        "The request is not valid; `errors` says where.",
+        faults=tuple(Fault(fault["loc"], fault["msg"]) for fault in faults[:MOST_FAULTS]),
+    )

@@ -1,0 +1,105 @@
+"""The task endpoints: from a request's body to the payload of a BentoML method, and from its answer to bytes."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from pydantic import ValidationError
+
+from service.call import Call, current_call
+from service.errors import Fault, Invalid, UnsupportedMediaType
+from service.http.bodies import media_type, multipart_files, read_body
+from service.http.messages import JSON, HttpRequest, Reply
+from service.http.problems import from_validation
+from service.predictors import Answer, Payload, Predictor
+from service.settings import Settings
+
+MULTIPART = "multipart/form-data"
+
+
+@dataclass(frozen=True)
+class TaskEndpoint:
+    """`POST` to one task: the method of the service behind it, and the predictor whose payload it takes."""
+
+    route: str
+    predictor: type[Predictor[Any, Any, Any]]
+    method: Callable[[Payload], Awaitable[Answer]]
+    settings: Settings
+
+    async def __call__(self, request: HttpRequest, call: Call) -> Reply:
+        """Answers one request."""
+        representation = self._representation(request)
+        call.version = _version(request.query)
+        call.deadline = asyncio.get_running_loop().time() + self._seconds(request.header(b"x-request-timeout"))
+        payload = await self._payload(request)
+        token = current_call.set(call)
+        try:
+            answer = await self.method(payload)
+        finally:
+            current_call.reset(token)
+        headers = {"X-Model-Version": answer.version}
+        if representation == JSON:
+            return Reply(answer.__pydantic_serializer__.to_json(answer), headers=headers)
+        body, extra = self.predictor.render(answer, representation)
+        return Reply(body, representation, headers=headers | extra)
+
+    async def _payload(self, request: HttpRequest) -> Payload:
+        """The payload, from JSON or, where the task takes files, from a multipart or raw body."""
+        content_type = request.header(b"content-type")
+        kind = media_type(content_type) or JSON
+        takes_files = self.predictor.files_field is not None
+        if request.header(b"content-encoding") not in ("", "identity"):
+            raise UnsupportedMediaType("A compressed body is not taken here.")
+        if kind != JSON and not (takes_files and (kind == MULTIPART or kind.startswith("image/"))):
+            accepted = f"{JSON}, {MULTIPART} and image/*" if takes_files else JSON
+            raise UnsupportedMediaType(f"{kind} is not taken here; {accepted} is.")
+        body = await read_body(request.receive, request.headers.get(b"content-length"), self.settings.max_body_bytes)
+        if kind == JSON:
+            return self._from_json(body)
+        field = self.predictor.files_field
+        assert field is not None
+        files = await multipart_files(body, content_type, field) if kind == MULTIPART else [body]
+        if not files:
+            raise Invalid("The request is not valid.", faults=(Fault((field,), "at least one item"),))
+        payload: Payload = self.predictor.Request.model_construct(**{field: files})
+        return payload
+
+    def _from_json(self, body: bytes) -> Payload:
+        """An empty body stands for an empty object: a task whose fields are all optional needs none."""
+        try:
+            payload: Payload = self.predictor.Request.model_validate_json(body or b"{}")
+        except ValidationError as error:
+            raise from_validation(error) from error
+        return payload
+
+    def _seconds(self, wanted: str) -> float:
+        """How long the request may take: what the client asks for, at most what the server allows."""
+        if not wanted:
+            return self.settings.request_timeout
+        try:
+            seconds = float(wanted)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise Invalid(
+                "The request is not valid.", faults=(Fault(("header", "X-Request-Timeout"), "seconds, above 0"),)
+            )
+        return min(seconds, self.settings.request_timeout)
+
+    def _representation(self, request: HttpRequest) -> str:
+        """The first representation that `Accept` takes; where it takes none, the preferred one (RFC 9110, 12.4.1)."""
+        offered = self.predictor.media_types
+        if request.header(b"user-agent").startswith("BentoML"):
+            return JSON  # that client accepts anything and then parses JSON
+        accepted = [media_type(part) for part in request.header(b"accept").split(",")]
+        return next((name for name in accepted if name in offered), offered[0])
+
+
+def _version(query: bytes) -> str | None:
+    """`?version=N`."""
+    if not query:
+        return None
+    return parse_qs(query.decode("latin-1"), max_num_fields=16).get("version", [None])[-1]

@@ -1,0 +1,87 @@
+"""Every setting, its default and its advice. Each is an environment variable: `max_body_bytes` is
+`DEEPSERVE_MAX_BODY_BYTES`. The defaults are right for a laptop.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.errors import StartupError
+
+PREFIX = "DEEPSERVE_"
+
+
+class Settings(BaseSettings):
+    """The service's configuration, read once at start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. A container sets 0.0.0.0."""
+
+    port: int = Field(3000, ge=1, le=65535)
+    """Port to listen on."""
+
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that serve. Each holds every model; on CPU take as many as there are cores."""
+
+    models_dir: Path = Path(__file__).parent.parent / "models"
+    """Where the model directories `<name>/<version>` are."""
+
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """What the models run on. `cuda` that does not work keeps them from being ready; `auto` then falls back to CPU."""
+
+    threads: int = Field(1, ge=1, le=256)
+    """Threads of one run on CPU. Workers scale better than threads."""
+
+    max_body_bytes: int = Field(10 * 2**20, ge=1024)
+    """Largest request body, in bytes; a larger one is turned away while it arrives."""
+
+    max_batch_rows: int = Field(64, ge=1)
+    """Most rows of one run."""
+
+    max_queue_rows: int = Field(1024, ge=1)
+    """Most rows that wait for one model in one worker; beyond it requests get 503 at once."""
+
+    max_wait: float = Field(0.0, ge=0, le=1)
+    """Seconds that a run waits for company. At 0 the rows that arrive during one run make the next, and none waits."""
+
+    request_timeout: float = Field(30.0, gt=0)
+    """Longest time that a request may take, in seconds; clients may ask for less with `X-Request-Timeout`."""
+
+    api_keys: Annotated[frozenset[SecretStr], NoDecode] = frozenset()
+    """Keys that open the models, separated by commas; none means that everybody may use them."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe log lines that are written."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [key for part in value.split(",") if (key := part.strip())]
+
+    @field_validator("models_dir")
+    @classmethod
+    def _must_exist(cls, value: Path) -> Path:
+        if not value.is_dir():
+            raise ValueError(f"{value} is not a directory")
+        return value.resolve()
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        StartupError: one is not valid; the message names its variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise StartupError(faults) from error
