@@ -29,7 +29,7 @@ TRAINERS = {
     "sentiment": Trainer("training.sentiment", "models/sentiment/1"),
     "mammogram": Trainer("training.mammogram", "models/mammogram/1"),
     "fashion": Trainer("training.fashion", "models/fashion/1"),
-    "fashion-judge": Trainer("training.fashion_judge", "training/fashion_judge"),
+    "fashion-judge": Trainer("training.fashion_judge", "training/fashion_judge.onnx"),
 }
 
 
