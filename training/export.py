@@ -68,6 +68,8 @@ def write_graph(
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in whose files torch found it
     program.save(path, external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
     return path
