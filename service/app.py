@@ -20,10 +20,10 @@ from service.errors import Unavailable
 from service.http.front_door import FrontDoor
 from service.http.tasks import TaskEndpoint
 from service.predictors import Answer, Payload, Predictor
-from service.predictors.digits import Digits
-from service.predictors.fashion import Fashion
-from service.predictors.mammogram import Mammogram
-from service.predictors.sentiment import Sentiment
+from service.predictors.digits import DigitsPredictor
+from service.predictors.fashion import FashionPredictor
+from service.predictors.mammogram import MammogramPredictor
+from service.predictors.sentiment import SentimentPredictor
 from service.settings import settings
 
 SETTINGS = settings()
@@ -49,7 +49,7 @@ PREDICTORS: dict[str, type[AnyPredictor]] = {}
 """By name, every task that `DeepServe` registers."""
 
 
-class FrontedService(Service["DeepServe"]):
+class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not typed for users
     """A BentoML service whose task endpoints are served by the front door instead of BentoML's own HTTP stack."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
@@ -89,10 +89,10 @@ class ServedVersion:
 class DeepServe:
     """Four classic neural networks: digits, sentiment, mammogram masses, and clothing that never was."""
 
-    digits = endpoint(Digits)
-    sentiment = endpoint(Sentiment)
-    mammogram = endpoint(Mammogram)
-    fashion = endpoint(Fashion)
+    digits = endpoint(DigitsPredictor)
+    sentiment = endpoint(SentimentPredictor)
+    mammogram = endpoint(MammogramPredictor)
+    fashion = endpoint(FashionPredictor)
 
     def __init__(self) -> None:
         """Loads, verifies and warms every model."""
@@ -128,7 +128,7 @@ class DeepServe:
             raise Unavailable(f"Version {number} of model {name!r} is not ready.")
         return version
 
-    @bentoml.on_shutdown
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
         """Lets the requests under way finish."""
         await asyncio.gather(*(served.batcher.close() for served in self._served.values()))

@@ -8,6 +8,7 @@ many short ones.
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -228,10 +229,10 @@ class Batcher:
 
     async def _compute(self, batch: list[Slice]) -> Tensors:
         """One run, off the event loop."""
+        started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        started = loop.time()
         outputs = await loop.run_in_executor(self._thread, self._run, self._stack(batch))
-        seconds = loop.time() - started
+        seconds = time.perf_counter() - started
         rows = sum(piece.rows for piece in batch)
         if self._observe is not None:
             self._observe(rows, seconds)

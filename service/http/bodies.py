@@ -68,12 +68,13 @@ async def multipart_files(body: bytes, content_type: str, field: str) -> list[by
         if "Too many" in error.message:
             raise _too_many(field) from error
         raise Malformed(f"The body is not multipart/form-data: {error.message}") from error
-    async with form:
-        files: list[bytes] = []
-        for name, part in form.multi_items():
-            if name != field:
-                raise Invalid("The request is not valid.", faults=(Fault((name,), f"only {field!r} is taken here"),))
-            files.append(await part.read() if isinstance(part, UploadFile) else part.encode("latin-1", "replace"))
+    files: list[bytes] = []
+    for name, part in form.multi_items():
+        if name != field:
+            raise Invalid("The request is not valid.", faults=(Fault((name,), f"only {field!r} is taken here"),))
+        if not isinstance(part, UploadFile):
+            raise Invalid("The request is not valid.", faults=(Fault((name,), "a file is needed, with its filename"),))
+        files.append(part.file.read())
     if len(files) > MAX_ITEMS:
         raise _too_many(field)
     return files

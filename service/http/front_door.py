@@ -8,7 +8,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,6 +20,7 @@ from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
 from service.http.keys import check_key
 from service.http.messages import HttpRequest, Reply, Route
+from service.http.openapi import openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
@@ -27,7 +28,7 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_BENTOML_PAGES = re.compile(r"/|/schema\.json|/docs\.json|/static_content/[\w.-]+")
+_BENTOML_PAGES = re.compile(r"/|/schema\.json|/static_content/[\w.-]+")
 """What BentoML's own app is asked for: its API page, and what that page and BentoML's clients read."""
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -41,7 +42,7 @@ class FrontDoor:
     def __init__(
         self,
         bentoml_app: ASGIApp,
-        tasks: Iterable[TaskEndpoint],
+        tasks: Sequence[TaskEndpoint],
         repository: Callable[[], Repository],
         settings: Settings,
     ) -> None:
@@ -57,9 +58,11 @@ class FrontDoor:
         self._repository = repository
         self._settings = settings
         catalogue = Catalogue(repository)
+        self._documentation = Reply(openapi(tasks))
         routes = [
             *(Route(task.route, {"POST": task}) for task in tasks),
             Route("/v1/models", {"GET": catalogue.list_models}),
+            Route("/docs.json", {"GET": self._document}, public=True),
             Route("/livez", {"GET": _live}, public=True),
             Route("/healthz", {"GET": _live}, public=True),
             Route("/readyz", {"GET": self._ready}, public=True),
@@ -98,8 +101,8 @@ class FrontDoor:
             reply, outcome = _problem(error, call), error.outcome
         except Exception:
             logger.exception("request %s failed", call.request_id)
-            error = ServiceError("The server failed to answer.")
-            reply, outcome = _problem(error, call), error.outcome
+            failure = ServiceError("The server failed to answer.")
+            reply, outcome = _problem(failure, call), failure.outcome
         await _send(reply, call, send, with_body=method != "HEAD")
         metrics.count(route.template, outcome, time.perf_counter() - started)
 
@@ -130,6 +133,9 @@ class FrontDoor:
         if not route.public:
             check_key(self._settings.api_keys, request.headers.get(b"authorization"))
         return await handler(request, call)
+
+    async def _document(self, _request: HttpRequest, _call: Call) -> Reply:
+        return self._documentation
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         """Ready when every version of every model has proved itself."""

@@ -102,4 +102,4 @@ def _version(query: bytes) -> str | None:
     """`?version=N`."""
     if not query:
         return None
-    return parse_qs(query.decode("latin-1"), max_num_fields=16).get("version", [None])[-1]
+    return parse_qs(query.decode("latin-1"), keep_blank_values=True).get("version", [None])[-1]

@@ -1,0 +1,123 @@
+"""`GET /docs.json`: the OpenAPI document of everything that the front door serves, made from the predictors' schemas."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.engine.card import Card
+from service.http.messages import JSON
+from service.http.problems import MEDIA_TYPE as PROBLEM
+from service.http.tasks import MULTIPART, TaskEndpoint
+
+Document = dict[str, Any]
+
+_REFERENCE = "#/components/schemas/{model}"
+_TASK_ERRORS = (400, 401, 404, 405, 413, 415, 422, 503, 504)
+
+_PROBLEM_SCHEMA: Document = {
+    "type": "object",
+    "description": "An error, as RFC 9457 has it.",
+    "required": ["type", "title", "status", "detail", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["loc", "msg"],
+                "properties": {
+                    "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+                    "msg": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+
+
+def openapi(tasks: Sequence[TaskEndpoint]) -> bytes:
+    """The document, OpenAPI 3.1."""
+    models: list[type[BaseModel]] = [Card]
+    for task in tasks:
+        models += [task.predictor.Request, task.predictor.Answer]
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": "deepserve", "version": "1", "description": "Four classic neural networks, served."},
+        "paths": {
+            **{task.route: {"post": _task(task)} for task in tasks},
+            "/v1/models": {"get": _get("The models and the states of their versions.")},
+            "/v1/models/{name}": {"get": _get("One model and the card of its newest version.", "name")},
+            "/v1/models/{name}/versions/{version}": {
+                "get": _get("One version of a model, with its card.", "name", "version")
+            },
+            "/livez": {"get": _get("The process can answer.", media_type="text/plain")},
+            "/healthz": {"get": _get("The process can answer.", media_type="text/plain")},
+            "/readyz": {"get": _get("Every model is loaded and warm.", media_type="text/plain", errors=(405, 503))},
+            "/metrics": {"get": _get("Prometheus metrics.", media_type="text/plain")},
+        },
+        "components": {
+            "schemas": {**schemas["$defs"], "Problem": _PROBLEM_SCHEMA},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+    return json.dumps(document).encode()
+
+
+def _task(task: TaskEndpoint) -> Document:
+    predictor = task.predictor
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    body: Document = {JSON: {"schema": _reference(predictor.Request)}}
+    if predictor.files_field is not None:
+        files = {"type": "array", "items": picture["schema"]}
+        body[MULTIPART] = {"schema": {"type": "object", "properties": {predictor.files_field: files}}}
+        body["image/*"] = picture
+    answers = {name: picture for name in predictor.media_types if name != JSON}
+    return {
+        "operationId": predictor.name,
+        "summary": (predictor.__doc__ or "").splitlines()[0],
+        "parameters": [
+            _parameter("version", "query", {"type": "string"}, "Model version; the newest ready one without it."),
+            _parameter("X-Request-Timeout", "header", {"type": "number"}, "Seconds after which the answer is useless."),
+            _parameter("X-Request-ID", "header", {"type": "string"}, "Comes back with the answer."),
+        ],
+        "requestBody": {"required": True, "content": body},
+        "responses": {
+            "200": {"description": "OK", "content": {JSON: {"schema": _reference(predictor.Answer)}, **answers}},
+            **_errors(_TASK_ERRORS),
+        },
+    }
+
+
+def _get(summary: str, *names: str, media_type: str = JSON, errors: tuple[int, ...] = ()) -> Document:
+    """A GET operation, its path's parameters being `names`."""
+    return {
+        "summary": summary,
+        "parameters": [_parameter(name, "path", {"type": "string"}, required=True) for name in names],
+        "responses": {
+            "200": {"description": "OK", "content": {media_type: {}}},
+            **_errors(errors or ((401, 404, 405) if names else (401, 405))),
+        },
+    }
+
+
+def _parameter(name: str, place: str, schema: Document, about: str = "", *, required: bool = False) -> Document:
+    return {"name": name, "in": place, "schema": schema, "description": about, "required": required}
+
+
+def _errors(statuses: tuple[int, ...]) -> Document:
+    content = {PROBLEM: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}}
+    return {str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def _reference(model: type[BaseModel]) -> Document:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}

@@ -1,0 +1,72 @@
+"""The real server: the process that `make serve` starts, on a free port, once for all live tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs the live tests, one after the other: they share the server and its metrics."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("live"))
+
+
+@contextmanager
+def serving(log: Path, **settings: str) -> Iterator[str]:
+    """A server with these `DEEPSERVE_*` settings; yields its address once it is ready, and stops it by SIGTERM."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "DEEPSERVE_PORT": port, **{f"DEEPSERVE_{k.upper()}": v for k, v in settings.items()}}
+    url = f"http://127.0.0.1:{port}"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+        try:
+            wait_until_answers(url, process, log)
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
+    """Waits for the first answer of `/readyz`, whatever it says."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            httpx.get(f"{url}/readyz", timeout=seconds)
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with default settings."""
+    with serving(tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[httpx.Client]:
+    """A client of that server."""
+    with httpx.Client(base_url=server, timeout=30) as made:
+        yield made

@@ -1,0 +1,197 @@
+"""What every endpoint of the running server has in common: ids, errors, limits and what cannot be reached."""
+
+import json
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+TASKS = ("digits", "sentiment", "mammogram", "fashion")
+LIMIT = 10 * 2**20
+REVIEW = {"reviews": ["A wonderful little film."]}
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, object]:
+    """The problem document of an error answer, its common parts checked."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    content: dict[str, object] = response.json()
+    assert content["status"] == status
+    assert content["title"]
+    assert content["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    assert "/site-packages" not in response.text
+    return content
+
+
+def test_every_answer_carries_model_version_and_request_id(client: httpx.Client) -> None:
+    response = client.post("/v1/sentiment", json=REVIEW)
+    assert response.status_code == 200
+    assert response.json()["model"] == "sentiment"
+    assert response.json()["version"] == response.headers["x-model-version"]
+    assert len(response.headers["x-request-id"]) >= 16
+
+
+def test_the_clients_own_request_id_comes_back(client: httpx.Client) -> None:
+    response = client.get("/livez", headers={"X-Request-ID": "order 66/b"})
+    assert response.headers["x-request-id"] == "order 66/b"
+
+
+@pytest.mark.parametrize("given", ["x" * 129, "", "caf\u00e9", "a\tb"])
+def test_an_unusable_request_id_is_replaced(client: httpx.Client, given: str) -> None:
+    response = client.get("/livez", headers={"X-Request-ID": given.encode("latin-1")})
+    assert response.status_code == 200
+    assert response.headers["x-request-id"] != given
+
+
+@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/", "/v1/models"])
+def test_operations_answer_get_and_head_and_nothing_else(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code == 200
+    head = client.head(path)
+    assert head.status_code == 200
+    assert head.content == b""
+    refused = client.post(path, content=b"")
+    problem(refused, 405)
+    assert refused.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_answer_post_and_nothing_else(client: httpx.Client, task: str) -> None:
+    for method in ("GET", "PUT", "DELETE", "PATCH"):
+        refused = client.request(method, f"/v1/{task}")
+        problem(refused, 405)
+        assert refused.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1", "/v1/nothing", "/v1/digits/", "/v1/digits/submit", "/predict", "/static_content/../app.py", "/v1/models/x/y"],
+)
+def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
+    problem(client.post(path, json=REVIEW), 404)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("version", ["99", "0", "-1", "../1", "1e0", "latest", ""])
+def test_an_unknown_version_is_a_404(client: httpx.Client, task: str, version: str) -> None:
+    bodies = {"sentiment": REVIEW, "mammogram": {"masses": [{"age": 50}]}, "fashion": {}, "digits": {"images": ["R0lG"]}}
+    problem(client.post(f"/v1/{task}", params={"version": version}, json=bodies[task]), 404)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "content_type", ["application/vnd.bentoml+pickle", "text/plain", "application/x-www-form-urlencoded", "text/json"]
+)
+def test_other_content_types_are_a_415(client: httpx.Client, task: str, content_type: str) -> None:
+    problem(client.post(f"/v1/{task}", content=b"{}", headers={"Content-Type": content_type}), 415)
+
+
+@pytest.mark.parametrize("task", ["sentiment", "mammogram", "fashion"])
+@pytest.mark.parametrize("content_type", ["image/png", "multipart/form-data; boundary=x"])
+def test_only_tasks_that_take_pictures_take_picture_bodies(client: httpx.Client, task: str, content_type: str) -> None:
+    problem(client.post(f"/v1/{task}", content=b"{}", headers={"Content-Type": content_type}), 415)
+
+
+def test_a_compressed_body_is_a_415(client: httpx.Client) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    problem(client.post("/v1/sentiment", content=b"\x1f\x8b", headers=headers), 415)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"nonsense", b"[" * 100_000, b'{"reviews": ["\x00"'])
+def test_a_body_that_is_not_json_is_a_400(client: httpx.Client, task: str, body: bytes) -> None:
+    problem(client.post(f"/v1/{task}", content=body, headers={"Content-Type": "application/json"}), 400)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("body", [[], 3, None, "x", {"unknown": 1}])
+def test_json_of_another_form_is_a_422_that_says_where(client: httpx.Client, task: str, body: object) -> None:
+    content = problem(client.post(f"/v1/{task}", json=body), 422)
+    assert content["errors"]
+
+
+def test_faults_name_item_and_field(client: httpx.Client) -> None:
+    content = problem(client.post("/v1/sentiment", json={"reviews": ["fine", 3]}), 422)
+    assert [fault["loc"] for fault in content["errors"]] == [["reviews", 1]]  # type: ignore[attr-defined]
+
+
+def test_a_flood_of_faults_is_answered_briefly(client: httpx.Client) -> None:
+    response = client.post("/v1/mammogram", json={"masses": [{"age": "x", "shape": 9, "margin": 9}] * 64})
+    assert len(problem(response, 422)["errors"]) <= 64  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("extra", "status"), [(0, 422), (1, 413)])
+def test_the_body_limit_with_a_declared_length(client: httpx.Client, extra: int, status: int) -> None:
+    body = b'{"reviews": ["' + b"x" * (LIMIT + extra - 17) + b'"]}'
+    assert len(body) == LIMIT + extra
+    problem(client.post("/v1/sentiment", content=body, headers={"Content-Type": "application/json"}), status)
+
+
+@pytest.mark.parametrize(("extra", "status"), [(0, 422), (1, 413)])
+def test_the_body_limit_while_it_streams(client: httpx.Client, extra: int, status: int) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"reviews": ["'
+        left = LIMIT + extra - 17
+        while left:
+            size = min(left, 65536)
+            yield b"x" * size
+            left -= size
+        yield b'"]}'
+
+    problem(client.post("/v1/sentiment", content=chunks(), headers={"Content-Type": "application/json"}), status)
+
+
+def test_a_declared_length_over_the_limit_is_refused_before_the_body_is_sent(server: str) -> None:
+    address = urlsplit(server)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/sentiment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 999999999999\r\n\r\n"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_at_most_64_items_a_request(client: httpx.Client) -> None:
+    assert client.post("/v1/sentiment", json={"reviews": ["good"] * 64}).status_code == 200
+    problem(client.post("/v1/sentiment", json={"reviews": ["good"] * 65}), 422)
+    problem(client.post("/v1/sentiment", json={"reviews": []}), 422)
+
+
+def test_characters_a_review(client: httpx.Client) -> None:
+    assert client.post("/v1/sentiment", json={"reviews": ["x" * 20_000]}).status_code == 200
+    problem(client.post("/v1/sentiment", json={"reviews": ["x" * 20_001]}), 422)
+    problem(client.post("/v1/sentiment", json={"reviews": [""]}), 422)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_nan_and_infinities_are_a_422(client: httpx.Client, number: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    problem(client.post("/v1/mammogram", content=f'{{"masses": [{{"age": {number}}}]}}', headers=headers), 422)
+    problem(client.post("/v1/fashion", content=f'{{"truncation": {number}}}', headers=headers), 422)
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "soon", "nan", "inf"])
+def test_a_timeout_that_is_no_time_is_a_422(client: httpx.Client, timeout: str) -> None:
+    problem(client.post("/v1/sentiment", json=REVIEW, headers={"X-Request-Timeout": timeout}), 422)
+
+
+def test_a_deadline_that_has_passed_is_a_504(client: httpx.Client) -> None:
+    body = {"reviews": [f"{i} a long story about nothing in particular " * 300 for i in range(64)]}
+    problem(client.post("/v1/sentiment", json=body, headers={"X-Request-Timeout": "0.001"}), 504)
+
+
+def test_a_client_that_hangs_up_halfway_harms_nobody(server: str, client: httpx.Client) -> None:
+    address = urlsplit(server)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/sentiment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+    assert client.post("/v1/sentiment", json=REVIEW).status_code == 200
+
+
+def test_the_documentation_covers_what_is_served(client: httpx.Client) -> None:
+    document = json.loads(client.get("/docs.json").content)
+    assert {f"/v1/{task}" for task in TASKS} <= document["paths"].keys()
+    assert {"/livez", "/readyz", "/metrics", "/v1/models"} <= document["paths"].keys()
