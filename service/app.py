@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from service.predictors.sentiment import SentimentPredictor
 from service.settings import settings
 
 SETTINGS = settings()
+
+logging.getLogger("service").setLevel(SETTINGS.log_level)
 
 AnyPredictor = Predictor[Any, Any, Any]
 
@@ -98,12 +101,12 @@ class DeepServe:
         """Loads, verifies and warms every model."""
         self.repository = Repository(SETTINGS.models_dir, SETTINGS.device, SETTINGS.threads)
         self.repository.load()
-        self._served = {
-            (name, number): _serve(PREDICTORS[name], version)
-            for name, versions in self.repository.models.items()
-            for number, version in versions.items()
-            if name in PREDICTORS and version.state is State.READY
-        }
+        self._served: dict[tuple[str, str], ServedVersion] = {}
+        for name, versions in self.repository.models.items():
+            for number, version in versions.items():
+                metrics.READY.labels(name, number).set(version.state is State.READY)
+                if name in PREDICTORS and version.state is State.READY:
+                    self._served[name, number] = _serve(PREDICTORS[name], version)
 
     async def predict(self, name: str, request: Payload) -> Answer:
         """Answers a request for the task `name`: decode, run with others, describe.
@@ -138,13 +141,13 @@ def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:
     assert version.session is not None
     labels = (version.name, version.version)
     rows, seconds = metrics.RUN_ROWS.labels(*labels), metrics.RUN_SECONDS.labels(*labels)
+    queue = metrics.QUEUE_ROWS.labels(*labels)
 
     def observe(run_rows: int, run_seconds: float) -> None:
         rows.observe(run_rows)
         seconds.observe(run_seconds)
+        queue.set(batcher.waiting)
 
     limits = Limits(run_rows=SETTINGS.max_batch_rows, queue_rows=SETTINGS.max_queue_rows, max_wait=SETTINGS.max_wait)
     batcher = Batcher(version.session.run, limits, predictor.sequence, observe)
-    metrics.QUEUE_ROWS.labels(*labels).set_function(lambda: batcher.waiting)
-    metrics.READY.labels(*labels).set(1)
     return ServedVersion(predictor(version.directory), batcher)

@@ -64,7 +64,8 @@ def _open(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
     try:
         session = ort.InferenceSession(graph, options, providers=[wanted])
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-        raise SessionError(f"{graph.name} does not load: {error}") from error
+        reason = str(error).replace(str(graph), graph.name)
+        raise SessionError(f"{graph.name} does not load: {reason}") from error
     if session.get_providers()[0] != wanted:
         raise SessionError(f"device {device} was asked for, but ONNX Runtime fell back to {session.get_providers()}")
     return session

@@ -67,7 +67,15 @@ def test_tasks_answer_post_and_nothing_else(client: httpx.Client, task: str) -> 
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1", "/v1/nothing", "/v1/digits/", "/v1/digits/submit", "/predict", "/static_content/../app.py", "/v1/models/x/y"],
+    [
+        "/v1",
+        "/v1/nothing",
+        "/v1/digits/",
+        "/v1/digits/submit",
+        "/predict",
+        "/static_content/../app.py",
+        "/v1/models/x/y",
+    ],
 )
 def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
     problem(client.post(path, json=REVIEW), 404)
@@ -76,7 +84,12 @@ def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("version", ["99", "0", "-1", "../1", "1e0", "latest", ""])
 def test_an_unknown_version_is_a_404(client: httpx.Client, task: str, version: str) -> None:
-    bodies = {"sentiment": REVIEW, "mammogram": {"masses": [{"age": 50}]}, "fashion": {}, "digits": {"images": ["R0lG"]}}
+    bodies = {
+        "sentiment": REVIEW,
+        "mammogram": {"masses": [{"age": 50}]},
+        "fashion": {},
+        "digits": {"images": ["R0lG"]},
+    }
     problem(client.post(f"/v1/{task}", params={"version": version}, json=bodies[task]), 404)
 
 

@@ -1,0 +1,223 @@
+"""The four tasks, asked as clients ask them: curl's raw and multipart bodies, JSON, BentoML's client, many at once."""
+
+import asyncio
+import base64
+import io
+import re
+from pathlib import Path
+
+import bentoml
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.predictors.fashion import CLASSES
+from training import datasets
+from training.datasets import MNIST
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PNG = {"Content-Type": "image/png"}
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def digits() -> datasets.Pictures:
+    return datasets.pictures(MNIST)[1][:300]
+
+
+def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: httpx.Client) -> None:
+    picture = (EXAMPLES / "digit.png").read_bytes()
+    raw = client.post("/v1/digits", content=picture, headers=PNG)
+    part = client.post("/v1/digits", files=[("images", ("digit.png", picture, "image/png"))])
+    encoded = client.post("/v1/digits", json={"images": [base64.b64encode(picture).decode()]})
+    assert raw.status_code == 200
+    assert raw.json() == part.json() == encoded.json()
+    (prediction,) = raw.json()["predictions"]
+    assert prediction["digit"] == 7
+    assert prediction["confidence"] == max(prediction["probabilities"])
+    assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_many_digits_come_back_in_order(client: httpx.Client, digits: datasets.Pictures) -> None:
+    files = [("images", (f"{i}.png", png(picture), "image/png")) for i, picture in enumerate(digits.pictures[:64])]
+    predictions = client.post("/v1/digits", files=files).json()["predictions"]
+    right = [p["digit"] == label for p, label in zip(predictions, digits.labels, strict=False)]
+    assert len(predictions) == 64
+    assert sum(right) >= 62
+
+
+def test_each_version_of_digits_answers_for_itself(client: httpx.Client) -> None:
+    picture = (EXAMPLES / "digit.png").read_bytes()
+    answers = {
+        version: client.post(f"/v1/digits?version={version}", content=picture, headers=PNG).json() for version in "12"
+    }
+    assert [answer["version"] for answer in answers.values()] == ["1", "2"]
+    assert answers["1"]["predictions"] != answers["2"]["predictions"]
+    assert client.post("/v1/digits", content=picture, headers=PNG).json() == answers["2"]
+
+
+@pytest.mark.parametrize("body", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_a_broken_picture_is_a_422_that_names_it(client: httpx.Client, body: bytes) -> None:
+    good = (EXAMPLES / "digit.png").read_bytes()
+    response = client.post("/v1/digits", files=[("images", ("a", good)), ("images", ("b", body))])
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["loc"] == ["images", 1]
+
+
+def test_pixels_are_counted_before_a_picture_is_decoded(client: httpx.Client) -> None:
+    just_fits, too_many = (Image.new("1", (5000, height)) for height in (5000, 5001))
+    for picture, status in ((just_fits, 422), (too_many, 413)):  # 422: there is no digit in it
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        assert client.post("/v1/digits", content=buffer.getvalue(), headers=PNG).status_code == status
+
+
+def test_at_most_64_pictures(client: httpx.Client) -> None:
+    picture = (EXAMPLES / "digit.png").read_bytes()
+    for count, status in ((64, 200), (65, 422)):
+        files = [("images", ("x.png", picture, "image/png"))] * count
+        assert client.post("/v1/digits", files=files).status_code == status
+        encoded = {"images": [base64.b64encode(picture).decode()] * count}
+        assert client.post("/v1/digits", json=encoded).status_code == status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"--x\r\n", b"--x\r\nContent-Disposition: form-data; name=images; filename=a\r\n\r\nabc", b"--y--\r\n"],
+)
+def test_broken_multipart_is_a_400_or_422(client: httpx.Client, body: bytes) -> None:
+    response = client.post("/v1/digits", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert response.status_code in (400, 422)
+    assert client.post("/v1/digits", content=body, headers={"Content-Type": "multipart/form-data"}).status_code == 400
+
+
+def test_no_url_is_ever_fetched(client: httpx.Client) -> None:
+    async def check() -> None:
+        visits = 0
+
+        async def visited(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal visits
+            visits += 1
+            writer.close()
+
+        trap = await asyncio.start_server(visited, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{trap.sockets[0].getsockname()[1]}/seven.png"
+
+        def ask() -> list[int]:
+            return [
+                client.post("/v1/digits", json={"images": [url]}).status_code,
+                client.post("/v1/digits", data={"images": url}, files={"images": ("", b"")}).status_code,
+                client.post("/v1/digits", content=url.encode(), headers=PNG).status_code,
+                client.post("/v1/sentiment", json={"reviews": [url]}).status_code,
+            ]
+
+        async with trap:
+            assert await asyncio.to_thread(ask) == [422, 422, 422, 200]
+        assert visits == 0
+
+    asyncio.run(check())
+
+
+def test_sentiment_tells_praise_from_scorn(client: httpx.Client) -> None:
+    reviews = ["An absolute masterpiece, moving and funny.", "A dull, badly acted waste of two hours.", "?"]
+    predictions = client.post("/v1/sentiment", json={"reviews": reviews}).json()["predictions"]
+    assert [p["label"] for p in predictions[:2]] == ["positive", "negative"]
+    assert all(
+        p["confidence"] == max(p["probability_positive"], 1 - p["probability_positive"])
+        or p["confidence"] == pytest.approx(max(p["probability_positive"], 1 - p["probability_positive"]), abs=1e-6)
+        for p in predictions
+    )
+    assert not any(p["truncated"] for p in predictions)
+
+
+def test_mammogram_takes_names_codes_and_gaps(client: httpx.Client) -> None:
+    by_name = {"age": 67, "shape": "irregular", "margin": "spiculated", "density": "low"}
+    by_code = {"age": 67, "shape": 4, "margin": 5, "density": 3}
+    answer = client.post("/v1/mammogram", json={"masses": [by_name, by_code, {"age": 30}]}).json()
+    first, second, third = answer["predictions"]
+    assert first == second
+    assert (first["severity"], third["severity"]) == ("malignant", "benign")
+    assert "not a diagnosis" in answer["notice"]
+
+
+def test_fashion_draws_a_grid_or_pictures(client: httpx.Client) -> None:
+    grid = client.post("/v1/fashion", json={"count": 10, "seed": 7})
+    assert grid.headers["content-type"] == "image/png"
+    assert grid.headers["x-seed"] == "7"
+    assert min(Image.open(io.BytesIO(grid.content)).size) >= 28
+    apart = client.post("/v1/fashion", json={"count": 10, "seed": 7}, headers={"Accept": "application/json"}).json()
+    assert apart["seed"] == 7
+    for prediction in apart["predictions"]:
+        assert prediction["label"] in CLASSES
+        assert Image.open(io.BytesIO(base64.b64decode(prediction["image"]))).size == (28, 28)
+
+
+def test_fashion_with_a_seed_is_the_same_again_and_without_one_another(client: httpx.Client) -> None:
+    assert client.post("/v1/fashion", json={"seed": 1}).content == client.post("/v1/fashion", json={"seed": 1}).content
+    first, second = client.post("/v1/fashion"), client.post("/v1/fashion")
+    assert first.headers["x-seed"] != second.headers["x-seed"]
+    again = client.post("/v1/fashion", json={"seed": int(first.headers["x-seed"])})
+    assert again.content == first.content
+
+
+def test_bentomls_own_client_works_on_every_task(server: str) -> None:
+    picture = base64.b64encode((EXAMPLES / "digit.png").read_bytes()).decode()
+    with bentoml.SyncHTTPClient(server) as client:
+        assert client.digits({"images": [picture]})["predictions"][0]["digit"] == 7
+        assert client.sentiment({"reviews": ["A wonderful film."]})["predictions"][0]["label"] == "positive"
+        assert client.mammogram({"masses": [{"age": 30}]})["predictions"][0]["severity"] == "benign"
+        assert len(client.fashion({"count": 3, "seed": 1})["predictions"]) == 3
+
+
+def runs(client: httpx.Client, model: str, version: str) -> tuple[float, float]:
+    """How many runs of a model there were, and how many rows they had."""
+    text = client.get("/metrics").text
+    found = [
+        re.search(rf'deepserve_run_rows_{what}{{model="{model}",version="{version}"}} (\S+)', text)
+        for what in ("count", "sum")
+    ]
+    return tuple(float(match[1]) if match else 0.0 for match in found)  # type: ignore[return-value]
+
+
+def test_requests_at_once_share_runs_and_get_their_own_answers(
+    server: str, client: httpx.Client, digits: datasets.Pictures
+) -> None:
+    bodies = [png(picture) for picture in digits.pictures]
+    alone = [client.post("/v1/digits", content=body, headers=PNG).json() for body in bodies[:60]]
+    before = runs(client, "digits", "2")
+
+    async def ask() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(base_url=server, limits=limits, timeout=60) as many:
+            return await asyncio.gather(*(many.post("/v1/digits", content=b, headers=PNG) for b in bodies))
+
+    answers = [response.json() for response in asyncio.run(ask())]
+    after = runs(client, "digits", "2")
+    predicted = [answer["predictions"][0]["digit"] for answer in answers]
+    assert np.mean(np.array(predicted) == digits.labels) > 0.98
+    for one, other in zip(alone, answers, strict=False):
+        assert other["predictions"][0]["probabilities"] == pytest.approx(
+            one["predictions"][0]["probabilities"], abs=1e-5
+        )
+    assert after[1] - before[1] == len(bodies)
+    assert after[0] - before[0] < len(bodies)
+
+
+def test_the_catalogue_shows_every_card(client: httpx.Client) -> None:
+    models = client.get("/v1/models").json()["models"]
+    assert {"digits", "sentiment", "mammogram", "fashion"} <= {model["name"] for model in models}
+    for model in models:
+        for version in model["versions"]:
+            assert version["state"] == "READY"
+            shown = client.get(f"/v1/models/{model['name']}/versions/{version['version']}").json()
+            assert {"inputs", "outputs", "figures", "data", "limits", "intended_use"} <= shown["card"].keys()
+        newest = client.get(f"/v1/models/{model['name']}").json()
+        assert newest["card"]["version"] == model["versions"][-1]["version"]
+    assert client.get("/v1/models/nothing").status_code == 404
+    assert client.get("/v1/models/digits/versions/9").status_code == 404
