@@ -41,7 +41,7 @@ class Hyperparameters:
     lr: float = 4e-4
     discriminator_lr: float = 6e-4
     width: int = 64
-    average: float = 0.9985
+    average: float = 0.998
     held_out: int = 5000
     judged: int = 2000
     precision: Precision = "bfloat16"
@@ -133,21 +133,20 @@ def train(h: Hyperparameters, run: Run) -> None:
 class Game:
     """Generator and discriminator, playing against each other."""
 
-    def __init__(self, h: Hyperparameters, run: Run) -> None:
+    def __init__(self, h: Hyperparameters, run: Run, last_step: int) -> None:
         self.h, self.run = h, run
         self.generator = Generator(h.width).to(run.device)
         self.discriminator = Discriminator(h.width).to(run.device)
         for network in (self.generator, self.discriminator):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.generator)
-        self.steps = 0
+        self.steps, self.last_step = 0, last_step
         # No momentum: each player's last steps were against an opponent who has moved since.
         self.draw = torch.optim.Adam(self.generator.parameters(), h.lr, (0.0, 0.99))
         self.tell = torch.optim.Adam(self.discriminator.parameters(), h.discriminator_lr, (0.0, 0.99))
 
     def play(self, real: Tensor, label: Tensor) -> Tensor:
-        """One step of both players, on real pictures and as many drawn of the same classes; returns their
-        mean scores.
+        """One step of both players, on real pictures and as many drawn of the same classes; the mean scores of both.
 
         Both losses are logistic. They share one pass through the discriminator: on a drawn picture of score s, the
         discriminator's softplus(s) and the generator's softplus(-s) differ by a factor of the slope alone, -exp(-s).
@@ -163,8 +162,11 @@ class Game:
         assert shown.grad is not None
         slope = -torch.exp(-of_drawn.detach().clamp(min=-20))
         drawn.backward(shown.grad * slope[:, None, None])  # type: ignore[no-untyped-call]
-        self.tell.step()
-        self.draw.step()
+        # Constant at first, then down to 0 in a straight line: the players settle.
+        rate = min(1, 2 * (1 - self.steps / self.last_step))
+        for optimizer, lr in ((self.tell, self.h.discriminator_lr), (self.draw, self.h.lr)):
+            optimizer.param_groups[0]["lr"] = lr * rate
+            optimizer.step()
         follow(self.average, self.generator, self.h.average, self.steps)
         self.steps += 1
         return torch.stack([of_real.mean(), of_drawn.mean()]).detach()
@@ -172,8 +174,8 @@ class Game:
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """All that a checkpoint has to hold."""
         return {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
+            "network": self.generator,
+            "opponent": self.discriminator,
             "average": self.average,
             "draw": self.draw,
             "tell": self.tell,
@@ -182,8 +184,8 @@ class Game:
 
 def fit(training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) -> Generator:
     """Plays the game; returns the averaged generator of the epoch that came closest to the validation pictures."""
-    game = Game(h, run)
     steps = len(training) // h.batch_size
+    game = Game(h, run, steps * h.epochs)
     best: dict[str, Tensor] = {}
     first, closest = 1, float("inf")
     if (state := run.restore()) is not None:
