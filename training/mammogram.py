@@ -227,8 +227,9 @@ def write(network: Perceptrons, data: Masses, run: Run) -> Path:
     odd = odd_masses()
     batches = [*(data.masses[:size] for size in (1, 2, 7, 64, 961)), odd, *odd[:, None]]
     export.check_parity(network, graph, ({"masses": batch} for batch in batches))
-    incomplete = np.isnan(data.masses).any(1)
-    golden = np.concatenate([np.flatnonzero(incomplete)[:16], np.flatnonzero(~incomplete)[:16]])
+    unknown = np.isnan(data.masses)
+    lacking = [np.flatnonzero(column)[:5] for column in unknown.T]
+    golden = np.unique(np.concatenate([*lacking, np.flatnonzero(~unknown.any(1))[:16]]))
     export.write_golden(network, directory, {"masses": data.masses[golden]}, "probabilities")
     return directory
 

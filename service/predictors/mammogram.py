@@ -37,10 +37,12 @@ NOTICE = (
 
 
 def _level(value: Any) -> Any:
-    """A name in lower case. True and 1.0 equal the code 1 but are none: as text the validation refuses them."""
+    """A name in lower case, a code as the integer that it is."""
     if isinstance(value, str):
         return value.strip().lower()
-    return repr(value) if isinstance(value, bool | float) else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return str(value) if isinstance(value, bool) else value  # True equals the code 1; as text it is refused
 
 
 class Mass(Payload):
