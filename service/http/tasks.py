@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from pydantic import ValidationError
 
 from service.call import Call, current_call
-from service.errors import Fault, Invalid, UnsupportedMediaType
+from service.errors import DeadlineExceeded, Fault, Invalid, UnsupportedMediaType
 from service.http.bodies import media_type, multipart_files, read_body
 from service.http.messages import JSON, HttpRequest, Reply
 from service.http.problems import from_validation
@@ -34,7 +34,7 @@ class TaskEndpoint:
         representation = self._representation(request)
         call.version = _version(request.query)
         call.deadline = asyncio.get_running_loop().time() + self._seconds(request.header(b"x-request-timeout"))
-        payload = await self._payload(request)
+        payload = await self._payload(request, call.deadline)
         token = current_call.set(call)
         try:
             answer = await self.method(payload)
@@ -46,7 +46,7 @@ class TaskEndpoint:
         body, extra = self.predictor.render(answer, representation)
         return Reply(body, representation, headers=headers | extra)
 
-    async def _payload(self, request: HttpRequest) -> Payload:
+    async def _payload(self, request: HttpRequest, deadline: float) -> Payload:
         """The payload, from JSON or, where the task takes files, from a multipart or raw body."""
         content_type = request.header(b"content-type")
         kind = media_type(content_type) or JSON
@@ -56,7 +56,12 @@ class TaskEndpoint:
         if kind != JSON and not (takes_files and (kind == MULTIPART or kind.startswith("image/"))):
             accepted = f"{JSON}, {MULTIPART} and image/*" if takes_files else JSON
             raise UnsupportedMediaType(f"{kind} is not taken here; {accepted} is.")
-        body = await read_body(request.receive, request.headers.get(b"content-length"), self.settings.max_body_bytes)
+        length = request.headers.get(b"content-length")
+        try:
+            async with asyncio.timeout_at(deadline):
+                body = await read_body(request.receive, length, self.settings.max_body_bytes)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The deadline passed before the request was whole.") from error
         if kind == JSON:
             return self._from_json(body)
         field = self.predictor.files_field

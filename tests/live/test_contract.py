@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -193,6 +194,16 @@ def test_a_timeout_that_is_no_time_is_a_422(client: httpx.Client, timeout: str) 
 def test_a_deadline_that_has_passed_is_a_504(client: httpx.Client) -> None:
     body = {"reviews": [f"{i} a long story about nothing in particular " * 300 for i in range(64)]}
     problem(client.post("/v1/sentiment", json=body, headers={"X-Request-Timeout": "0.001"}), 504)
+
+
+def test_a_body_that_does_not_arrive_in_time_is_a_504(client: httpx.Client) -> None:
+    def slowly() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(0.5)
+        yield b"}"
+
+    headers = {"X-Request-Timeout": "0.1", "Content-Type": "application/json"}
+    problem(client.post("/v1/sentiment", content=slowly(), headers=headers), 504)
 
 
 def test_a_client_that_hangs_up_halfway_harms_nobody(server: str, client: httpx.Client) -> None:
