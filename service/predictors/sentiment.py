@@ -71,6 +71,10 @@ class ReviewReader:
         """The reader of the model in `directory`."""
         return cls(Tokenizer.from_file(str(directory / TOKENIZER_FILE)))
 
+    def save(self, directory: Path) -> None:
+        """Writes what `of` reads."""
+        self._tokenizer.save(str(directory / TOKENIZER_FILE))
+
     def read(self, text: str) -> Reading:
         """The last `MAX_TOKENS` tokens of the text."""
         # One text at a time: the library's batches start a thread per core behind the server's back.
