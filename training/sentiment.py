@@ -135,7 +135,7 @@ class Recurrent(nn.Module):
         places = self._convolve(self._vectors(tokens)).masked_fill(~known[..., None], -1e4)
         quarters = places.reshape(tokens.shape[0], -1, 4, self.h.channels).amax(2).relu()
         known = known[:, ::4]
-        lengths = known.sum(1, keepdim=True)
+        lengths = known.sum(1, keepdim=True).clamp(min=1)
         position = torch.arange(quarters.shape[1], device=tokens.device)
         mirror = torch.where(position < lengths, lengths - 1 - position, position)[..., None].expand_as(quarters)
         # Reading backwards starts at each review's own end, or what a review says would depend on its neighbours.
@@ -151,7 +151,7 @@ class Recurrent(nn.Module):
     def _vectors(self, tokens: Tensor) -> Tensor:
         """A vector for each place, of its word and of the bigram that starts there: `[batch, length, width]`."""
         pairs = bigrams(tokens, self.h.buckets)
-        words = torch.where(tokens < self.h.vocabulary, tokens, UNKNOWN)
+        words = tokens
         if self.training:
             words = torch.where(_chosen(tokens, self.h.word_dropout) & (tokens != PADDING), UNKNOWN, words)
             pairs = torch.where(_chosen(tokens, self.h.bigram_dropout), PADDING, pairs)
@@ -191,6 +191,7 @@ class Sentiment(nn.Module):
         self.blend = blend
 
     def forward(self, tokens: Tensor) -> Tensor:
+        tokens = torch.where((tokens < 0) | (tokens >= self.recurrent.h.vocabulary), UNKNOWN, tokens)
         deep, wide, offset = self.blend
         logits = deep * self.recurrent(tokens) + wide * self.linear(tokens) + offset
         return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
@@ -402,7 +403,7 @@ def write(network: Sentiment, reader: ReviewReader, test: Corpus, held_out: int,
                 dtype="int64",
                 shape=("batch", "length"),
                 meaning=f"ids of the last {MAX_TOKENS} words and marks by {TOKENIZER_FILE}, padded on the right with 0",
-                range=f"0 to {h.vocabulary - 1}; each row holds at least one other than 0",
+                range=f"0 to {h.vocabulary - 1}; any other number is an unknown word",
             ),
         ),
         outputs=(
