@@ -1,9 +1,9 @@
 """Finds the handwritten digit in a grey picture and frames it as MNIST's authors framed theirs.
 
-Twice the same steps, coarse on the whole picture, then fine on the digit's surroundings: fit a smooth background (light
-is uneven, paper is not white), take what differs from it in the direction of the ink, split with Otsu's threshold, keep
-the strokes that belong together. Then the digit is scaled into a box of 20x20 that keeps its proportions, and its centre
-of mass put in the middle of 28x28 (LeCun et al., 1998).
+Twice the same steps, coarse on the whole picture, then fine on the digit's surroundings: fit a smooth background
+(light is uneven, paper is not white), take what differs from it in the direction of the ink, split with Otsu's
+threshold, keep the strokes that belong together. Then the digit is scaled into a box of 20x20 that keeps its
+proportions, and its centre of mass put in the middle of 28x28 (LeCun et al., 1998).
 """
 
 from typing import Final, NamedTuple
@@ -26,10 +26,21 @@ COARSE_SIDE: Final = 256
 FINE_SIDE: Final = 144
 LEAST_CONTRAST: Final = 12.0
 """Grey levels, of 255, between ink and paper; below it a picture is blank."""
-LEAST_CONTRAST_TO_NOISE: Final = 4.0
+LEAST_CONTRAST_TO_NOISE: Final = 6.0
+LEAST_SHARE: Final = 0.3
+"""Of the strongest contrast: fainter pixels are no ink, whatever Otsu says."""
 MARGIN: Final = 0.4
 """Surroundings of the digit that the fine step sees, as a share of its size: detached strokes may lie there."""
-GAP: Final = 0.12
+LEAST_INK: Final = (0.0004, 0.015)
+"""Share of the picture that the digit's ink takes at least, in the coarse and in the fine step."""
+NOISE_QUANTILE: Final = 0.01
+MOST_NOISE: Final = 0.35
+FAINT: Final = 0.5
+"""Of what is surely ink; a stroke may fade to it."""
+SPECK: Final = 0.01
+"""Of the largest stroke's area; what is smaller is dirt or noise."""
+RIM_SHARE: Final = 0.3
+GAP: Final = 0.2
 """Strokes closer than this share of the digit's size belong together."""
 LEAST_STROKE: Final = 1.6
 """Pixels of the box; a finer pen's strokes are widened to it, or they would fade when the digit is scaled down."""
@@ -38,12 +49,14 @@ cv2.setNumThreads(1)  # one request, one core: the server runs many side by side
 
 
 class Ink(NamedTuple):
-    """What differs from the background: how much, float32 `[height, width]` with 0 for background, and the mask of the
-    strokes that make up the digit, uint8 of the same shape, 0 or 1."""
+    """What differs from the background, and which of it is the digit."""
 
     contrast: Floats
+    """`[height, width]`, 0 where there is background to 1 where there is ink."""
     strokes: Mask
+    """The digit's strokes, `[height, width]`, 0 or 1."""
     sign: float
+    """+1 for ink lighter than the background, -1 for darker."""
 
 
 def frame(grey: Grey) -> Grey:
@@ -59,16 +72,16 @@ def frame(grey: Grey) -> Grey:
             if _is_framed(candidate):
                 return candidate
     coarse = _shrink(grey, COARSE_SIDE)
-    found = _find_ink(coarse)
+    found = _find_ink(coarse, LEAST_INK[0])
     box = _box(found.strokes, MARGIN) * (grey.shape[0] / coarse.shape[0])
     top, bottom, left, right = (int(edge) for edge in np.rint(box))
-    fine = _find_ink(_zoom(grey[top:bottom, left:right]), found.sign)
+    fine = _find_ink(_zoom(grey[top:bottom, left:right]), LEAST_INK[1], found.sign)
     return _centre(_scale(fine))
 
 
 def _is_framed(picture: Grey) -> bool:
     """Whether ink fills a box of 20 and its centre of mass is in the middle, as in every picture of MNIST."""
-    x, y, width, height = cv2.boundingRect(picture)
+    _, _, width, height = cv2.boundingRect(picture)
     if not BOX - 2 <= max(width, height) <= BOX:
         return False
     mass = cv2.moments(picture)
@@ -92,84 +105,107 @@ def _zoom(grey: Grey) -> Grey:
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _find_ink(grey: Grey, sign: float | None = None) -> Ink:
-    """Raises Invalid if nothing stands out. `sign` is +1 for light ink, -1 for dark; None to find out."""
-    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 0.8)
+def _find_ink(grey: Grey, least_ink: float, sign: float | None = None) -> Ink:
+    """What stands out from the background of a picture of which at least the share `least_ink` is ink.
+
+    Args:
+        sign: +1 for ink lighter than the background, -1 for darker; None to find out.
+
+    Raises:
+        Invalid: nothing stands out.
+    """
+    smooth: Floats = np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.8), np.float32)
     difference = smooth - _background(smooth)
     if sign is None:
         sign = 1.0 if float((difference * difference * difference).sum()) > 0 else -1.0
-    contrast = np.maximum(np.float32(sign) * difference, 0)
-    noise = 1.4826 * float(np.median(np.abs(difference[::2, ::2])))
-    peak = float(np.percentile(contrast, 99.9))
-    if peak < max(LEAST_CONTRAST, LEAST_CONTRAST_TO_NOISE * noise):
-        raise Invalid("No digit is found in the picture: it is blank")
-    level = np.minimum(contrast * (255.0 / peak), 255.0).astype(np.uint8)
-    otsu, _ = cv2.threshold(level, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    threshold = max(otsu, 0.3 * 255, 255 * 2.5 * noise / peak)
-    mask = (level > threshold).astype(np.uint8)
-    return Ink(np.minimum(contrast / peak, 1.0), _main_strokes(mask, contrast), sign)
+    signed = np.float32(sign) * difference
+    contrast = np.clip(signed, 0, 255)
+    peak = _level(contrast, least_ink)
+    if peak < max(LEAST_CONTRAST, LEAST_CONTRAST_TO_NOISE * _noise(smooth)):
+        raise _nothing()
+    share = np.minimum(contrast * np.float32(1 / peak), 1)
+    otsu, _ = cv2.threshold((share * 255).astype(np.uint8), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    # On the side away from ink there is noise alone.
+    noise = min(_level(np.clip(-signed, 0, 255), NOISE_QUANTILE) / peak, MOST_NOISE)
+    sure = max(otsu / 255, LEAST_SHARE, 1.5 * noise)
+    return Ink(share, _main_strokes(share, sure, max(FAINT * sure, noise)), sign)
+
+
+def _nothing() -> Invalid:
+    return Invalid("No digit is found in the picture: nothing stands out from its background")
+
+
+def _level(values: Floats, share: float) -> float:
+    """The level, 0 to 255, that the given share of the pixels exceeds."""
+    counts = np.bincount(values.astype(np.uint8).ravel(), minlength=256)
+    return float(np.searchsorted(np.cumsum(counts), (1 - share) * values.size)) + 0.5
+
+
+def _noise(picture: Floats) -> float:
+    """Standard deviation of what is left of the sensor's noise, from the differences of neighbours."""
+    steps = np.abs(picture[::2, 1:] - picture[::2, :-1])[:, ::2]
+    return 1.5 * float(np.median(steps)) if steps.size else 0.0
 
 
 def _background(picture: Floats) -> Floats:
-    """A quadratic surface through the paper: robust, since ink is far from it, and sure of the picture's rim at first."""
-    small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
-    terms, rim = _TERMS_SMALL, _RIM
-    values = small.ravel()
-    weights = rim
-    for _ in range(6):
-        weighted = terms * weights[:, None]
-        coefficients = np.linalg.solve(weighted.T @ terms + 1e-3 * np.eye(terms.shape[1]), weighted.T @ values)
-        error = np.abs(values - terms @ coefficients)
-        spread = max(2.0, 1.4826 * float(np.median(error)))
-        weights = 1 / (1 + (error / (1.5 * spread)) ** 2) ** 2
+    """A quadratic surface through the paper; robust, since ink is far from it, and at first sure of the rim alone."""
+    values = cv2.resize(picture, (GRID, GRID), interpolation=cv2.INTER_AREA).ravel()
+    weights = _RIM
+    for _ in range(5):
+        weighted = _TERMS * weights[:, None]
+        coefficients = np.linalg.solve(weighted.T @ _TERMS + _RIDGE, weighted.T @ values)
+        error = np.abs(values - _TERMS @ coefficients)
+        spread = max(2.0, 2.2 * float(np.partition(error, GRID * GRID // 3)[GRID * GRID // 3]))
+        weights = _RIM / (1 + (error / (1.5 * spread)) ** 2) ** 2
     height, width = picture.shape
-    return np.asarray(_surface(coefficients, height, width), np.float32)
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
+    c = coefficients
+    along_y, along_x = c[0] + c[1] * y + c[3] * y * y, c[2] * x + c[5] * x * x
+    return (
+        along_y.astype(np.float32) + along_x.astype(np.float32) + (c[4] * y).astype(np.float32) * x.astype(np.float32)
+    )
 
 
-def _surface(c: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.float64]:
-    y = np.linspace(-1, 1, height)[:, None] if height > 1 else np.zeros((1, 1))
-    x = np.linspace(-1, 1, width)[None, :] if width > 1 else np.zeros((1, 1))
-    result: npt.NDArray[np.float64] = (c[0] + c[1] * y + c[3] * y * y) + (c[2] * x + c[5] * x * x) + c[4] * y * x
-    return result
+RIMW = 0.07
+GRID: Final = 24
+"""The background is fitted to the picture averaged down to this many rows and columns."""
 
 
-def _terms(size: int) -> npt.NDArray[np.float64]:
-    y, x = (grid.ravel() for grid in np.meshgrid(*(2 * [np.linspace(-1, 1, size)]), indexing="ij"))
+def _terms() -> npt.NDArray[np.float64]:
+    y, x = (axis.ravel() for axis in np.meshgrid(*[np.linspace(-1, 1, GRID)] * 2, indexing="ij"))
     return np.stack([np.ones_like(x), y, x, y * y, x * y, x * x], axis=1)
 
 
-_TERMS_SMALL: Final = _terms(32)
-_RIM: Final = np.where(np.abs(_TERMS_SMALL[:, 1:3]).max(1) > 0.85, 1.0, 0.2)
+_TERMS: Final = _terms()
+_RIDGE: Final = 1e-3 * np.eye(6)
+_RIM: Final = np.where(np.abs(_TERMS[:, 1:3]).max(axis=1) > 0.85, 1.0, RIMW)
 
 
-def _main_strokes(mask: Mask, contrast: Floats) -> Mask:
-    """The strokes with most ink, and those near enough to belong to them."""
-    reach = max(1, round(GAP * max(_extent(mask, contrast)) / 2))
-    grown = cv2.dilate(mask, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(grown)
-    if count == 1:
-        raise Invalid("No digit is found in the picture: it is blank")
-    labels = labels * mask
-    ink = np.bincount(labels.ravel(), (contrast * mask).ravel(), minlength=count)
-    ink[0] = -1
+def _main_strokes(share: Floats, sure: float, faint: float) -> Mask:
+    """The strokes with most ink, and those near enough to belong to them; what touches the rim counts less.
+
+    Where a stroke is above `sure` somewhere, all of it that is above `faint` belongs to it: the pen was lifted slowly.
+    """
+    count, pieces, boxes, _ = cv2.connectedComponentsWithStats((share > faint).astype(np.uint8))
+    area = boxes[:, cv2.CC_STAT_AREA] * (np.bincount(pieces[share > sure], minlength=count) > 0)
+    area[0] = 0
+    largest = int(area.argmax())
+    if area[largest] == 0:
+        raise _nothing()
+    kept = area >= max(1, SPECK * area[largest])
+    mask = kept[pieces].astype(np.uint8)
+    size = max(boxes[largest, cv2.CC_STAT_WIDTH], boxes[largest, cv2.CC_STAT_HEIGHT])
+    reach = 2 * max(1, round(GAP * size / 2)) + 1
+    _, labels = cv2.connectedComponents(cv2.dilate(mask, np.ones((reach, reach), np.uint8)))
+    rows, columns = np.nonzero(mask)
+    groups = labels[rows, columns]
+    ink = np.bincount(groups, share[rows, columns])
     height, width = mask.shape
-    outside = (
-        (boxes[:, 0] == 0) * 1
-        + (boxes[:, 1] == 0)
-        + (boxes[:, 0] + boxes[:, 2] == width)
-        + (boxes[:, 1] + boxes[:, 3] == height)
-    )
-    ink = np.where(outside > 0, ink * 0.3, ink)
-    return (labels == int(ink.argmax())).astype(np.uint8)
-
-
-def _extent(mask: Mask, contrast: Floats) -> tuple[int, int]:
-    """Width and height of the largest connected stroke."""
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
-    if len(boxes) == 1:
-        return 1, 1
-    largest = 1 + int(boxes[1:, cv2.CC_STAT_AREA].argmax())
-    return int(boxes[largest, cv2.CC_STAT_WIDTH]), int(boxes[largest, cv2.CC_STAT_HEIGHT])
+    rim = (rows == 0) | (columns == 0) | (rows == height - 1) | (columns == width - 1)
+    ink[np.unique(groups[rim])] *= RIM_SHARE
+    others = groups != int(ink.argmax())
+    mask[rows[others], columns[others]] = 0
+    return mask
 
 
 def _box(strokes: Mask, margin: float) -> npt.NDArray[np.float64]:
@@ -191,17 +227,19 @@ def _scale(ink: Ink) -> Floats:
     x, y, width, height = cv2.boundingRect(ink.strokes)
     scale = BOX / max(width, height)
     near = cv2.dilate(ink.strokes, np.ones((5, 5), np.uint8))
-    soft = ink.contrast * near
+    soft: Floats = ink.contrast * near
     inside = cv2.distanceTransform(ink.strokes, cv2.DIST_L2, 3)
     stroke = 4 * float(inside[ink.strokes > 0].mean())
     if stroke * scale < LEAST_STROKE:
         radius = max(1, round((LEAST_STROKE / scale - stroke) / 2))
-        soft = cv2.dilate(soft, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2))
+        pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+        soft = np.asarray(cv2.dilate(soft, pen), np.float32)
     cut = soft[y : y + height, x : x + width]
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(cut, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    full = float(np.percentile(small[small > 0.1], 90))
-    return np.minimum(np.asarray(small, np.float32) / full, 1.0)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small: Floats = np.asarray(cv2.resize(cut, size, interpolation=how), np.float32)
+    full = np.percentile(small[small > 0.1], 90)
+    return np.minimum(small / np.float32(full), np.float32(1))
 
 
 def _centre(digit: Floats) -> Grey:

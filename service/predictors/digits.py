@@ -1,0 +1,84 @@
+"""Digits: which handwritten digit is in the picture? The request and the answer, and how a picture becomes 28x28.
+
+Both versions, the perceptron and the convolutional network, are asked in the same way.
+"""
+
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import Fault, Invalid, ServiceError, TooLarge
+from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
+from service.predictors.framing import SIZE, frame
+from service.predictors.pictures import read_grey
+
+QUICK_BYTES = 2500
+"""Pictures of 28x28 that take no longer than a millisecond together have no more."""
+
+
+class DigitsRequest(Payload):
+    """Pictures, each of one digit: PNG, JPEG, WebP, GIF, BMP or TIFF, in base64."""
+
+    model_config = ConfigDict(val_json_bytes="base64", ser_json_bytes="base64")
+
+    images: Annotated[list[bytes], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class Digit(BaseModel):
+    """The digit in one picture."""
+
+    digit: int
+    confidence: float
+    """Probability of the digit."""
+    probabilities: list[float]
+    """Of the digits 0 to 9."""
+
+
+class DigitsAnswer(Answer):
+    """One `Digit` per picture, in order."""
+
+    predictions: list[Digit]
+
+
+class DigitsPredictor(Predictor[DigitsRequest, None, DigitsAnswer]):
+    """Pictures to digits."""
+
+    name = "digits"
+    Request = DigitsRequest
+    Answer = DigitsAnswer
+    files_field = "images"
+
+    def is_slow_to_decode(self, request: DigitsRequest) -> bool:
+        return sum(map(len, request.images)) > QUICK_BYTES
+
+    def decode(self, request: DigitsRequest) -> tuple[Tensors, None]:
+        """`pictures`, uint8 `[n, 28, 28]`: the digit of each as MNIST has it, 0 background to 255 ink."""
+        pictures = np.empty((len(request.images), SIZE, SIZE), np.uint8)
+        for row, data in enumerate(request.images):
+            pictures[row] = _read(data, row)
+        return {"pictures": pictures}, None
+
+    def describe(self, outputs: Tensors, facts: None) -> DigitsAnswer:  # noqa: ARG002
+        """From `probabilities`, float32 `[n, 10]`."""
+        return DigitsAnswer(
+            model=self.name,
+            version=self.version,
+            predictions=[
+                Digit(digit=row.index(max(row)), confidence=max(row), probabilities=row)
+                for row in outputs["probabilities"].tolist()
+            ],
+        )
+
+
+def _read(data: bytes, row: int) -> npt.NDArray[np.uint8]:
+    """One picture; an error names its row."""
+    try:
+        return frame(read_grey(data))
+    except (Invalid, TooLarge) as error:
+        raise _naming(error, row) from error
+
+
+def _naming(error: ServiceError, row: int) -> ServiceError:
+    return type(error)(f"Picture {row}: {error.detail}", faults=(Fault(("images", row), error.detail),))
