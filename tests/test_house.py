@@ -1,0 +1,77 @@
+"""The rules that hold in every room: who may import whom, and what is shipped."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted([*ROOT.glob("service/**/*.py"), *ROOT.glob("training/**/*.py")])
+
+
+def imports(module: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{module} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(package: str) -> set[str]:
+    """The modules, as paths, that import the package or something in it."""
+    return {
+        str(module.relative_to(ROOT))
+        for module in MODULES
+        if any(f"{name}.".startswith(f"{package}.") for name in imports(module))
+    }
+
+
+def under(*places: str) -> set[str]:
+    return {str(m.relative_to(ROOT)) for m in MODULES if str(m.relative_to(ROOT)).startswith(places)}
+
+
+@pytest.mark.parametrize(
+    ("package", "rooms"),
+    [
+        ("torch", ("training/",)),
+        ("training", ("training/",)),
+        ("onnxruntime", ("service/engine/inference.py", "training/")),
+        ("bentoml", ("service/app.py",)),
+        ("_bentoml_sdk", ("service/app.py",)),
+        ("starlette", ("service/app.py", "service/http/")),
+        ("service.app", ()),
+        ("service.http", ("service/app.py", "service/http/")),
+        ("service.engine", ("service/app.py", "service/http/", "service/engine/", "training/")),
+        ("service.predictors", ("service/app.py", "service/http/", "service/predictors/", "training/")),
+    ],
+)
+def test_only_these_rooms_know(package: str, rooms: tuple[str, ...]) -> None:
+    assert importers(package) <= under(*rooms) if rooms else not importers(package)
+
+
+def test_the_ground_floor_imports_none_of_the_floors_above() -> None:
+    for module in ("settings.py", "errors.py", "metrics.py", "call.py"):
+        above = ("service.app", "service.http", "service.engine", "service.predictors")
+        assert not [name for name in imports(ROOT / "service" / module) if name.startswith(above)]
+
+
+def test_serving_loads_neither_torch_nor_anything_else_of_training() -> None:
+    code = "import sys, json, service.app; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert not loaded & {"torch", "onnx", "onnxscript", "matplotlib", "scipy", "pooch", "training"}
+
+
+def test_the_models_together_are_under_40_megabytes() -> None:
+    assert sum(path.stat().st_size for path in ROOT.glob("models/*/*/*")) < 40e6
+
+
+def test_no_graph_keeps_its_weights_or_traces_of_its_maker_elsewhere() -> None:
+    for graph in [*ROOT.glob("models/*/*/model.onnx"), ROOT / "training" / "fashion_judge.onnx"]:
+        assert not list(graph.parent.glob("*.data"))
+        assert b".py" not in graph.read_bytes()
