@@ -119,8 +119,9 @@ def word_vectors(reviews: Sequence[Sequence[int]], vocabulary: int, width: int, 
     Returns:
         float32 `[vocabulary, width]`; zero for padding, the unknown word and words that never occur.
     """
-    left, sizes = _factorise(_mutual_information(_neighbours(reviews, vocabulary, window)), width, seed)
-    vectors = left * np.sqrt(sizes)
+    information = _mutual_information(_neighbours(reviews, vocabulary, window))
+    left, sizes = _factorise(information, width, seed)
+    vectors = left * np.sqrt(sizes) * (np.diff(information.indptr) > 0)[:, None]
     # At the scale that embeddings are trained at, without the few giants that the most common words would be.
     vectors *= 0.25 / vectors.std()
     longest = 0.5 * width**0.5
