@@ -1,9 +1,13 @@
 """Starting: what is wrong is named, and the process ends with a failure; a broken model leaves the others serving."""
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -48,8 +52,8 @@ def test_a_broken_version_never_takes_a_good_one_down(tmp_path: Path) -> None:
         versions = httpx.get(f"{url}/v1/models/digits").json()["versions"]
         assert [version["state"] for version in versions] == ["READY", "UNAVAILABLE"]
         assert "model.onnx" in versions[1]["reason"]
-        picture = (ROOT / "tests" / "examples" / "digit.png").read_bytes()
-        headers = {"Content-Type": "image/png"}
+        picture = (ROOT / "tests" / "examples" / "digit.jpg").read_bytes()
+        headers = {"Content-Type": "image/jpeg"}
         answer = httpx.post(f"{url}/v1/digits", content=picture, headers=headers)
         assert (answer.status_code, answer.json()["version"]) == (200, "1")
         assert httpx.post(f"{url}/v1/digits?version=2", content=picture, headers=headers).status_code == 503
@@ -66,3 +70,40 @@ def test_with_keys_only_their_holders_are_answered(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/models").status_code == 401
         for path in ("/livez", "/readyz", "/metrics", "/docs.json"):
             assert httpx.get(f"{url}{path}").status_code == 200
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = subprocess.run(
+            [sys.executable, "-m", "service"],
+            cwd=ROOT,
+            env={**os.environ, "DEEPSERVE_PORT": str(taken.getsockname()[1])},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert ended.returncode != 0
+    assert "DEEPSERVE_PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path) -> None:
+    body = {"masses": [{"age": 50}]}
+    with serving(tmp_path / "log", workers="2") as url:
+        for _ in range(40):
+            assert httpx.post(f"{url}/v1/mammogram", json=body).status_code == 200  # a connection each
+        text = httpx.get(f"{url}/metrics").text
+    counted = re.search(r'deepserve_requests_total{outcome="ok",route="/v1/mammogram"} (\S+)', text)
+    assert counted is not None
+    assert float(counted[1]) == 40
+    assert (tmp_path / "log").read_text().count("model mammogram version 1 is ready") == 2
+
+
+def test_an_answer_under_way_is_given_before_the_server_stops(tmp_path: Path) -> None:
+    body = {"reviews": [f"{i} a long story about nothing in particular " * 100 for i in range(64)]}
+    with ThreadPoolExecutor() as pool, serving(tmp_path / "log") as url:
+        under_way = pool.submit(httpx.post, f"{url}/v1/sentiment", json=body, timeout=30)
+        time.sleep(0.05)
+    assert under_way.result().status_code == 200

@@ -18,6 +18,7 @@ from training.datasets import MNIST
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PNG = {"Content-Type": "image/png"}
+JPEG = {"Content-Type": "image/jpeg"}
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -32,9 +33,9 @@ def digits() -> datasets.Pictures:
 
 
 def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: httpx.Client) -> None:
-    picture = (EXAMPLES / "digit.png").read_bytes()
-    raw = client.post("/v1/digits", content=picture, headers=PNG)
-    part = client.post("/v1/digits", files=[("images", ("digit.png", picture, "image/png"))])
+    picture = (EXAMPLES / "digit.jpg").read_bytes()
+    raw = client.post("/v1/digits", content=picture, headers=JPEG)
+    part = client.post("/v1/digits", files=[("images", ("digit.jpg", picture, "image/png"))])
     encoded = client.post("/v1/digits", json={"images": [base64.b64encode(picture).decode()]})
     assert raw.status_code == 200
     assert raw.json() == part.json() == encoded.json()
@@ -53,18 +54,18 @@ def test_many_digits_come_back_in_order(client: httpx.Client, digits: datasets.P
 
 
 def test_each_version_of_digits_answers_for_itself(client: httpx.Client) -> None:
-    picture = (EXAMPLES / "digit.png").read_bytes()
+    picture = (EXAMPLES / "digit.jpg").read_bytes()
     answers = {
-        version: client.post(f"/v1/digits?version={version}", content=picture, headers=PNG).json() for version in "12"
+        version: client.post(f"/v1/digits?version={version}", content=picture, headers=JPEG).json() for version in "12"
     }
     assert [answer["version"] for answer in answers.values()] == ["1", "2"]
     assert answers["1"]["predictions"] != answers["2"]["predictions"]
-    assert client.post("/v1/digits", content=picture, headers=PNG).json() == answers["2"]
+    assert client.post("/v1/digits", content=picture, headers=JPEG).json() == answers["2"]
 
 
 @pytest.mark.parametrize("body", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
 def test_a_broken_picture_is_a_422_that_names_it(client: httpx.Client, body: bytes) -> None:
-    good = (EXAMPLES / "digit.png").read_bytes()
+    good = (EXAMPLES / "digit.jpg").read_bytes()
     response = client.post("/v1/digits", files=[("images", ("a", good)), ("images", ("b", body))])
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == ["images", 1]
@@ -79,7 +80,7 @@ def test_pixels_are_counted_before_a_picture_is_decoded(client: httpx.Client) ->
 
 
 def test_at_most_64_pictures(client: httpx.Client) -> None:
-    picture = (EXAMPLES / "digit.png").read_bytes()
+    picture = (EXAMPLES / "digit.jpg").read_bytes()
     for count, status in ((64, 200), (65, 422)):
         files = [("images", ("x.png", picture, "image/png"))] * count
         assert client.post("/v1/digits", files=files).status_code == status
@@ -167,7 +168,7 @@ def test_fashion_with_a_seed_is_the_same_again_and_without_one_another(client: h
 
 
 def test_bentomls_own_client_works_on_every_task(server: str) -> None:
-    picture = base64.b64encode((EXAMPLES / "digit.png").read_bytes()).decode()
+    picture = base64.b64encode((EXAMPLES / "digit.jpg").read_bytes()).decode()
     with bentoml.SyncHTTPClient(server) as client:
         assert client.digits({"images": [picture]})["predictions"][0]["digit"] == 7
         assert client.sentiment({"reviews": ["A wonderful film."]})["predictions"][0]["label"] == "positive"
