@@ -54,13 +54,13 @@ def photograph(digit: Grey, random: np.random.Generator, scene: Scene = Scene())
     width = int(height * random.uniform(*scene.aspect))
     ink, size = _place(digit, height, width, random, scene)
     paper = random.uniform(*scene.paper)
-    tone = paper * (1 - ink * np.float32(random.uniform(*scene.contrast)))
+    tone: Floats = np.float32(paper) * (1 - ink * np.float32(random.uniform(*scene.contrast)))
     if random.random() < 0.5:
-        tone = 255 - tone
+        tone = np.float32(255) - tone
     tone *= _light(height, width, random, random.uniform(*scene.shade))
     sigma = random.uniform(*scene.blur) * size
     if sigma > 0.2:
-        tone = cv2.GaussianBlur(tone, (0, 0), sigma)
+        tone = np.asarray(cv2.GaussianBlur(tone, (0, 0), sigma), np.float32)
     tone += random.normal(0, random.uniform(*scene.noise), tone.shape).astype(np.float32)
     return _encode(np.clip(tone, 0, 255).astype(np.uint8), random, scene)
 

@@ -6,6 +6,7 @@ threshold, keep the strokes that belong together. Then the digit is scaled into 
 proportions, and its centre of mass put in the middle of 28x28 (LeCun et al., 1998).
 """
 
+import math
 from typing import Final, NamedTuple
 
 import cv2
@@ -34,16 +35,22 @@ MARGIN: Final = 0.4
 LEAST_INK: Final = (0.0004, 0.015)
 """Share of the picture that the digit's ink takes at least, in the coarse and in the fine step."""
 NOISE_QUANTILE: Final = 0.01
+"""Share of the pixels that noise may exceed on the side away from ink."""
 MOST_NOISE: Final = 0.35
+"""Of the strongest contrast; what looks like more noise is a background that the surface does not fit."""
 FAINT: Final = 0.5
 """Of what is surely ink; a stroke may fade to it."""
 SPECK: Final = 0.01
 """Of the largest stroke's area; what is smaller is dirt or noise."""
 RIM_SHARE: Final = 0.3
+"""What counts of the ink of strokes that touch the rim: they are more often shadows and edges of paper."""
 GAP: Final = 0.2
 """Strokes closer than this share of the digit's size belong together."""
 LEAST_STROKE: Final = 1.6
 """Pixels of the box; a finer pen's strokes are widened to it, or they would fade when the digit is scaled down."""
+
+GRID: Final = 24
+"""The background is fitted to the picture averaged down to this many rows and columns."""
 
 cv2.setNumThreads(1)  # one request, one core: the server runs many side by side
 
@@ -71,12 +78,10 @@ def frame(grey: Grey) -> Grey:
         for candidate in (grey, 255 - grey):
             if _is_framed(candidate):
                 return candidate
-    coarse = _shrink(grey, COARSE_SIDE)
+    coarse = _resized(grey, COARSE_SIDE, enlarge=False)
     found = _find_ink(coarse, LEAST_INK[0])
-    box = _box(found.strokes, MARGIN) * (grey.shape[0] / coarse.shape[0])
-    top, bottom, left, right = (int(edge) for edge in np.rint(box))
-    fine = _find_ink(_zoom(grey[top:bottom, left:right]), LEAST_INK[1], found.sign)
-    return _centre(_scale(fine))
+    around = _resized(_surroundings(found.strokes, grey), FINE_SIDE, enlarge=True)
+    return _centre(_scale(_find_ink(around, LEAST_INK[1], found.sign)))
 
 
 def _is_framed(picture: Grey) -> bool:
@@ -88,21 +93,15 @@ def _is_framed(picture: Grey) -> bool:
     return all(abs(mass[moment] / mass["m00"] - MIDDLE) < 0.51 for moment in ("m10", "m01"))
 
 
-def _shrink(grey: Grey, side: int) -> Grey:
-    scale = side / max(grey.shape)
-    if scale >= 1:
+def _resized(grey: Grey, side: int, *, enlarge: bool) -> Grey:
+    """The picture with its longer side at `side`; a smaller one only if `enlarge`."""
+    height, width = grey.shape
+    scale = side / max(height, width)
+    if scale > 1 and not enlarge:
         return grey
-    size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _zoom(grey: Grey) -> Grey:
-    """The picture with its longer side at `FINE_SIDE`, up or down."""
-    scale = FINE_SIDE / max(grey.shape)
-    if scale <= 1:
-        return _shrink(grey, FINE_SIDE)
-    size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
+    return np.asarray(cv2.resize(grey, size, interpolation=how), np.uint8)
 
 
 def _find_ink(grey: Grey, least_ink: float, sign: float | None = None) -> Ink:
@@ -160,15 +159,11 @@ def _background(picture: Floats) -> Floats:
     height, width = picture.shape
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
     c = coefficients
-    along_y, along_x = c[0] + c[1] * y + c[3] * y * y, c[2] * x + c[5] * x * x
-    return (
-        along_y.astype(np.float32) + along_x.astype(np.float32) + (c[4] * y).astype(np.float32) * x.astype(np.float32)
-    )
-
-
-RIMW = 0.07
-GRID: Final = 24
-"""The background is fitted to the picture averaged down to this many rows and columns."""
+    # A sum of a column, a row and their product, so that only the last step handles every pixel, in single precision.
+    column, row = c[0] + c[1] * y + c[3] * y * y, c[2] * x + c[5] * x * x
+    single = np.float32
+    surface: Floats = column.astype(single) + row.astype(single) + (c[4] * y).astype(single) * x.astype(single)
+    return surface
 
 
 def _terms() -> npt.NDArray[np.float64]:
@@ -178,7 +173,7 @@ def _terms() -> npt.NDArray[np.float64]:
 
 _TERMS: Final = _terms()
 _RIDGE: Final = 1e-3 * np.eye(6)
-_RIM: Final = np.where(np.abs(_TERMS[:, 1:3]).max(axis=1) > 0.85, 1.0, RIMW)
+_RIM: Final = np.where(np.abs(_TERMS[:, 1:3]).max(axis=1) > 0.85, 1.0, 0.2)
 
 
 def _main_strokes(share: Floats, sure: float, faint: float) -> Mask:
@@ -193,7 +188,7 @@ def _main_strokes(share: Floats, sure: float, faint: float) -> Mask:
     if area[largest] == 0:
         raise _nothing()
     kept = area >= max(1, SPECK * area[largest])
-    mask = kept[pieces].astype(np.uint8)
+    mask: Mask = kept[pieces].astype(np.uint8)
     size = max(boxes[largest, cv2.CC_STAT_WIDTH], boxes[largest, cv2.CC_STAT_HEIGHT])
     reach = 2 * max(1, round(GAP * size / 2)) + 1
     _, labels = cv2.connectedComponents(cv2.dilate(mask, np.ones((reach, reach), np.uint8)))
@@ -208,18 +203,14 @@ def _main_strokes(share: Floats, sure: float, faint: float) -> Mask:
     return mask
 
 
-def _box(strokes: Mask, margin: float) -> npt.NDArray[np.float64]:
-    """Top, bottom, left, right of the strokes with a margin, inside the picture."""
+def _surroundings(strokes: Mask, grey: Grey) -> Grey:
+    """The part of the picture in which strokes, found in a smaller copy of it, lie with a margin."""
     x, y, width, height = cv2.boundingRect(strokes)
-    extra = margin * max(width, height) + 2
-    return np.array(
-        [
-            max(0, y - extra),
-            min(strokes.shape[0], y + height + extra),
-            max(0, x - extra),
-            min(strokes.shape[1], x + width + extra),
-        ]
-    )
+    extra = MARGIN * max(width, height) + 2
+    down, across = grey.shape[0] / strokes.shape[0], grey.shape[1] / strokes.shape[1]
+    top, left = max(0, int((y - extra) * down)), max(0, int((x - extra) * across))
+    bottom, right = math.ceil((y + height + extra) * down), math.ceil((x + width + extra) * across)
+    return grey[top:bottom, left:right]
 
 
 def _scale(ink: Ink) -> Floats:
@@ -239,7 +230,8 @@ def _scale(ink: Ink) -> Floats:
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small: Floats = np.asarray(cv2.resize(cut, size, interpolation=how), np.float32)
     full = np.percentile(small[small > 0.1], 90)
-    return np.minimum(small / np.float32(full), np.float32(1))
+    digit: Floats = np.minimum(small / np.float32(full), np.float32(1))
+    return digit
 
 
 def _centre(digit: Floats) -> Grey:

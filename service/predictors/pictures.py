@@ -23,6 +23,12 @@ WORKING_SIDE: Final = 1024
 MAX_SCANS: Final = 100
 """A progressive JPEG has about ten scans, each a pass over the whole picture; one with thousands is an attack."""
 
+OPAQUE: Final = 127
+SOLID: Final = 0.75
+"""Share of its bounding box that a solid thing fills; handwriting fills less."""
+SEVERAL_TONES: Final = 96
+"""Grey levels between the darkest and the brightest of several tones."""
+
 _START_OF_SCAN = b"\xff\xda"
 _ORIENTATION = 0x0112
 
@@ -101,20 +107,19 @@ def _stretch(values: npt.NDArray[np.generic]) -> Grey:
 def _compose(image: Image.Image) -> Grey:
     """Lays a transparent picture on a ground on which what is visible can be seen.
 
-    Ink of one tone goes on the opposite tone, black on white and white on black. A picture of several tones is a
-    picture in itself, transparent only at its edges: those take its most common tone.
+    Ink goes on the opposite tone, black on white and white on black. Something solid with several tones is a picture in
+    itself, transparent only around it: that takes its most common tone.
     """
     grey, alpha = np.asarray(image.convert("L")), np.asarray(image.getchannel("A"))
-    visible = grey[alpha > 127]
+    opaque = alpha > OPAQUE
+    visible = grey[opaque]
     if visible.size == 0:
-        visible = grey[alpha > 0]
-    if visible.size in (0, grey.size):
-        return np.zeros_like(grey) if visible.size == 0 else grey
-    low, middle, high = np.percentile(visible, (5, 50, 95))
-    one_tone = high - low < 96
-    ground = (255.0 if middle < 128 else 0.0) if one_tone else float(middle)
-    opacity = alpha.astype(np.float32) / 255
-    return np.rint(ground + (grey - np.float32(ground)) * opacity).astype(np.uint8)
+        return np.zeros_like(grey)
+    low, tone, high = np.percentile(visible, (1, 50, 99))
+    _, _, width, height = cv2.boundingRect(opaque.astype(np.uint8))
+    in_itself = visible.size > SOLID * width * height and high - low > SEVERAL_TONES
+    ground = np.float32(tone if in_itself else 255 * (tone < 128))
+    return np.rint(ground + (grey - ground) * (alpha.astype(np.float32) / 255)).astype(np.uint8)
 
 
 def _shrink(grey: Grey) -> Grey:

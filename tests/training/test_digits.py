@@ -1,0 +1,157 @@
+"""The convolutional network that is committed, from its graph, and the training that made it."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from service.engine.card import Card, digests
+from service.predictors.framing import frame
+from service.predictors.pictures import read_grey
+from training import datasets, export, photographs
+from training.datasets import MNIST, Pictures
+from training.digits import DIGITS, Convolutional, Hyperparameters, augment, fold, follow, multiply_adds
+
+MODEL = Path("models/digits/2")
+BASELINE = Path("models/digits/1")
+
+
+@pytest.fixture(scope="module")
+def graph() -> ort.InferenceSession:
+    return export.session(MODEL / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def test_pictures() -> Pictures:
+    return datasets.pictures(MNIST)[1]
+
+
+def probabilities(graph: ort.InferenceSession, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    (found,) = graph.run(None, {"pictures": pictures})
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+def test_the_card_meets_the_bars() -> None:
+    figures = Card.read(MODEL).figures
+    assert figures["accuracy"].value >= 0.996
+    assert figures["photograph_accuracy"].value >= 0.985
+    assert figures["multiply_adds"].value <= 5.3e6
+    assert figures["calibration_error"].value <= 0.01
+    for name in ("accuracy", "log_loss", "calibration_error", "photograph_accuracy"):
+        low, high = figures[name].low, figures[name].high
+        assert low is not None
+        assert high is not None
+        assert low <= figures[name].value <= high
+
+
+def test_it_is_better_than_the_perceptron() -> None:
+    assert Card.read(MODEL).figures["accuracy"].low > Card.read(BASELINE).figures["accuracy"].high
+
+
+def test_the_card_describes_the_directory() -> None:
+    card = Card.read(MODEL)
+    assert card.files == digests(MODEL)
+    assert card.classes == DIGITS
+    (pictures,), (answer,) = card.inputs, card.outputs
+    assert (pictures.dtype, pictures.shape) == ("uint8", ("batch", 28, 28))
+    assert (answer.dtype, answer.shape) == ("float32", ("batch", 10))
+
+
+def test_the_graph_is_one_file_of_a_recent_opset_without_batch_norm() -> None:
+    model = onnx.load(MODEL / "model.onnx", load_external_data=False)
+    assert model.opset_import[0].version >= 17
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    assert b".py" not in (MODEL / "model.onnx").read_bytes()
+
+
+def test_golden_cases_are_test_pictures_and_come_out_as_in_training(
+    graph: ort.InferenceSession, test_pictures: Pictures
+) -> None:
+    golden = np.load(MODEL / "golden.npz")
+    pictures, expected = golden["in:pictures"], golden["out:probabilities"]
+    assert len(pictures) >= 16
+    assert np.array_equal(pictures, test_pictures.pictures[: len(pictures)])
+    np.testing.assert_allclose(probabilities(graph, pictures), expected, rtol=0, atol=1e-5)
+
+
+def test_the_figure_on_the_card_is_what_the_graph_does(graph: ort.InferenceSession, test_pictures: Pictures) -> None:
+    found = probabilities(graph, test_pictures.pictures)
+    accuracy = float((found.argmax(1) == test_pictures.labels).mean())
+    assert accuracy == pytest.approx(Card.read(MODEL).figures["accuracy"].value, abs=1e-4)
+
+
+def test_a_picture_is_read_alike_in_any_company(graph: ort.InferenceSession, test_pictures: Pictures) -> None:
+    pictures = test_pictures.pictures[:200]
+    together = probabilities(graph, pictures)
+    np.testing.assert_allclose(together.sum(1), 1, atol=1e-6)
+    for size in (1, 3, 64):
+        apart = np.concatenate([probabilities(graph, pictures[at : at + size]) for at in range(0, 200, size)])
+        np.testing.assert_allclose(together, apart, rtol=0, atol=1e-5)
+    assert probabilities(graph, pictures[:0]).shape == (0, 10)
+
+
+def test_small_shifts_do_not_change_the_digit(graph: ort.InferenceSession, test_pictures: Pictures) -> None:
+    pictures, labels = test_pictures.pictures[:1000], test_pictures.labels[:1000]
+    for axis in (1, 2):
+        for step in (-2, 2):
+            shifted = np.roll(pictures, step, axis)
+            assert (probabilities(graph, shifted).argmax(1) == labels).mean() >= 0.985
+
+
+def test_folding_and_export_change_nothing(tmp_path: Path, test_pictures: Pictures) -> None:
+    torch.manual_seed(0)
+    network = Convolutional(0.3)
+    pictures = torch.from_numpy(test_pictures.pictures[:32])
+    network.train()
+    for _ in range(3):  # so that batch norm has statistics
+        network(pictures)
+    folded = fold(network)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(pictures), network.eval()(pictures), rtol=0, atol=1e-6)
+    example = {"pictures": test_pictures.pictures[:2]}
+    path = export.write_graph(folded, tmp_path, example, ("probabilities",), {"pictures": {0: "batch"}})
+    batches = ({"pictures": test_pictures.pictures[:size]} for size in (1, 2, 7, 64))
+    assert export.check_parity(folded, path, batches) <= export.TOLERANCE
+    assert multiply_adds(folded) == Card.read(MODEL).figures["multiply_adds"].value
+
+
+def test_augmentation_keeps_shape_and_range_and_follows_the_seed(test_pictures: Pictures) -> None:
+    pictures = torch.from_numpy(test_pictures.pictures[:64])
+    torch.manual_seed(1)
+    once = augment(pictures, Hyperparameters())
+    torch.manual_seed(1)
+    again = augment(pictures, Hyperparameters())
+    assert torch.equal(once, again)
+    assert once.shape == pictures.shape
+    assert once.dtype == torch.float32
+    assert once.min() >= 0
+    assert once.max() <= 255
+    assert (once - pictures).abs().mean() > 5
+    calm = augment(pictures, Hyperparameters(), strength=0.0)
+    torch.testing.assert_close(calm, pictures.to(torch.float32), rtol=0, atol=0.01)
+
+
+def test_the_average_follows_weights_and_statistics() -> None:
+    network, average = Convolutional(0.3), Convolutional(0.3)
+    for step in range(200):
+        follow(average, network, 0.9, step)
+    for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(slow, fast, rtol=0, atol=1e-4)
+
+
+def test_photographs_follow_the_seed_and_keep_the_digit_inside(test_pictures: Pictures) -> None:
+    digit = test_pictures.pictures[0]
+    first, second = (photographs.photograph(digit, np.random.default_rng(5)) for _ in range(2))
+    assert first == second
+    assert first != photographs.photograph(digit, np.random.default_rng(6))
+    assert frame(read_grey(first)).shape == (28, 28)
+    framed, found = photographs.read_back(test_pictures.pictures[:20], seed=0)
+    assert framed.shape == (20, 28, 28)
+    assert found.all()
