@@ -449,6 +449,7 @@ def write(network: Sentiment, reader: ReviewReader, test: Corpus, held_out: int,
         limits=(
             "Trained on strong opinions (1 to 4 and 7 to 10 of 10 stars): a lukewarm review is forced to one side.",
             "Other subjects than films, other languages, irony and quoted opinions mislead it.",
+            'It knows negations that reviewers often use, not every one: "never gets boring" sounds boring to it.',
             f"Of a review of more than {MAX_TOKENS:,} words and marks only the last ones are read.",
             "It knows the actors and directors of 2011 and before by their reputation then, and leans on it.",
         ),

@@ -65,6 +65,8 @@ class ReviewReader:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        # Else "[PAD]" in a text would become padding in the middle of a row.
+        tokenizer.encode_special_tokens = True
 
     @classmethod
     def of(cls, directory: Path) -> "ReviewReader":
