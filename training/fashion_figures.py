@@ -34,7 +34,8 @@ def measure(drawn: Pictures, training: Pictures, test: Pictures) -> tuple[dict[s
     }
     for label, name in enumerate(CLASSES):
         rows = drawn.labels == label
-        how = f"agreement, {name}: {rows.sum():,} drawn pictures"
+        truth = (named_real == test.labels)[test.labels == label].mean()
+        how = f"agreement, {name}: {rows.sum():,} drawn pictures; the judge's accuracy on real ones is {truth:.3f}"
         figures[f"agreement_{slug(name)}"] = evaluate.accuracy(named[rows], drawn.labels[rows], how)
     figures["frechet_distance"] = Figure(
         value=frechet_distance(features, real_features), how=f"judge's features, {of_drawn}, to {of_real}"

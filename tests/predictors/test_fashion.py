@@ -93,11 +93,13 @@ def test_latents_are_standard_normal_and_independent() -> None:
 
 
 def test_truncation_scales(predictor: FashionPredictor) -> None:
-    plain, half = (
-        predictor.decode(FashionRequest(seed=3, truncation=truncation))[0]["latent"] for truncation in (1.0, 0.5)
-    )
-    assert (plain == latents(3, 16)).all()
-    assert half == pytest.approx(plain / 2)
+    lengths = []
+    for truncation in (0.1, 0.5, 1.0, 1.5, 2.0):
+        latent = predictor.decode(FashionRequest(seed=3, truncation=truncation))[0]["latent"].astype(np.float64)
+        lengths.append(np.linalg.norm(latent))
+        assert latent / lengths[-1] == pytest.approx(latents(3, 16) / np.linalg.norm(latents(3, 16)), abs=1e-6)
+    assert lengths == sorted(lengths)
+    assert lengths[2] == pytest.approx(np.linalg.norm(latents(3, 16)))
 
 
 def test_draws_a_fresh_seed_where_none_is_given(predictor: FashionPredictor) -> None:
