@@ -5,7 +5,7 @@ fraction of their size, transparency and EXIF orientation taken into account. Wh
 """
 
 import io
-from typing import Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from service.errors import Invalid, TooLarge
 
 Grey = npt.NDArray[np.uint8]
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS: Final = 25_000_000
@@ -23,7 +24,8 @@ WORKING_SIDE: Final = 1024
 MAX_SCANS: Final = 100
 """A progressive JPEG has about ten scans, each a pass over the whole picture; one with thousands is an attack."""
 
-OPAQUE: Final = 127
+OPAQUE: Final = 0.98
+"""Of the strongest opacity: edges, where colours mix, tell nothing of the ink's tone."""
 SOLID: Final = 0.75
 """Share of its bounding box that a solid thing fills; handwriting fills less."""
 SEVERAL_TONES: Final = 96
@@ -51,7 +53,7 @@ def read_grey(data: bytes) -> Grey:
             image.draft("L", (WORKING_SIDE // 2, WORKING_SIDE // 2))
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
-            grey = _shrink(_to_grey(image))
+            grey = _to_grey(image)
     except (TooLarge, Invalid):
         raise
     except Image.DecompressionBombError as error:
@@ -84,24 +86,23 @@ def _check_scans(image: Image.Image, data: bytes) -> None:
 
 
 def _to_grey(image: Image.Image) -> Grey:
-    if image.mode == "L" and "transparency" not in image.info:
-        return np.asarray(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _stretch(np.asarray(image))
     if image.mode == "LAB":
-        return np.asarray(image.getchannel("L"))
+        return _shrink(np.asarray(image.getchannel("L")))
     if image.has_transparency_data:
-        return _compose(image.convert("RGBA"))
-    return np.asarray(image.convert("RGB").convert("L") if image.mode == "CMYK" else image.convert("L"))
+        return _compose(image if image.mode in ("LA", "RGBA") else image.convert("RGBA"))
+    return _shrink(np.asarray(image.convert("RGB").convert("L") if image.mode == "CMYK" else image.convert("L")))
 
 
 def _stretch(values: npt.NDArray[np.generic]) -> Grey:
     """Darkest to 0, brightest to 255: 16-bit and float pictures have no agreed range. NaN and infinities become 0."""
-    numbers = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(numbers.min()), float(numbers.max())
-    if high <= low:
-        return np.zeros(numbers.shape, np.uint8)
-    return np.rint((numbers.astype(np.float64) - low) * (255.0 / (high - low))).astype(np.uint8)
+    numbers = np.nan_to_num(values.astype(np.float32, copy=False), nan=0.0, posinf=0.0, neginf=0.0)
+    small = _shrink(numbers).astype(np.float64)
+    low, high = small.min(), small.max()
+    if not 0 < high - low < np.inf:
+        return np.zeros(small.shape, np.uint8)
+    return np.asarray(np.rint((small - low) * (255 / (high - low))), np.uint8)
 
 
 def _compose(image: Image.Image) -> Grey:
@@ -110,25 +111,28 @@ def _compose(image: Image.Image) -> Grey:
     Ink goes on the opposite tone, black on white and white on black. Something solid with several tones is a picture in
     itself, transparent only around it: that takes its most common tone.
     """
-    grey, alpha = np.asarray(image.convert("L")), np.asarray(image.getchannel("A"))
-    opaque = alpha > OPAQUE
-    visible = grey[opaque]
-    if visible.size == 0:
+    grey = _shrink(np.asarray(image.convert("L")))
+    alpha = _shrink(np.asarray(image.getchannel("A")))
+    if not alpha.any():
         return np.zeros_like(grey)
+    opaque = alpha >= OPAQUE * alpha.max()
+    visible = grey[opaque]
     low, tone, high = np.percentile(visible, (1, 50, 99))
     _, _, width, height = cv2.boundingRect(opaque.astype(np.uint8))
     in_itself = visible.size > SOLID * width * height and high - low > SEVERAL_TONES
     ground = np.float32(tone if in_itself else 255 * (tone < 128))
-    return np.rint(ground + (grey - ground) * (alpha.astype(np.float32) / 255)).astype(np.uint8)
+    opacity = alpha.astype(np.float32) / 255
+    return np.asarray(np.rint(ground + (grey - ground) * opacity), np.uint8)
 
 
-def _shrink(grey: Grey) -> Grey:
-    height, width = grey.shape
+def _shrink(pixels: npt.NDArray[Pixel]) -> npt.NDArray[Pixel]:
+    """Averaged down to `WORKING_SIDE`; the sooner, the less memory the rest takes."""
+    height, width = pixels.shape
     scale = WORKING_SIDE / max(height, width)
     if scale >= 1:
-        return grey
+        return pixels
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), pixels.dtype)
 
 
 def _upright(grey: Grey, orientation: int) -> Grey:
