@@ -18,19 +18,10 @@ from service.engine.card import Card, digests
 from service.predictors.sentiment import ReviewReader, pad
 from training import datasets, export
 from training.datasets import Reviews
-from training.sentiment import (
-    CLASSES,
-    SMOKE,
-    Hyperparameters,
-    Linear,
-    Recurrent,
-    Sentiment,
-    Table,
-    bucketed,
-    fit_blend,
-    make_tokenizer,
-)
+from training.sentiment import CLASSES, SMOKE, Hyperparameters, fit_blend
+from training.sentiment_corpus import bucketed, make_tokenizer
 from training.sentiment_counts import LinearModel, bigrams, count, distinct, fit_linear, word_vectors
+from training.sentiment_network import Linear, Recurrent, Sentiment, Table
 
 MODEL = Path(__file__).parents[2] / "models/sentiment/1"
 MEGABYTE = 2**20
