@@ -83,6 +83,7 @@ def test_the_graph_takes_any_batch_and_length(graph: ort.InferenceSession) -> No
     model = onnx.load(MODEL / "model.onnx", load_external_data=False)
     assert model.opset_import[0].version >= 17
     assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert b".py" not in (MODEL / "model.onnx").read_bytes()  # traces of where it was exported
 
 
 def test_golden_cases_come_out_as_torch_gave_them(graph: ort.InferenceSession) -> None:
