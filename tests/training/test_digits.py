@@ -132,7 +132,7 @@ def test_augmentation_keeps_shape_and_range_and_follows_the_seed(test_pictures: 
     assert once.shape == pictures.shape
     assert once.dtype == torch.float32
     assert once.min() >= 0
-    assert once.max() <= 255
+    assert once.max() <= 255.01
     assert (once - pictures).abs().mean() > 5
     calm = augment(pictures, Hyperparameters(), strength=0.0)
     torch.testing.assert_close(calm, pictures.to(torch.float32), rtol=0, atol=0.01)
