@@ -292,7 +292,8 @@ def write(network: Convolutional, test: Pictures, h: Hyperparameters, run: Run) 
             MNIST.describe(
                 {
                     "training": f"{60_000 - h.held_out:,} of the 60,000 training pictures",
-                    "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature; recipes were compared on 5,000",
+                    "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature; recipes were "
+                    "compared on 5,000",
                     "test": "the 10,000 test pictures, for the figures; a net with a coarser first layer, 99.55 % on "
                     "them, was given up for this one",
                 }
