@@ -258,7 +258,7 @@ def write(network: Convolutional, test: Pictures, h: Hyperparameters, run: Run) 
         network, directory, {"pictures": test.pictures[:2]}, ("probabilities",), {"pictures": {0: "batch"}}
     )
     export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
-    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, "probabilities")
+    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, ("probabilities",))
     figures = measure(graph, test, run) | {
         "weights": Figure(value=sum(p.numel() for p in network.parameters()), how="parameters, batch norm folded"),
         "multiply_adds": Figure(value=multiply_adds(network), how="one picture; the classic net needs 12.0 million"),

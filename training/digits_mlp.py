@@ -136,7 +136,7 @@ def write(network: Perceptron, test: Pictures, h: Hyperparameters, run: Run) -> 
         network, directory, {"pictures": test.pictures[:2]}, ("probabilities",), {"pictures": {0: "batch"}}
     )
     export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
-    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, "probabilities")
+    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, ("probabilities",))
     (probabilities,) = export.session(graph).run(None, {"pictures": test.pictures})
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)

@@ -89,7 +89,7 @@ def check_parity(network: nn.Module, path: Path, batches: Iterable[Tensors], tol
     graph = session(path)
     worst = 0.0
     for batch in batches:
-        expected = run_torch(network, batch)
+        expected, *_ = run_torch(network, batch)
         (found, *_) = graph.run(None, dict(batch))
         worst = max(worst, float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max()))
     if worst > tolerance:
@@ -97,22 +97,21 @@ def check_parity(network: nn.Module, path: Path, batches: Iterable[Tensors], tol
     return worst
 
 
-def run_torch(network: nn.Module, batch: Tensors) -> npt.NDArray[np.generic]:
-    """The network's (first) output on CPU, in evaluation mode."""
+def run_torch(network: nn.Module, batch: Tensors) -> tuple[npt.NDArray[np.generic], ...]:
+    """The network's outputs on CPU, in evaluation mode."""
     with torch.inference_mode():
         result = network.cpu().eval()(*(torch.from_numpy(np.asarray(value)) for value in batch.values()))
-    first: torch.Tensor = result[0] if isinstance(result, tuple) else result
-    return first.numpy()
+    outputs: tuple[torch.Tensor, ...] = result if isinstance(result, tuple) else (result,)
+    return tuple(output.numpy() for output in outputs)
 
 
-def write_golden(network: nn.Module, directory: Path, inputs: Tensors, output: str) -> None:
+def write_golden(network: nn.Module, directory: Path, inputs: Tensors, outputs: tuple[str, ...]) -> None:
     """Writes `golden.npz`: real cases (at least 16 rows) and what torch says of them, `in:<name>` and `out:<name>`."""
     if len(next(iter(inputs.values()))) < 16:
         raise ValueError("golden cases need at least 16 rows")
-    arrays = {f"in:{name}": np.asarray(value) for name, value in inputs.items()}
-    np.savez_compressed(
-        directory / "golden.npz", allow_pickle=False, **arrays, **{f"out:{output}": run_torch(network, inputs)}
-    )
+    given = {f"in:{name}": np.asarray(value) for name, value in inputs.items()}
+    said = {f"out:{name}": value for name, value in zip(outputs, run_torch(network, inputs), strict=True)}
+    np.savez_compressed(directory / "golden.npz", allow_pickle=False, **given, **said)
 
 
 def write_card(

@@ -238,7 +238,7 @@ def write(generator: Generator, training: Pictures, test: Pictures, h: Hyperpara
     graph = export.write_graph(generator, directory, cases[2], ("picture",), free)
     check_shades(generator, graph, list(cases.values()))
     export.check_parity(generator, graph, cases.values(), tolerance=1)
-    export.write_golden(generator, directory, cases[20], "picture")
+    export.write_golden(generator, directory, cases[20], ("picture",))
     drawn = Pictures(*sample(generator, len(test), run.seed + 1))
     evaluate.plot_learning_curve(run.history, directory / "learning_curve.png")
     shown, _ = sample(generator, 100, run.seed + 2)

@@ -230,7 +230,7 @@ def write(network: Perceptrons, data: Masses, run: Run) -> Path:
     unknown = np.isnan(data.masses)
     lacking = [np.flatnonzero(column)[:5] for column in unknown.T]
     golden = np.unique(np.concatenate([*lacking, np.flatnonzero(~unknown.any(1))[:16]]))
-    export.write_golden(network, directory, {"masses": data.masses[golden]}, "probabilities")
+    export.write_golden(network, directory, {"masses": data.masses[golden]}, ("probabilities",))
     return directory
 
 

@@ -7,11 +7,10 @@ import os
 import platform
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -108,7 +107,7 @@ class Run:
         """What the card says of this run; its checkpoint is no longer needed."""
         self._checkpoint.unlink(missing_ok=True)
         return Training(
-            command=" ".join(["python -m training", *sys.argv[1:]]),
+            command=self._command(hyperparameters),
             hyperparameters=asdict(hyperparameters),
             seed=self.seed,
             commit=_commit(),
@@ -117,6 +116,18 @@ class Run:
             hardware=_hardware(self.device),
             libraries={name: version(name) for name in ("torch", "numpy", "onnx", "onnxruntime")},
         )
+
+    def _command(self, hyperparameters: Any) -> str:
+        """What makes this version again, wherever its data and its directory are."""
+        words = ["python -m training", self.name]
+        if self.smoke:
+            words.append("--smoke")
+        if self.seed:
+            words.append(f"--seed {self.seed}")
+        for option in fields(hyperparameters):
+            if (value := getattr(hyperparameters, option.name)) != option.default:
+                words.append(f"--{option.name.replace('_', '-')} {value}")
+        return " ".join(words)
 
 
 def _commit() -> str:

@@ -11,7 +11,6 @@ test split is trained on.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,14 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.engine.card import Figure, TensorSpec
-from service.predictors.sentiment import MAX_TOKENS, TOKENIZER_FILE, ReviewReader, pad
-from training import datasets, evaluate, export
-from training.datasets import IMDB
+from service.engine.card import Figure
+from service.predictors.sentiment import MAX_TOKENS, ReviewReader, pad
+from training import datasets, evaluate, export, sentiment_figures
 from training.run import Precision, Run
 from training.sentiment_corpus import Corpus, Rows, bucketed, by_length, make_tokenizer, padded
 from training.sentiment_counts import count, fit_linear, word_vectors
 from training.sentiment_network import Architecture, Linear, Recurrent, Sentiment
 
-CLASSES = ("negative", "positive")
 Floats = npt.NDArray[np.float32]
 
 
@@ -187,88 +184,19 @@ def write(network: Sentiment, reader: ReviewReader, test: Corpus, held_out: int,
     """Exports, proves, and measures on the test split: the only time that it is looked at."""
     directory = export.start(run.out)
     reader.save(directory)
-    network.cpu()
-    alone = {"recurrent": logits_of(network.recurrent, test.ids), "linear": logits_of(network.linear, test.ids)}
-    graph = export.write_graph(
-        network,
-        directory,
-        {"tokens": padded(test.ids, range(2)).numpy()},
-        ("probabilities",),
-        {"tokens": {0: "batch", 1: "length"}},
-    )
+    example = {"tokens": padded(test.ids, range(2)).numpy()}
+    free = {"tokens": {0: "batch", 1: "length"}}
+    graph = export.write_graph(network, directory, example, ("probabilities", "log_odds"), free)
     export.check_parity(network, graph, _batches_of_many_shapes(test))
     order = np.argsort([len(ids) for ids in test.ids], kind="stable")
     golden = padded(test.ids, order[np.linspace(0, len(order) - 1, 24).astype(int)]).numpy()
-    export.write_golden(network, directory, {"tokens": golden}, "probabilities")
-    probabilities = _served(graph, test)
-    predicted = probabilities.argmax(1)
-    evaluate.plot_learning_curve(
-        [row for row in run.history if "validation_accuracy" in row], directory / "learning_curve.png"
-    )
-    evaluate.plot_confusion(predicted, test.labels, CLASSES, directory / "confusion_matrix.png")
-    evaluate.plot_reliability(probabilities[:, 1], test.labels == 1, directory / "reliability.png")
-    how = f"{len(test.ids):,} IMDB test reviews, through the ONNX graph"
-    export.write_card(
-        directory,
-        title="Sentiment, LSTM beside bigrams" if h.cell == "lstm" else "Sentiment, GRU beside bigrams",
-        task="Does the reviewer like the film",
-        inputs=(
-            TensorSpec(
-                name="tokens",
-                dtype="int64",
-                shape=("batch", "length"),
-                meaning=f"ids of the last {MAX_TOKENS} words and marks by {TOKENIZER_FILE}, padded on the right with 0",
-                range=f"0 to {h.vocabulary - 1}; any other number is an unknown word",
-            ),
-        ),
-        outputs=(
-            TensorSpec(
-                name="probabilities",
-                dtype="float32",
-                shape=("batch", 2),
-                meaning="probability that the review is negative, and positive",
-                range="0 to 1, each row sums to 1",
-            ),
-        ),
-        classes=CLASSES,
-        figures={
-            "accuracy": evaluate.accuracy(predicted, test.labels, how),
-            "accuracy_recurrent": evaluate.accuracy(
-                (alone["recurrent"] > 0).astype(np.int64), test.labels, "the recurrent network alone, same reviews"
-            ),
-            "accuracy_linear": evaluate.accuracy(
-                (alone["linear"] > 0).astype(np.int64), test.labels, "the linear model alone, same reviews"
-            ),
-            "auc": evaluate.bootstrap(
-                evaluate.area_under_roc, probabilities[:, 1], test.labels, how=how, resamples=200
-            ),
-            "log_loss": evaluate.bootstrap(evaluate.log_loss, probabilities, test.labels, how=how),
-            "calibration_error": evaluate.bootstrap(
-                evaluate.calibration_error, probabilities[:, 1], test.labels == 1, how=how + "; 10 bins"
-            ),
-            "weight_recurrent": Figure(value=network.blend[0], how="of its log-odds, by the validation reviews"),
-            "weight_linear": Figure(value=network.blend[1], how="of its log-odds, by the validation reviews"),
-        },
-        data=(
-            IMDB.describe(
-                {
-                    "training": "the 25,000 training reviews but 123 whose text stands in the test split word for word",
-                    "validation": f"{held_out:,} of these, drawn by film with seed {run.seed}: epochs, the weights of "
-                    "the two parts and calibration; the served model is then fitted on them too",
-                    "test": "the 25,000 test reviews, for the figures alone",
-                }
-            ),
-        ),
-        training=run.finish(h),
-        intended_use="Reviews of films in English, as people write them on the web. A course's classic, done properly.",
-        limits=(
-            "Trained on strong opinions (1 to 4 and 7 to 10 of 10 stars): a lukewarm review is forced to one side.",
-            "Other subjects than films, other languages, irony and quoted opinions mislead it.",
-            'It knows negations that reviewers often use, not every one: "never gets boring" sounds boring to it.',
-            f"Of a review of more than {MAX_TOKENS:,} words and marks only the last ones are read.",
-            "It knows the actors and directors of 2011 and before by their reputation then, and leans on it.",
-        ),
-    )
+    export.write_golden(network, directory, {"tokens": golden}, ("probabilities", "log_odds"))
+    figures = sentiment_figures.measure(graph, test) | {
+        "weight_recurrent": Figure(value=network.blend[0], how="of its log-odds, by the validation reviews"),
+        "weight_linear": Figure(value=network.blend[1], how="of its log-odds, by the validation reviews"),
+    }
+    sentiment_figures.plot(graph, test, run.history)
+    sentiment_figures.write_card(directory, h.cell, h.vocabulary, held_out, figures, run.finish(h))
 
 
 def _batches_of_many_shapes(test: Corpus) -> Iterator[dict[str, Rows]]:
@@ -276,12 +204,3 @@ def _batches_of_many_shapes(test: Corpus) -> Iterator[dict[str, Rows]]:
     for size, length in ((1, 1), (1, 2), (2, 3), (7, 4), (3, 5), (64, 50), (16, 401), (4, MAX_TOKENS)):
         ids = [row[: max(1, length * (place + 1) // size)] for place, row in enumerate(test.ids[-size:])]
         yield {"tokens": pad(ids)}
-
-
-def _served(graph: Path, test: Corpus) -> Floats:
-    """What the graph says of the reviews, float32 `[n, 2]`."""
-    session = export.session(graph)
-    probabilities = np.empty((len(test.ids), 2), np.float32)
-    for rows in by_length(test.ids):
-        (probabilities[rows],) = session.run(None, {"tokens": padded(test.ids, rows).numpy()})
-    return probabilities

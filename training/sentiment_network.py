@@ -135,18 +135,22 @@ class Linear(nn.Module):
 
 
 class Sentiment(nn.Module):
-    """Token ids, int64 `[batch, length]`, to probabilities, float32 `[batch, 2]`: negative, positive."""
+    """Token ids, int64 `[batch, length]`, to probabilities, float32 `[batch, 2]`: negative, positive.
+
+    Beside them the log-odds of its parts, float32 `[batch, 2]`: recurrent, linear, as they are before they are weighed.
+    """
 
     def __init__(self, recurrent: Recurrent, linear: Linear, blend: Sequence[float]) -> None:
         super().__init__()
         self.recurrent, self.linear = recurrent, linear
         self.blend = blend
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens = torch.where((tokens < 0) | (tokens >= self.recurrent.h.vocabulary), UNKNOWN, tokens)
         deep, wide, offset = self.blend
-        logits = deep * self.recurrent(tokens) + wide * self.linear(tokens) + offset
-        return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
+        parts = torch.stack([self.recurrent(tokens), self.linear(tokens)], dim=1)
+        logits = deep * parts[:, 0] + wide * parts[:, 1] + offset
+        return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1), parts
 
 
 def _chosen(tokens: Tensor, share: float) -> Tensor:

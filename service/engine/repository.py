@@ -22,7 +22,8 @@ from service.errors import NotFound, Unavailable
 logger = logging.getLogger(__name__)
 
 GOLDEN_TOLERANCE = {"f": 1e-4, "u": 1.0, "i": 0.0}
-"""Largest absolute difference from a golden output, by kind of dtype: another processor rounds otherwise."""
+"""Largest difference from a golden output by kind of dtype; of floats above 1, as a share of them. Another processor
+rounds otherwise."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -169,6 +170,8 @@ def _row(tensors: Tensors, row: int) -> dict[str, Any]:
 
 def _agree(found: Tensors, expected: Tensors) -> None:
     for name, value in expected.items():
-        difference = float(np.abs(found[name].astype(np.float64) - value.astype(np.float64)).max())
+        golden = value.astype(np.float64)
+        scale = np.maximum(1, np.abs(golden)) if value.dtype.kind == "f" else 1
+        difference = float((np.abs(found[name].astype(np.float64) - golden) / scale).max())
         if not difference <= GOLDEN_TOLERANCE[value.dtype.kind]:  # NaN fails too
             raise VerificationError(f"golden cases: {name} differs from the recorded one by {difference:.2g}")

@@ -1,4 +1,4 @@
-"""`GET /docs.json`: the OpenAPI document of everything that the front door serves, made from the predictors' schemas."""
+"""`GET /docs.json`: the OpenAPI document of all that the front door serves, made from the predictors' schemas."""
 
 import json
 from collections.abc import Sequence

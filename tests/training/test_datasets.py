@@ -104,12 +104,12 @@ def test_a_changed_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     shutil.copyfile(source, copy)
     assert len(datasets.masses(tmp_path).severity) == 961
     copy.write_bytes(copy.read_bytes().replace(b"5,67,3,5,3,1", b"5,67,3,5,3,0", 1))
-    with pytest.raises(DataError, match="mammographic_masses.data is not the published file"):
+    with pytest.raises(DataError, match=r"mammographic_masses\.data is not the published file"):
         datasets.masses(tmp_path)
 
 
 def test_a_file_that_cannot_be_had_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unreachable = datasets.File("md5:0", "http://127.0.0.1:9/mammographic_masses.data")
     monkeypatch.setitem(datasets.MAMMOGRAPHIC_MASSES.files, "mammographic_masses.data", unreachable)
-    with pytest.raises(DataError, match="mammographic_masses.data is absent"):
+    with pytest.raises(DataError, match=r"mammographic_masses\.data is absent"):
         datasets.masses(tmp_path)
