@@ -12,7 +12,6 @@ learning rate rises and falls once (Smith and Topin, Super-Convergence, 2018); t
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from service.engine.card import Figure, TensorSpec
-from training import datasets, evaluate, export, photographs
+from service.engine.card import Figure
+from training import datasets, digits_figures, evaluate, export
 from training.datasets import MNIST, Pictures
 from training.run import Precision, Run
 
-DIGITS = tuple("0123456789")
 SIZE = 28
 
 
@@ -259,81 +257,27 @@ def write(network: Convolutional, test: Pictures, h: Hyperparameters, run: Run) 
     )
     export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
     export.write_golden(network, directory, {"pictures": test.pictures[:32]}, ("probabilities",))
-    figures = measure(graph, test, run) | {
-        "weights": Figure(value=sum(p.numel() for p in network.parameters()), how="parameters, batch norm folded"),
-        "multiply_adds": Figure(value=multiply_adds(network), how="one picture; the classic net needs 12.0 million"),
-    }
-    evaluate.plot_learning_curve(run.history, directory / "learning_curve.png")
-    export.write_card(
+    digits_figures.plot(graph, test, run.history)
+    digits_figures.write_card(
         directory,
         title="Digits, convolutional network",
-        task="Which handwritten digit is in the picture",
-        inputs=(
-            TensorSpec(
-                name="pictures",
-                dtype="uint8",
-                shape=("batch", SIZE, SIZE),
-                meaning="grey pictures, centred and scaled as MNIST's",
-                range="0 (background) to 255 (ink)",
+        figures={
+            **digits_figures.measure(graph, test, test[:100] if run.smoke else test),
+            "weights": Figure(value=sum(p.numel() for p in network.parameters()), how="parameters, batch norm folded"),
+            "multiply_adds": Figure(
+                value=multiply_adds(network), how="one picture; the classic net needs 12.0 million"
             ),
-        ),
-        outputs=(
-            TensorSpec(
-                name="probabilities",
-                dtype="float32",
-                shape=("batch", 10),
-                meaning="probability of each digit",
-                range="0 to 1, each row sums to 1",
-            ),
-        ),
-        classes=DIGITS,
-        figures=figures,
-        data=(
-            MNIST.describe(
-                {
-                    "training": f"{60_000 - h.held_out:,} of the 60,000 training pictures",
-                    "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature; recipes were "
-                    "compared on 5,000",
-                    "test": "the 10,000 test pictures, for the figures; a net with a coarser first layer, 99.55 % on "
-                    "them, was given up for this one",
-                }
-            ),
-        ),
+        },
+        splits={
+            "training": f"{60_000 - h.held_out:,} of the 60,000 training pictures",
+            "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature; recipes were compared "
+            "on 5,000",
+            "test": "the 10,000 test pictures, for the figures; a net with a coarser first layer, 99.55 % on them, was "
+            "given up for this one",
+        },
         training=run.finish(h),
         intended_use="Single handwritten digits, one to a picture: scans, drawings, photographs of paper or a board.",
         limits=(
-            "Anything that is not a digit is given a digit all the same; of several digits the most prominent is read.",
-            "MNIST was written by American clerks and students of the 1990s: a crossed 7 or a 1 with a flag is rare.",
             "Ink must differ from paper in brightness, not in colour alone, and the paper should fill the picture.",
         ),
     )
-
-
-def measure(graph: Path, test: Pictures, run: Run) -> dict[str, Figure]:
-    """Figures and plots of the graph on the test split, as it is and drawn into photographs."""
-    directory = graph.parent
-    reader = export.session(graph)
-    (probabilities,) = reader.run(None, {"pictures": test.pictures})
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    right = predicted == test.labels
-    evaluate.plot_confusion(predicted, test.labels, DIGITS, directory / "confusion_matrix.png")
-    evaluate.plot_reliability(confidence, right, directory / "reliability.png")
-    wrong = np.flatnonzero(~right)[:40]
-    titles = [f"{test.labels[i]}, read {predicted[i]}" for i in wrong]
-    evaluate.plot_pictures(test.pictures[wrong], directory / "mistakes.png", titles=titles)
-
-    drawn = test[:100] if run.smoke else test
-    framed, found = photographs.read_back(drawn.pictures, run.seed)
-    read = np.where(found, reader.run(None, {"pictures": framed})[0].argmax(1), -1)
-    how = "10,000 MNIST test pictures, through the ONNX graph"
-    return {
-        "accuracy": evaluate.accuracy(predicted, test.labels, how),
-        "log_loss": evaluate.bootstrap(evaluate.log_loss, probabilities, test.labels, how=how),
-        "calibration_error": evaluate.bootstrap(evaluate.calibration_error, confidence, right, how=how + "; 10 bins"),
-        "photograph_accuracy": evaluate.accuracy(
-            read,
-            drawn.labels,
-            f"{len(drawn):,} MNIST test digits drawn into photograph-like pictures (training.photographs, seed "
-            f"{run.seed}), through picture decoding and the ONNX graph",
-        ),
-    }

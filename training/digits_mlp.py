@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.engine.card import Figure, TensorSpec
-from training import datasets, evaluate, export
+from service.engine.card import Figure
+from training import datasets, digits_figures, evaluate, export
 from training.datasets import MNIST, Pictures
 from training.run import Precision, Run
-
-DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
@@ -137,58 +135,20 @@ def write(network: Perceptron, test: Pictures, h: Hyperparameters, run: Run) -> 
     )
     export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
     export.write_golden(network, directory, {"pictures": test.pictures[:32]}, ("probabilities",))
-    (probabilities,) = export.session(graph).run(None, {"pictures": test.pictures})
-    predicted = probabilities.argmax(1)
-    confidence = probabilities.max(1)
-    right = predicted == test.labels
-    evaluate.plot_learning_curve(run.history, directory / "learning_curve.png")
-    evaluate.plot_confusion(predicted, test.labels, DIGITS, directory / "confusion_matrix.png")
-    evaluate.plot_reliability(confidence, right, directory / "reliability.png")
-    how = "10,000 MNIST test pictures, through the ONNX graph"
-    export.write_card(
+    digits_figures.plot(graph, test, run.history)
+    digits_figures.write_card(
         directory,
         title="Digits, multi-layer perceptron",
-        task="Which handwritten digit is in the picture",
-        inputs=(
-            TensorSpec(
-                name="pictures",
-                dtype="uint8",
-                shape=("batch", 28, 28),
-                meaning="grey pictures, centred and scaled as MNIST's",
-                range="0 (background) to 255 (ink)",
-            ),
-        ),
-        outputs=(
-            TensorSpec(
-                name="probabilities",
-                dtype="float32",
-                shape=("batch", 10),
-                meaning="probability of each digit",
-                range="0 to 1, each row sums to 1",
-            ),
-        ),
-        classes=DIGITS,
         figures={
-            "accuracy": evaluate.accuracy(predicted, test.labels, how),
-            "log_loss": evaluate.bootstrap(evaluate.log_loss, probabilities, test.labels, how=how),
-            "calibration_error": evaluate.bootstrap(
-                evaluate.calibration_error, confidence, right, how=how + "; 10 bins"
-            ),
+            **digits_figures.measure(graph, test, test[:100] if run.smoke else test),
             "weights": Figure(value=sum(p.numel() for p in network.parameters()), how="trained parameters"),
         },
-        data=(
-            MNIST.describe(
-                {
-                    "training": f"{60_000 - h.held_out:,} of the 60,000 training pictures",
-                    "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature",
-                    "test": "the 10,000 test pictures, for the figures alone",
-                }
-            ),
-        ),
+        splits={
+            "training": f"{60_000 - h.held_out:,} of the 60,000 training pictures",
+            "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature",
+            "test": "the 10,000 test pictures, for the figures alone",
+        },
         training=run.finish(h),
-        intended_use="Single handwritten digits, one to a picture. The baseline of a course, for comparison.",
-        limits=(
-            "Anything that is not a digit is given a digit all the same.",
-            "MNIST was written by American clerks and students: a crossed 7 or a 1 with a long flag is rare.",
-        ),
+        intended_use="The baseline of a course on neural networks, for comparison with version 2.",
+        limits=(),
     )

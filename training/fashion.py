@@ -1,6 +1,6 @@
 """Draws clothing: the class-conditional generator of a GAN, trained on Fashion-MNIST.
 
-    python -m training fashion                    # an hour or two on one core
+    python -m training fashion                    # half an hour on one core
     python -m training fashion --resume           # go on after an interruption
     python -m training fashion --smoke            # the whole way on little data
 

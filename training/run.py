@@ -124,9 +124,9 @@ class Run:
             words.append("--smoke")
         if self.seed:
             words.append(f"--seed {self.seed}")
-        for option in fields(hyperparameters):
-            if (value := getattr(hyperparameters, option.name)) != option.default:
-                words.append(f"--{option.name.replace('_', '-')} {value}")
+        chosen = {option.name: getattr(hyperparameters, option.name) for option in fields(hyperparameters)}
+        defaults = {option.name: option.default for option in fields(hyperparameters)}
+        words += [f"--{name.replace('_', '-')} {value}" for name, value in chosen.items() if value != defaults[name]]
         return " ".join(words)
 
 

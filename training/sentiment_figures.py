@@ -91,8 +91,8 @@ def write_card(
             IMDB.describe(
                 {
                     "training": "the 25,000 training reviews but 123 whose text stands in the test split word for word",
-                    "validation": f"{held_out:,} of these, drawn by film with seed {training.seed}: epochs, calibration, "
-                    "the weights of the two parts; the served model is then fitted on them too",
+                    "validation": f"{held_out:,} of these, drawn by film with seed {training.seed}: epochs, "
+                    "calibration, the weights of the two parts; the served model is then fitted on them too",
                     "test": "the 25,000 test reviews, for the figures alone",
                 }
             ),
