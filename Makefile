@@ -21,7 +21,7 @@ train: .venv/dev
 	$(BIN)/python -m training $(NAME) $(OPTIONS)
 
 evaluate: .venv/dev
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training.report
 
 clean:
 	rm -rf .venv

@@ -48,7 +48,7 @@ def main() -> None:
     }
     run = Run(
         name=name,
-        out=options.out,
+        out=options.out or (Path("smoke") if options.smoke else Path()) / trainer.out,
         device=_device(options.device),
         seed=options.seed,
         data_dir=options.data_dir,
@@ -77,7 +77,9 @@ def _add_run_options(command: argparse.ArgumentParser, trainer: Trainer) -> None
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     command.add_argument("--seed", type=int, default=0, help="of every random choice")
     command.add_argument("--data-dir", type=Path, help="where the data sets are (DEEPSERVE_DATA_DIR)")
-    command.add_argument("--out", type=Path, default=Path(trainer.out), help="the model directory to write")
+    command.add_argument(
+        "--out", type=Path, help=f"what to write (default: {trainer.out}, with --smoke smoke/{trainer.out})"
+    )
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     command.add_argument("--smoke", action="store_true", help="the whole way on little data, in under a minute")
 

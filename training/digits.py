@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from service.engine.card import Figure
 from training import datasets, digits_figures, evaluate, export
 from training.datasets import MNIST, Pictures
+from training.loop import follow
 from training.run import Precision, Run
 
 SIZE = 28
@@ -157,15 +158,6 @@ def _decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-@torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, averaging: float, step: int) -> None:
-    """Moves the average a little towards the network, statistics of batch norm included; further in the first steps."""
-    keep = min(averaging, (1 + step) / (10 + step))
-    for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if slow.is_floating_point():
-            slow.lerp_(fast, 1 - keep)
 
 
 def augment(pictures: Tensor, h: Hyperparameters, strength: float = 1.0) -> Tensor:

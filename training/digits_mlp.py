@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from service.engine.card import Figure
 from training import datasets, digits_figures, evaluate, export
 from training.datasets import MNIST, Pictures
+from training.loop import shift
 from training.run import Precision, Run
 
 
@@ -108,16 +109,6 @@ def fit(network: Perceptron, training: Pictures, validation: Pictures, h: Hyperp
             optimizer=optimizer.state_dict(),
             schedule=schedule.state_dict(),
         )
-
-
-def shift(pictures: Tensor, furthest: int) -> Tensor:
-    """Each picture of the batch moved by up to `furthest` pixels both ways, background moving in."""
-    size = pictures.shape[-1]
-    padded = F.pad(pictures, (furthest,) * 4)
-    start = torch.randint(0, 2 * furthest + 1, (2, len(pictures), 1), device=pictures.device)
-    down, right = start + torch.arange(size, device=pictures.device)
-    batch = torch.arange(len(pictures), device=pictures.device)[:, None, None]
-    return padded[batch, down[:, :, None], right[:, None, :]]
 
 
 @torch.inference_mode()

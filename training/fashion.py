@@ -27,8 +27,8 @@ from service.engine.card import TensorSpec
 from service.predictors.fashion import CLASSES, LATENT, latents
 from training import datasets, evaluate, export, fashion_figures
 from training.datasets import FASHION_MNIST, Bytes, Labels, Pictures
-from training.digits import follow
 from training.fashion_figures import frechet_distance, judgement
+from training.loop import follow
 from training.run import Precision, Run
 
 
@@ -239,7 +239,7 @@ def write(generator: Generator, training: Pictures, test: Pictures, h: Hyperpara
     check_shades(generator, graph, list(cases.values()))
     export.check_parity(generator, graph, cases.values(), tolerance=1)
     export.write_golden(generator, directory, cases[20], ("picture",))
-    drawn = Pictures(*sample(generator, len(test), run.seed + 1))
+    drawn = fashion_figures.draw(graph, len(test), run.seed + 1)
     evaluate.plot_learning_curve(run.history, directory / "learning_curve.png")
     shown, _ = sample(generator, 100, run.seed + 2)
     by_class = shown.reshape(10, 10, 28, 28).swapaxes(0, 1).reshape(100, 28, 28)

@@ -12,7 +12,7 @@ from scipy import linalg
 from scipy.spatial.distance import pdist
 
 from service.engine.card import Figure
-from service.predictors.fashion import CLASSES
+from service.predictors.fashion import CLASSES, latents
 from training import evaluate, export
 from training.datasets import Bytes, Labels, Pictures
 
@@ -57,6 +57,18 @@ def measure(drawn: Pictures, training: Pictures, test: Pictures) -> tuple[dict[s
             value=ratios[lowest], how=how + f"lowest class: {CLASSES[lowest]}"
         )
     return figures, named
+
+
+def draw(graph: Path, count: int, seed: int) -> Pictures:
+    """`count` pictures by the generator, the classes taking turns, labelled with what was asked for."""
+    labels = np.arange(count, dtype=np.int64) % len(CLASSES)
+    latent = latents(seed, count)
+    generator = export.session(graph)
+    parts = [
+        generator.run(None, {"latent": latent[i : i + 500], "label": labels[i : i + 500]})[0]
+        for i in range(0, count, 500)
+    ]
+    return Pictures(np.concatenate(parts), labels)
 
 
 def _flat(pictures: Bytes) -> Floats:

@@ -20,9 +20,8 @@ from torch.nn import functional as F
 from service.predictors.fashion import CLASSES
 from training import datasets, export
 from training.datasets import FASHION_MNIST, Pictures
-from training.digits import follow
-from training.digits_mlp import shift
 from training.fashion_figures import judgement
+from training.loop import follow, shift
 from training.run import Precision, Run
 
 

@@ -86,7 +86,7 @@ class Run:
                 "epoch": epoch,
                 "history": self.history,
                 "seconds": self.seconds,
-                "generator": torch.get_rng_state(),
+                "random_state": torch.get_rng_state(),
                 **state,
             },
             partial,
@@ -100,7 +100,7 @@ class Run:
         state: dict[str, Any] = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
         self.history = state["history"]
         self.elapsed = state["seconds"]
-        torch.set_rng_state(state["generator"].cpu())
+        torch.set_rng_state(state["random_state"].cpu())
         return state
 
     def finish(self, hyperparameters: Any) -> Training:

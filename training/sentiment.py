@@ -116,7 +116,7 @@ def fit(
         network.load_state_dict(state["network"])
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state[name])
-        torch.set_rng_state(state["generator"].cpu())  # once more: the network has drawn its first weights since
+        torch.set_rng_state(state["random_state"].cpu())  # once more: the network has drawn its first weights since
     steps = -(-len(corpus.ids) // h.batch_size)
     for epoch in range(done + 1, h.epochs + 1):
         network.train()

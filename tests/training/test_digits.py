@@ -14,8 +14,9 @@ from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from training import datasets, export, photographs
 from training.datasets import MNIST, Pictures
-from training.digits import Convolutional, Hyperparameters, augment, fold, follow, multiply_adds
+from training.digits import Convolutional, Hyperparameters, augment, fold, multiply_adds
 from training.digits_figures import DIGITS
+from training.loop import follow
 
 MODELS = Path(__file__).parents[2] / "models" / "digits"
 MODEL, BASELINE = MODELS / "2", MODELS / "1"
