@@ -86,7 +86,8 @@ def test_the_graph_takes_any_batch_and_length(graph: ort.InferenceSession) -> No
         ("tokens", "tensor(int64)", ["batch", "length"])
     ]
     assert [(put.name, put.type, put.shape) for put in graph.get_outputs()] == [
-        ("probabilities", "tensor(float)", ["batch", 2])
+        ("probabilities", "tensor(float)", ["batch", 2]),
+        ("log_odds", "tensor(float)", ["batch", 2]),
     ]
     model = onnx.load(MODEL / "model.onnx", load_external_data=False)
     assert model.opset_import[0].version >= 17
