@@ -1,16 +1,17 @@
-"""`python -m service`: checks the settings, then hands over to BentoML, which supervises the workers."""
+"""`python -m service`: checks the settings, then has BentoML serve and supervise the workers."""
 
 import importlib.util
 import os
 import socket
-import sys
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from service.errors import StartupError
 from service.settings import PREFIX, Settings, settings
 
 
 def main() -> None:
-    """Becomes `bentoml serve`; or ends with a failure that names the setting at fault."""
+    """Serves until it is told to stop, or ends with a failure that names the setting at fault."""
     try:
         chosen = settings()
         _check_port(chosen)
@@ -18,13 +19,13 @@ def main() -> None:
     except StartupError as error:
         raise SystemExit(f"deepserve: {error}") from error
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-    os.execv(
-        sys.executable,
-        [
-            *(sys.executable, "-m", "bentoml", "serve", "service.app:DeepServe"),
-            *("--host", chosen.host, "--port", str(chosen.port)),
-        ],
-    )
+    # BentoML keeps the workers' metrics here and empties the folder at start: no two servers may share it.
+    with TemporaryDirectory(prefix="deepserve-") as home:
+        os.environ.setdefault("BENTOML_HOME", home)
+        from service.app import DeepServe  # BentoML reads the environment when it is imported
+
+        served: Any = DeepServe  # a class that the decorator has made a service
+        served.serve_http(host=chosen.host, port=chosen.port)
 
 
 def _check_port(chosen: Settings) -> None:

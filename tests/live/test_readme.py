@@ -24,7 +24,7 @@ def examples() -> list[Example]:
     commands = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
     found = []
     for part in commands:
-        match = re.match(r"(curl (?:.*\\\n)*.*\n)(.*)", part, re.DOTALL)
+        match = re.match(r"(curl (?:[^\n]*\\\n)*[^\n]*\n)(.*)", part, re.DOTALL)
         if match:
             found.append(Example(match[1].replace("\\\n", ""), match[2].strip()))
     return found
