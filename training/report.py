@@ -6,7 +6,9 @@ Ends with a failure if a figure is not the one on its card.
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from service.engine.card import Card, Figure
@@ -85,18 +87,24 @@ MEASURES: dict[str, Callable[[Path, Path | None], Figures]] = {
 
 
 def main() -> None:
-    """Prints the table as Markdown, a model at a time."""
+    """Prints the table as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m training.report", description=__doc__)
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--data-dir", type=Path, help="where the data sets are (DEEPSERVE_DATA_DIR)")
     options = parser.parse_args()
     print("| what | classic course | here | 95 % interval |\n| --- | --- | --- | --- |", flush=True)
     strays = []
-    for version, measure in MEASURES.items():
-        found, card = measure(options.models_dir / version, options.data_dir), Card.read(options.models_dir / version)
-        for row in (row for row in ROWS if row.version == version):
-            print(_line(row, found[row.figure]), flush=True)
-        strays += [f"{version} {name}" for name in _strays(found, card.figures)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        running = {
+            version: pool.submit(measure, options.models_dir / version, options.data_dir)
+            for version, measure in MEASURES.items()
+        }
+        for version, measured in running.items():
+            found = measured.result()
+            for row in (row for row in ROWS if row.version == version):
+                print(_line(row, found[row.figure]), flush=True)
+            card = Card.read(options.models_dir / version)
+            strays += [f"{version} {name}" for name in _strays(found, card.figures)]
     if strays:
         sys.exit(f"not as on the card: {', '.join(strays)}")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.errors import Fault, Invalid, ServiceError, TooLarge
 from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
 from service.predictors.framing import SIZE, frame
-from service.predictors.pictures import read_grey
+from service.predictors.pictures import check_together, read_grey
 
 QUICK_BYTES = 2500
 """Pictures of 28x28 that take no longer than a millisecond together have no more."""
@@ -55,6 +55,8 @@ class DigitsPredictor(Predictor[DigitsRequest, None, DigitsAnswer]):
 
     def decode(self, request: DigitsRequest) -> tuple[Tensors, None]:
         """`pictures`, uint8 `[n, 28, 28]`: the digit of each as MNIST has it, 0 background to 255 ink."""
+        if self.is_slow_to_decode(request):
+            check_together(request.images)
         pictures = np.empty((len(request.images), SIZE, SIZE), np.uint8)
         for row, data in enumerate(request.images):
             pictures[row] = _read(data, row)

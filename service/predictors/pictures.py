@@ -5,6 +5,7 @@ fraction of their size, transparency and EXIF orientation taken into account. Wh
 """
 
 import io
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import cv2
@@ -19,6 +20,8 @@ Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS: Final = 25_000_000
+MAX_PIXELS_TOGETHER: Final = 4 * MAX_PIXELS
+"""Of all pictures of a request: a blank one of 25 megapixels has few bytes and takes as long as any."""
 WORKING_SIDE: Final = 1024
 """Longest side of what `read_grey` gives; larger pictures are averaged down to it."""
 MAX_SCANS: Final = 100
@@ -61,6 +64,26 @@ def read_grey(data: bytes) -> Grey:
     except Exception as error:  # decoders of hostile bytes raise what they like: struct.error, KeyError, SyntaxError...
         raise Invalid("The picture cannot be decoded: it is damaged, or not one of " + ", ".join(FORMATS)) from error
     return np.ascontiguousarray(_upright(grey, orientation))
+
+
+def check_together(pictures: Sequence[bytes]) -> None:
+    """Adds up what the headers of a request's pictures announce.
+
+    Raises:
+        TooLarge: together they have more than `MAX_PIXELS_TOGETHER`; nothing was decoded.
+    """
+    if sum(map(_announced, pictures)) > MAX_PIXELS_TOGETHER:
+        raise TooLarge(f"The pictures have more than {MAX_PIXELS_TOGETHER // 1_000_000} megapixels together")
+
+
+def _announced(data: bytes) -> int:
+    """Pixels by the header; none if it cannot be read, which decoding will say better."""
+    try:
+        _check_webp_size(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:
+        return 0
 
 
 def _check_size(width: int, height: int) -> None:

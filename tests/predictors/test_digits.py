@@ -83,3 +83,11 @@ def test_an_answer_tells_the_likeliest_digit() -> None:
     assert answer.predictions[0].confidence == pytest.approx(0.91)
     assert answer.predictions[1].probabilities == pytest.approx(probabilities[1].tolist())
     assert json.loads(answer.model_dump_json())["predictions"][0]["digit"] == 7
+
+
+@pytest.mark.parametrize(("count", "error"), [(4, Invalid), (5, TooLarge)])
+def test_pixels_of_all_pictures_are_counted_before_any_is_decoded(count: int, error: type[Exception]) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(buffer, "PNG")  # blank: decoded, it holds no digit
+    with pytest.raises(error):
+        PREDICTOR.decode(request(*[buffer.getvalue()] * count))
