@@ -43,6 +43,8 @@ ROWS = (
     Row("sentiment/1", "accuracy_recurrent", "sentiment, its LSTM alone"),
     Row("mammogram/1", "accuracy", "mammogram: accuracy, cross-validated", "80 %"),
     Row("mammogram/1", "area_under_roc", "mammogram: area under ROC, cross-validated", share=False),
+    Row("mammogram/1", "calibration_error", "mammogram: expected calibration error", share=False),
+    Row("mammogram/1", "brier_score", "mammogram: Brier score", share=False),
     Row("fashion/1", "agreement", "fashion: drawn pictures that a judge takes for their class"),
     Row("fashion/1", "agreement_real", "fashion: real pictures that it takes for their class"),
     Row("fashion/1", "frechet_distance", "fashion: Frechet distance of drawn to real, judge's features", share=False),

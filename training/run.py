@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -63,7 +64,7 @@ class Run:
         """Prints one line for the epoch and keeps it for the learning curve."""
         self.history.append({"epoch": epoch, **figures})
         line = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        tqdm.write(f"{self.name}  epoch {epoch:3d}  {line}  {self.seconds:.0f} s")
+        tqdm.write(f"{self.name}  epoch {epoch:3d}  {line}  {self.seconds:.0f} s", file=sys.stderr)
 
     def progress(self, batches: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """The batches, with a progress bar on a terminal."""
