@@ -244,11 +244,7 @@ def multiply_adds(network: Convolutional) -> int:
 def write(network: Convolutional, test: Pictures, h: Hyperparameters, run: Run) -> None:
     """Exports, proves, and measures on the test split."""
     directory = export.start(run.out)
-    graph = export.write_graph(
-        network, directory, {"pictures": test.pictures[:2]}, ("probabilities",), {"pictures": {0: "batch"}}
-    )
-    export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
-    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, ("probabilities",))
+    graph = digits_figures.write_graph(network, directory, test)
     digits_figures.plot(graph, test, run.history)
     digits_figures.write_card(
         directory,

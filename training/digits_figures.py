@@ -1,10 +1,11 @@
-"""How good a version of `digits` is, and what its card says: from its ONNX graph and the test split of MNIST."""
+"""What all versions of `digits` have in common: how the graph is written and proved, its figures, plots and card."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from service.engine.card import Card, Figure, TensorSpec, Training
 from training import evaluate, export, photographs
@@ -12,6 +13,15 @@ from training.datasets import MNIST, Labels, Pictures
 
 DIGITS = tuple("0123456789")
 PHOTOGRAPH_SEED = 0
+
+
+def write_graph(network: nn.Module, directory: Path, test: Pictures) -> Path:
+    """The network's graph, proved at many batch sizes, with golden cases beside it."""
+    names, free = ("probabilities",), {"pictures": {0: "batch"}}
+    graph = export.write_graph(network, directory, {"pictures": test.pictures[:2]}, names, free)
+    export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
+    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, names)
+    return graph
 
 
 def measure(graph: Path, test: Pictures, drawn: Pictures) -> dict[str, Figure]:

@@ -121,11 +121,7 @@ def logits_of(network: Perceptron, pictures: Pictures) -> npt.NDArray[np.float32
 def write(network: Perceptron, test: Pictures, h: Hyperparameters, run: Run) -> None:
     """Exports, proves, and measures on the test split: the only time that it is looked at."""
     directory = export.start(run.out)
-    graph = export.write_graph(
-        network, directory, {"pictures": test.pictures[:2]}, ("probabilities",), {"pictures": {0: "batch"}}
-    )
-    export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
-    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, ("probabilities",))
+    graph = digits_figures.write_graph(network, directory, test)
     digits_figures.plot(graph, test, run.history)
     digits_figures.write_card(
         directory,
