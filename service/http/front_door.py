@@ -19,8 +19,8 @@ from service.errors import MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
 from service.http.keys import check_key
-from service.http.messages import HttpRequest, Reply, Route
-from service.http.openapi import openapi
+from service.http.messages import Handler, HttpRequest, Reply, Route
+from service.http.openapi import api_page, openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
@@ -28,8 +28,8 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_BENTOML_PAGES = re.compile(r"/|/schema\.json|/static_content/[\w.-]+")
-"""What BentoML's own app is asked for: its API page, and what that page and BentoML's clients read."""
+_BENTOML_PAGES = re.compile(r"/schema\.json|/static_content/[\w.-]+")
+"""What BentoML's own app is asked for: what its clients read, and the scripts of the API page."""
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 
@@ -58,20 +58,21 @@ class FrontDoor:
         self._repository = repository
         self._settings = settings
         catalogue = Catalogue(repository)
-        self._documentation = Reply(openapi(tasks))
         routes = [
             *(Route(task.route, {"POST": task}) for task in tasks),
             Route("/v1/models", {"GET": catalogue.list_models}),
-            Route("/docs.json", {"GET": self._document}, public=True),
-            Route("/livez", {"GET": _live}, public=True),
-            Route("/healthz", {"GET": _live}, public=True),
+            Route("/", {"GET": _always(api_page())}, public=True),
+            Route("/docs.json", {"GET": _always(openapi(tasks))}, public=True),
+            Route("/livez", {"GET": _always(_OK)}, public=True),
+            Route("/healthz", {"GET": _always(_OK)}, public=True),
             Route("/readyz", {"GET": self._ready}, public=True),
             Route("/metrics", {"GET": _metrics}, public=True),
         ]
         self._routes = {route.template: route for route in routes}
         self._model = Route("/v1/models/{name}", {"GET": catalogue.show_model})
         self._version = Route("/v1/models/{name}/versions/{version}", {"GET": catalogue.show_version})
-        self._page = Route("page", {"GET": _live}, public=True)
+        # BentoML answers GET itself, so that only other methods come to this route: to be refused.
+        self._page = Route("page", {"GET": _always(_OK)}, public=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -134,9 +135,6 @@ class FrontDoor:
             check_key(self._settings.api_keys, request.headers.get(b"authorization"))
         return await handler(request, call)
 
-    async def _document(self, _request: HttpRequest, _call: Call) -> Reply:
-        return self._documentation
-
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         """Ready when every version of every model has proved itself."""
         if not self._repository().ready:
@@ -147,8 +145,13 @@ class FrontDoor:
 _OK = Reply(b"ok\n", "text/plain; charset=utf-8")
 
 
-async def _live(_request: HttpRequest, _call: Call) -> Reply:
-    return _OK
+def _always(reply: Reply) -> Handler:
+    """A handler that has one answer."""
+
+    async def handle(_request: HttpRequest, _call: Call) -> Reply:
+        return reply
+
+    return handle
 
 
 async def _metrics(_request: HttpRequest, _call: Call) -> Reply:

@@ -1,6 +1,7 @@
 """What every endpoint of the running server has in common: ids, errors, limits and what cannot be reached."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -214,6 +215,15 @@ def test_a_client_that_hangs_up_halfway_harms_nobody(server: str, client: httpx.
             b"POST /v1/sentiment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
         )
     assert client.post("/v1/sentiment", json=REVIEW).status_code == 200
+
+
+def test_the_api_page_needs_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "//" not in page.text
+    for asset in re.findall(r'(?:src|href)="\./([^"]+)"', page.text):
+        assert client.get(f"/{asset}").status_code == 200
 
 
 def test_the_documentation_covers_what_is_served(client: httpx.Client) -> None:
