@@ -95,12 +95,31 @@ class TaskEndpoint:
         return min(seconds, self.settings.request_timeout)
 
     def _representation(self, request: HttpRequest) -> str:
-        """The first representation that `Accept` takes; where it takes none, the preferred one (RFC 9110, 12.4.1)."""
+        """What `Accept` prefers of what there is; where it takes none of it, the task's own preference (RFC 9110)."""
         offered = self.predictor.media_types
+        if len(offered) == 1:
+            return offered[0]
         if request.header(b"user-agent").startswith("BentoML"):
             return JSON  # that client accepts anything and then parses JSON
-        accepted = [media_type(part) for part in request.header(b"accept").split(",")]
-        return next((name for name in accepted if name in offered), offered[0])
+        ranges = sorted(request.header(b"accept").split(","), key=_quality, reverse=True)
+        accepted = [media_type(each) for each in ranges if _quality(each) > 0]
+        return next((name for each in accepted for name in offered if _covers(each, name)), offered[0])
+
+
+def _covers(media_range: str, name: str) -> bool:
+    return media_range in (name, "*/*") or (media_range.endswith("/*") and name.startswith(media_range[:-1]))
+
+
+def _quality(media_range: str) -> float:
+    """The weight `q` of a part of `Accept`: `text/html;q=0.5`."""
+    for parameter in media_range.split(";")[1:]:
+        name, _, value = parameter.strip().partition("=")
+        if name.lower() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0
+    return 1
 
 
 def _version(query: bytes) -> str | None:

@@ -159,6 +159,26 @@ def test_fashion_draws_a_grid_or_pictures(client: httpx.Client) -> None:
         assert Image.open(io.BytesIO(base64.b64decode(prediction["image"]))).size == (28, 28)
 
 
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("*/*", "image/png"),
+        ("image/*", "image/png"),
+        ("application/json", "application/json"),
+        ("application/json;q=0.5, image/png;q=0.9", "image/png"),
+        ("image/png;q=0.1, Application/JSON", "application/json"),
+        ("image/png;q=0, */*", "image/png"),
+        ("text/html", "image/png"),
+        ("", "image/png"),
+    ],
+)
+def test_fashion_answers_in_the_form_that_the_client_prefers(
+    client: httpx.Client, accept: str, content_type: str
+) -> None:
+    response = client.post("/v1/fashion", json={"count": 1, "seed": 1}, headers={"Accept": accept})
+    assert response.headers["content-type"] == content_type
+
+
 def test_fashion_with_a_seed_is_the_same_again_and_without_one_another(client: httpx.Client) -> None:
     assert client.post("/v1/fashion", json={"seed": 1}).content == client.post("/v1/fashion", json={"seed": 1}).content
     first, second = client.post("/v1/fashion"), client.post("/v1/fashion")
