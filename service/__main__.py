@@ -21,7 +21,7 @@ def main() -> None:
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     # BentoML keeps the workers' metrics here and empties the folder at start: no two servers may share it.
     with TemporaryDirectory(prefix="deepserve-") as home:
-        os.environ.setdefault("BENTOML_HOME", home)
+        os.environ["BENTOML_HOME"] = home
         from service.app import DeepServe  # BentoML reads the environment when it is imported
 
         served: Any = DeepServe  # a class that the decorator has made a service

@@ -1,6 +1,6 @@
 """The BentoML service: one typed method per task, the models behind them, and the front door before them.
 
-`python -m service` starts it, and so does `bentoml serve service.app:DeepServe`.
+`python -m service` starts it.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 from service import metrics
 from service.call import current_call
 from service.engine.batching import Batcher, Limits
+from service.engine.card import Card
 from service.engine.repository import Repository, State, Version
-from service.errors import Unavailable
+from service.errors import DeadlineExceeded, Unavailable
 from service.http.front_door import FrontDoor
 from service.http.tasks import TaskEndpoint
 from service.predictors import Answer, Payload, Predictor
@@ -28,6 +29,11 @@ from service.predictors.sentiment import SentimentPredictor
 from service.settings import settings
 
 SETTINGS = settings()
+
+MOST_DECODING = 64
+"""Requests that are slow to decode under way at once, in one worker."""
+
+logger = logging.getLogger(__name__)
 
 logging.getLogger("service").setLevel(SETTINGS.log_level)
 
@@ -101,12 +107,22 @@ class DeepServe:
         """Loads, verifies and warms every model."""
         self.repository = Repository(SETTINGS.models_dir, SETTINGS.device, SETTINGS.threads)
         self.repository.load()
+        self._decoding = 0
         self._served: dict[tuple[str, str], ServedVersion] = {}
         for name, versions in self.repository.models.items():
             for number, version in versions.items():
-                metrics.READY.labels(name, number).set(version.state is State.READY)
                 if name in PREDICTORS and version.state is State.READY:
-                    self._served[name, number] = _serve(PREDICTORS[name], version)
+                    self._serve(PREDICTORS[name], version)
+                metrics.READY.labels(name, number).set(version.state is State.READY)
+
+    def _serve(self, predictor: type[AnyPredictor], version: Version) -> None:
+        """Puts a predictor before a version; one that it cannot work with is not ready after all."""
+        try:
+            self._served[version.name, version.version] = _serve(predictor, version)
+        except Exception:
+            logger.exception("model %s version %s is unavailable", version.name, version.version)
+            version.state = State.UNAVAILABLE
+            version.reason = "its task cannot work with it; the log says why"
 
     async def predict(self, name: str, request: Payload) -> Answer:
         """Answers a request for the task `name`: decode, run with others, describe.
@@ -118,12 +134,30 @@ class DeepServe:
         version = self.repository.newest(name) if call.version is None else self._ready(name, call.version)
         served = self._served[name, version.version]
         if served.predictor.is_slow_to_decode(request):
-            inputs, facts = await asyncio.to_thread(served.predictor.decode, request)
+            inputs, facts = await self._decode_apart(served.predictor, request, call.deadline)
         else:
             inputs, facts = served.predictor.decode(request)
         outputs = await served.batcher.submit(inputs, call.deadline)
         answer: Answer = served.predictor.describe(outputs, facts)
         return answer
+
+    async def _decode_apart(self, predictor: AnyPredictor, request: Payload, deadline: float) -> Any:
+        """Decodes in a thread, within the deadline; of too many such requests the last are turned away."""
+        if self._decoding >= MOST_DECODING:
+            raise Unavailable("Too many large requests are being read.")
+        self._decoding += 1
+        work = asyncio.get_running_loop().run_in_executor(None, predictor.decode, request)
+        work.add_done_callback(self._decoded)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(work)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The deadline passed while the request was read.") from error
+
+    def _decoded(self, work: "asyncio.Future[Any]") -> None:
+        self._decoding -= 1
+        if not work.cancelled():
+            work.exception()  # if nobody waits for it any more, that is no news
 
     def _ready(self, name: str, number: str) -> Version:
         version = self.repository.version(name, number)
@@ -139,6 +173,8 @@ class DeepServe:
 
 def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:
     assert version.session is not None
+    assert version.card is not None
+    _check_tensors(predictor, version.card)
     labels = (version.name, version.version)
     rows, seconds = metrics.RUN_ROWS.labels(*labels), metrics.RUN_SECONDS.labels(*labels)
     queue = metrics.QUEUE_ROWS.labels(*labels)
@@ -151,3 +187,10 @@ def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:
     limits = Limits(run_rows=SETTINGS.max_batch_rows, queue_rows=SETTINGS.max_queue_rows, max_wait=SETTINGS.max_wait)
     batcher = Batcher(version.session.run, limits, predictor.sequence, observe)
     return ServedVersion(predictor(version.directory), batcher)
+
+
+def _check_tensors(predictor: type[AnyPredictor], card: Card) -> None:
+    """The graph takes and gives what the predictor gives and takes."""
+    inputs, outputs = ({spec.name for spec in specs} for specs in (card.inputs, card.outputs))
+    if inputs != set(predictor.inputs) or not set(predictor.outputs) <= outputs:
+        raise ValueError(f"the task {predictor.name} cannot work with inputs {inputs} and outputs {outputs}")

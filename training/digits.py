@@ -1,6 +1,6 @@
 """Reads handwritten digits with a convolutional network: version 2 of `digits`, the one that is served.
 
-    python -m training digits                     # about ten minutes on one core
+    python -m training digits                     # about 20 minutes on one busy core
     python -m training digits --resume            # go on after an interruption
     python -m training digits --smoke             # the whole way on little data
 
@@ -260,8 +260,7 @@ def write(network: Convolutional, test: Pictures, h: Hyperparameters, run: Run) 
             "training": f"{60_000 - h.held_out:,} of the 60,000 training pictures",
             "validation": f"the other {h.held_out:,}, drawn with seed {run.seed}: temperature; recipes were compared "
             "on 5,000",
-            "test": "the 10,000 test pictures, for the figures; a net with a coarser first layer, 99.55 % on them, was "
-            "given up for this one",
+            "test": "the 10,000 test pictures, for the figures",
         },
         training=run.finish(h),
         intended_use="Single handwritten digits, one to a picture: scans, drawings, photographs of paper or a board.",

@@ -1,6 +1,6 @@
 """Reads handwritten digits with a multi-layer perceptron: version 1 of `digits`, what the CNN is measured against.
 
-    python -m training digits-mlp                 # some minutes on one core
+    python -m training digits-mlp                 # ten minutes on one core
     python -m training digits-mlp --smoke         # the whole way on little data
 
 The classic 784-512-10 of a first course on neural networks, with dropout on the picture and the hidden layer and

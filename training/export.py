@@ -27,7 +27,13 @@ class ParityError(Exception):
 
 
 def start(directory: Path) -> Path:
-    """An empty model directory; what was there is gone."""
+    """An empty model directory; the version that was there is gone.
+
+    Raises:
+        FileExistsError: what is there is no version of a model.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / FILE_NAME).exists():
+        raise FileExistsError(f"{directory} holds something else than a version of a model")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
@@ -81,7 +87,7 @@ def session(path: Path) -> ort.InferenceSession:
 
 
 def check_parity(network: nn.Module, path: Path, batches: Iterable[Tensors], tolerance: float = TOLERANCE) -> float:
-    """The largest absolute difference between the first output of the graph and of the network over all batches.
+    """The largest difference between outputs of the graph and of the network; of floats above 1, as a share of them.
 
     Raises:
         ParityError: it is above the tolerance.
@@ -89,9 +95,10 @@ def check_parity(network: nn.Module, path: Path, batches: Iterable[Tensors], tol
     graph = session(path)
     worst = 0.0
     for batch in batches:
-        expected, *_ = run_torch(network, batch)
-        (found, *_) = graph.run(None, dict(batch))
-        worst = max(worst, float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max()))
+        said = run_torch(network, batch)
+        for found, expected in zip(graph.run(None, dict(batch)), said, strict=True):
+            scale = np.maximum(1, np.abs(expected)) if expected.dtype.kind == "f" else 1
+            worst = max(worst, float((np.abs(found.astype(np.float64) - expected) / scale).max()))
     if worst > tolerance:
         raise ParityError(f"{path} differs from the network by {worst:.2g}, more than {tolerance:.2g}")
     return worst

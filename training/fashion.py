@@ -1,13 +1,14 @@
 """Draws clothing: the class-conditional generator of a GAN, trained on Fashion-MNIST.
 
-    python -m training fashion                    # half an hour on one core
+    python -m training fashion                    # three quarters of an hour on one busy core
     python -m training fashion --resume           # go on after an interruption
     python -m training fashion --smoke            # the whole way on little data
 
 The generator turns a normal latent into a 14x14 map and doubles it by convolutions and a pixel shuffle, its batch
 normalisation scaled and shifted by class; the discriminator has spectral normalisation and scores a picture against its
 class by projection (Miyato and Koyama, cGANs with Projection Discriminator, 2018). What is exported is the moving
-average of the generator. It is measured by `training/fashion_figures.py`, whose judge takes no part in training.
+average of the generator. A judge (`training/fashion_judge.py`), which teaches neither player, chooses the epoch by its
+view of validation pictures and gives the figures of the card.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Tells whether a film reviewer liked the film: a recurrent network and, beside it, a linear model on bigrams.
 
-    python -m training sentiment                  # a quarter of an hour on one busy core
+    python -m training sentiment                  # seven minutes on one core
     python -m training sentiment --cell gru
     python -m training sentiment --smoke          # the whole way on little data
 

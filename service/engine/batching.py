@@ -75,7 +75,7 @@ class Slice:
 
 
 class Batcher:
-    """The queue in front of one session. Belongs to one event loop; the runs go to a thread of its own."""
+    """The queue in front of one session. Belongs to one event loop; longer runs go to a thread of its own."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Batcher:
         self._queue: deque[Slice] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._worker: asyncio.Task[None] | None = None
-        self._rows_per_second = 0.0
+        self._rows_per_second = self._elements_per_second = 0.0
         self.waiting = 0
         """Rows in the queue."""
 
@@ -115,8 +115,10 @@ class Batcher:
             DeadlineExceeded: the deadline passed before the answer was there.
         """
         rows = len(next(iter(inputs.values())))
-        self._admit(rows)
         loop = asyncio.get_running_loop()
+        if loop.time() >= deadline:
+            raise DeadlineExceeded("The deadline passed before there was anything to compute.")
+        self._admit(rows)
         request = Request(inputs, rows, loop.create_future())
         self._queue.extend(self._slices(request))
         self.waiting += rows
@@ -225,7 +227,8 @@ class Batcher:
                 _fail(batch[0].request, error)
                 return
             for request in requests.values():
-                await self._serve([piece for piece in batch if piece.request is request])
+                if not request.answer.done():
+                    await self._serve([piece for piece in batch if piece.request is request])
             return
         first = 0
         for piece in batch:
@@ -236,21 +239,20 @@ class Batcher:
         """One run, off the event loop unless it is short."""
         rows = sum(piece.rows for piece in batch)
         started = time.perf_counter()
-        if self._is_short(rows):
+        elements = rows * max(1, max(piece.length for piece in batch))
+        if self._elements_per_second and elements / self._elements_per_second < SHORT_RUN:
             outputs = self._run(self._stack(batch))
         else:
             loop = asyncio.get_running_loop()
             outputs = await loop.run_in_executor(self._thread, self._run, self._stack(batch))
-        seconds = time.perf_counter() - started
+        seconds = max(time.perf_counter() - started, 1e-6)
+        if any(len(value) != rows for value in outputs.values()):
+            raise ValueError(f"the outputs of {rows} rows have {[len(value) for value in outputs.values()]}")
         if self._observe is not None:
             self._observe(rows, seconds)
-        pace = rows / max(seconds, 1e-6)
-        self._rows_per_second = 0.8 * self._rows_per_second + 0.2 * pace if self._rows_per_second else pace
+        self._rows_per_second = _follow(self._rows_per_second, rows / seconds)
+        self._elements_per_second = _follow(self._elements_per_second, elements / seconds)
         return outputs
-
-    def _is_short(self, rows: int) -> bool:
-        """Whether a run ends sooner than another thread would be worth."""
-        return bool(self._rows_per_second) and rows / self._rows_per_second < SHORT_RUN
 
     def _stack(self, batch: list[Slice]) -> Tensors:
         """The inputs of a run; sequences padded to the longest among them."""
@@ -266,6 +268,11 @@ class Batcher:
         if len(pieces) == 1:
             return pieces[0]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _follow(pace: float, latest: float) -> float:
+    """A moving average; 0 is none yet."""
+    return 0.8 * pace + 0.2 * latest if pace else latest
 
 
 def _deliver(piece: Slice, outputs: Tensors) -> None:

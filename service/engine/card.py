@@ -101,9 +101,9 @@ class Card(Section):
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Name to sha256 of every file in `directory` but the card, in the order of names."""
+    """Name to sha256 of every file in `directory` but the card and hidden ones, in the order of names."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.iterdir())
-        if path.name != FILE_NAME
+        if path.name != FILE_NAME and not path.name.startswith(".")
     }

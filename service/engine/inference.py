@@ -1,5 +1,6 @@
 """One warm ONNX Runtime session: the only room that knows ONNX Runtime, and proves which provider really runs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from service.engine.card import Card, TensorSpec
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 Device = Literal["cpu", "cuda", "auto"]
+
+logger = logging.getLogger(__name__)
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
@@ -57,7 +60,11 @@ def _open(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     if device == "auto":
-        device = "cuda" if _PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+        try:
+            return _open(graph, "cuda", threads)
+        except SessionError as error:
+            logger.warning("%s runs on CPU: %s", graph.parent, error)
+            return _open(graph, "cpu", threads)
     wanted = _PROVIDERS[device]
     if wanted not in ort.get_available_providers():
         raise SessionError(f"device {device} was asked for, but this ONNX Runtime has only {_available()}")

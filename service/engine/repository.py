@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import ValidationError
@@ -106,9 +107,9 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Whether there are models, and every version of every one is ready."""
+        """Whether there are models, and each has a version that is ready."""
         return bool(self.models) and all(
-            version.state is State.READY for versions in self.models.values() for version in versions.values()
+            any(version.state is State.READY for version in versions.values()) for versions in self.models.values()
         )
 
     def _load(self, directory: Path) -> Version:
@@ -120,6 +121,9 @@ class Repository:
         except (VerificationError, SessionError) as error:
             logger.error("model %s version %s is unavailable: %s", name, number, error)  # noqa: TRY400
             return Version(name, number, directory, State.UNAVAILABLE, reason=str(error))
+        except Exception:  # whatever is wrong with one version, the others serve
+            logger.exception("model %s version %s is unavailable", name, number)
+            return Version(name, number, directory, State.UNAVAILABLE, reason="it cannot be read; the log says why")
         logger.info("model %s version %s is ready on %s", name, number, session.provider)
         return Version(name, number, directory, State.READY, card=card, session=session)
 
@@ -157,7 +161,7 @@ def verify_golden(directory: Path, card: Card, session: Session) -> None:
         with np.load(directory / "golden.npz", allow_pickle=False) as golden:
             inputs = {spec.name: golden[f"in:{spec.name}"] for spec in card.inputs}
             expected = {spec.name: golden[f"out:{spec.name}"] for spec in card.outputs}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise VerificationError(f"golden.npz: {error}") from error
     _agree(session.run(inputs), expected)
     for row in range(len(next(iter(inputs.values())))):

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.call import Call
@@ -28,7 +28,7 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_BENTOML_PAGES = re.compile(r"/schema\.json|/static_content/[\w.-]+")
+_BENTOML_PAGES = re.compile(r"/schema\.json|/static_content/swagger-ui(\.css|-bundle\.js)")
 """What BentoML's own app is asked for: what its clients read, and the scripts of the API page."""
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -87,11 +87,12 @@ class FrontDoor:
         started = time.perf_counter()
         method, path = scope["method"], scope["path"]
         route = self._find(path)
-        if route is self._page and method in ("GET", "HEAD"):
-            await self._bentoml_app(scope, receive, send)
-            return
         request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive)
         call = Call(request_id=_request_id(request.headers.get(b"x-request-id")))
+        if route is self._page and method in ("GET", "HEAD"):
+            await self._bentoml_app(scope, receive, _identified(send, call))
+            metrics.count(route.template, "ok", time.perf_counter() - started)
+            return
         outcome = "ok"
         try:
             reply = await self._answer(route, request, call)
@@ -167,6 +168,17 @@ def _request_id(given: bytes | None) -> str:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given.decode("ascii")
     return uuid.uuid4().hex
+
+
+def _identified(send: Send, call: Call) -> Send:
+    """`send`, with the request's id among the headers."""
+
+    async def with_id(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", call.request_id.encode())]
+        await send(message)
+
+    return with_id
 
 
 async def _send(reply: Reply, call: Call, send: Send, *, with_body: bool) -> None:

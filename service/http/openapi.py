@@ -89,6 +89,7 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
 
 def _task(task: TaskEndpoint) -> Document:
     predictor = task.predictor
+    schema = predictor.Request.model_json_schema()
     picture = {"schema": {"type": "string", "format": "binary"}}
     body: Document = {JSON: {"schema": _reference(predictor.Request)}}
     if predictor.files_field is not None:
@@ -104,7 +105,7 @@ def _task(task: TaskEndpoint) -> Document:
             _parameter("X-Request-Timeout", "header", {"type": "number"}, "Seconds after which the answer is useless."),
             _parameter("X-Request-ID", "header", {"type": "string"}, "Comes back with the answer."),
         ],
-        "requestBody": {"required": True, "content": body},
+        "requestBody": {"required": bool(schema.get("required")), "content": body},
         "responses": {
             "200": {"description": "OK", "content": {JSON: {"schema": _reference(predictor.Answer)}, **answers}},
             **_errors(_TASK_ERRORS),

@@ -9,6 +9,7 @@ from service.errors import Fault, Invalid, Malformed, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
 
+MOST_ERRORS = 1000
 MOST_FAULTS = 64
 """A request with more gets the first ones."""
 
@@ -29,6 +30,8 @@ def problem(error: ServiceError, request_id: str) -> bytes:
 
 def from_validation(error: ValidationError) -> ServiceError:
     """Pydantic's verdict on a body: not JSON at all, or JSON that is not valid."""
+    if error.error_count() > MOST_ERRORS:  # listing a million of them would take seconds
+        return Invalid(f"The request is not valid in {error.error_count():,} places.")
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
         return Malformed(f"The body is not JSON: {faults[0]['msg'].removeprefix('Invalid JSON: ')}.")

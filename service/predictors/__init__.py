@@ -51,6 +51,12 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
     Request: type[RequestT]
     Answer: type[AnswerT]
 
+    inputs: ClassVar[tuple[str, ...]]
+    """The graph's inputs, which `decode` gives."""
+
+    outputs: ClassVar[tuple[str, ...]]
+    """Those of the graph's outputs that `describe` takes."""
+
     files_field: ClassVar[str | None] = None
     """The field of `Request`, a list of bytes, that multipart parts of that name and raw pictures fill; None where the
     task takes JSON alone."""

@@ -132,6 +132,8 @@ class FashionPredictor(Predictor[FashionRequest, Order, FashionAnswer]):
     Request = FashionRequest
     Answer = FashionAnswer
     media_types = ("image/png", "application/json")
+    inputs = ("latent", "label")
+    outputs = ("picture",)
 
     def decode(self, request: FashionRequest) -> tuple[Tensors, Order]:
         """`latent`, float32 `[n, LATENT]`, and `label`, int64 `[n]`."""

@@ -88,6 +88,8 @@ class MammogramPredictor(Predictor[MammogramRequest, None, MammogramAnswer]):
     name = "mammogram"
     Request = MammogramRequest
     Answer = MammogramAnswer
+    inputs = ("masses",)
+    outputs = ("probabilities",)
 
     def decode(self, request: MammogramRequest) -> tuple[Tensors, None]:
         """`masses`, float32 `[n, 4]`: age, shape, margin, density, NaN where not known."""

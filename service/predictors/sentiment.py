@@ -102,6 +102,8 @@ class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAns
     Request = SentimentRequest
     Answer = SentimentAnswer
     sequence = "tokens"
+    inputs = ("tokens",)
+    outputs = ("probabilities",)
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

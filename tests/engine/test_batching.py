@@ -125,6 +125,25 @@ async def test_an_expired_request_is_answered_at_its_deadline_and_never_computed
     assert run.rows == [1]
 
 
+async def test_a_deadline_that_has_passed_already_is_not_computed() -> None:
+    run = Recorder()
+    async with batcher(run) as b:
+        with pytest.raises(DeadlineExceeded):
+            await b.submit(rows(1), asyncio.get_running_loop().time() - 1)
+    assert run.rows == []
+
+
+async def test_a_session_that_gives_too_few_rows_fails_its_request_and_no_other() -> None:
+    def run(inputs: Tensors) -> Tensors:
+        return {"y": inputs["x"][:1] if 13 in inputs["x"] else inputs["x"]}
+
+    b = Batcher(run, Limits())
+    with pytest.raises(ValueError, match="rows"):
+        await b.submit(rows(13, 14))
+    assert (await b.submit(rows(1, 2)))["y"][:, 0].tolist() == [1, 2]
+    await b.close()
+
+
 async def test_a_waiter_that_leaves_disturbs_no_other_and_is_not_computed() -> None:
     run = Recorder(held=True)
     async with batcher(run) as b:

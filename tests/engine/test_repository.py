@@ -40,9 +40,9 @@ def models(tmp_path: Path) -> Path:
 
 def test_what_is_shipped_is_ready() -> None:
     repository = loaded(SHIPPED)
-    assert repository.ready, [
-        (v.name, v.version, v.reason) for versions in repository.models.values() for v in versions.values()
-    ]
+    assert repository.ready
+    versions = [version for versions in repository.models.values() for version in versions.values()]
+    assert all(version.state is State.READY for version in versions), [version.reason for version in versions]
 
 
 def test_the_newest_ready_version_answers(models: Path) -> None:
@@ -60,6 +60,7 @@ def test_other_files_and_folders_are_ignored(models: Path) -> None:
     (models / "digits" / ".3.checkpoint.pt").write_bytes(b"")
     (models / "README.md").write_text("")
     (models / ".hidden").mkdir()
+    (models / "digits" / "1" / ".DS_Store").write_bytes(b"x")
     (models / "empty").mkdir()
     repository = loaded(models)
     assert {name: list(versions) for name, versions in repository.models.items()} == {"digits": ["1", "2"]}
@@ -104,6 +105,23 @@ def change_the_golden_outputs(version: Path) -> None:
     reseal(version)
 
 
+def change_the_shape_of_golden_outputs(version: Path) -> None:
+    with np.load(version / "golden.npz") as golden:
+        arrays = dict(golden)
+    arrays["out:probabilities"] = arrays["out:probabilities"][:, :3]
+    np.savez(version / "golden.npz", allow_pickle=False, **arrays)
+    reseal(version)
+
+
+def empty_the_golden_cases(version: Path) -> None:
+    (version / "golden.npz").write_bytes(b"")
+    reseal(version)
+
+
+def add_a_folder(version: Path) -> None:
+    (version / "extra").mkdir()
+
+
 def replace_the_graph_by_garbage(version: Path) -> None:
     (version / "model.onnx").write_bytes(b"garbage")
     reseal(version)
@@ -123,6 +141,9 @@ def replace_the_graph_by_garbage(version: Path) -> None:
         (claim_another_dtype, "inputs"),
         (change_the_golden_outputs, "golden"),
         (replace_the_graph_by_garbage, "model.onnx"),
+        (empty_the_golden_cases, "golden"),
+        (change_the_shape_of_golden_outputs, ""),
+        (add_a_folder, ""),
     ],
 )
 def test_a_damaged_version_is_unavailable_and_the_other_serves(
@@ -130,7 +151,7 @@ def test_a_damaged_version_is_unavailable_and_the_other_serves(
 ) -> None:
     damage(models / "digits" / "2")
     repository = loaded(models)
-    assert not repository.ready
+    assert repository.ready  # by version 1
     broken = repository.version("digits", "2")
     assert broken.state is State.UNAVAILABLE
     assert broken.reason is not None
@@ -159,8 +180,10 @@ def test_what_is_not_there_is_not_found(models: Path) -> None:
 def test_without_a_ready_version_a_model_is_unavailable(models: Path) -> None:
     for version in ("1", "2"):
         flip_a_bit(models / "digits" / version)
+    repository = loaded(models)
+    assert not repository.ready
     with pytest.raises(Unavailable):
-        loaded(models).newest("digits")
+        repository.newest("digits")
 
 
 def test_an_empty_repository_is_not_ready(tmp_path: Path) -> None:

@@ -25,13 +25,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("live"))
 
 
+def clean_environment() -> dict[str, str]:
+    """This process' environment without settings of the service that somebody has made."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DEEPSERVE_")}
+
+
 @contextmanager
 def serving(log: Path, **settings: str) -> Iterator[str]:
     """A server with these `DEEPSERVE_*` settings; yields its address once it is ready, and stops it by SIGTERM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "DEEPSERVE_PORT": port, **{f"DEEPSERVE_{k.upper()}": v for k, v in settings.items()}}
+    environment = {
+        **clean_environment(),
+        "DEEPSERVE_PORT": port,
+        **{f"DEEPSERVE_{name.upper()}": value for name, value in settings.items()},
+    }
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
         process = subprocess.Popen(

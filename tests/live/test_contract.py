@@ -48,9 +48,12 @@ def test_an_unusable_request_id_is_replaced(client: httpx.Client, given: str) ->
     assert response.headers["x-request-id"] != given
 
 
-@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/", "/v1/models"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/", "/v1/models", "/schema.json"]
+)
 def test_operations_answer_get_and_head_and_nothing_else(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 200
+    assert client.get(path, headers={"X-Request-ID": "mine"}).headers["x-request-id"] == "mine"
     head = client.head(path)
     assert head.status_code == 200
     assert head.content == b""
@@ -136,6 +139,12 @@ def test_faults_name_item_and_field(client: httpx.Client) -> None:
 def test_a_flood_of_faults_is_answered_briefly(client: httpx.Client) -> None:
     response = client.post("/v1/mammogram", json={"masses": [{"age": "x", "shape": 9, "margin": 9}] * 64})
     assert len(problem(response, 422)["errors"]) <= 64  # type: ignore[arg-type]
+
+
+def test_a_million_faults_are_counted_not_listed(client: httpx.Client) -> None:
+    body = json.dumps({str(number): 0 for number in range(500_000)})
+    content = problem(client.post("/v1/mammogram", content=body, headers={"Content-Type": "application/json"}), 422)
+    assert "500,001" in str(content["detail"])
 
 
 @pytest.mark.parametrize(("extra", "status"), [(0, 422), (1, 413)])

@@ -72,6 +72,9 @@ def test_only_few_small_pictures_are_quick() -> None:
     assert PREDICTOR.is_slow_to_decode(request(*(png(picture) for picture in PICTURES)))
     noise = np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)
     assert PREDICTOR.is_slow_to_decode(request(png(noise)))
+    blank = io.BytesIO()
+    Image.new("L", (5000, 5000)).save(blank, "WEBP", lossless=True)  # a kilobyte
+    assert PREDICTOR.is_slow_to_decode(request(blank.getvalue()))
 
 
 def test_an_answer_tells_the_likeliest_digit() -> None:
