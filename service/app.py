@@ -5,6 +5,8 @@
 
 import asyncio
 import logging
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +32,17 @@ from service.settings import settings
 
 SETTINGS = settings()
 
+DECODERS = 2
+"""Threads for requests that are slow to decode: a few large pictures at once are all that memory should hold."""
 MOST_DECODING = 64
-"""Requests that are slow to decode under way at once, in one worker."""
+"""Such requests at once, those that wait for a thread included."""
 
 logger = logging.getLogger(__name__)
 
 logging.getLogger("service").setLevel(SETTINGS.log_level)
+for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
+    logging.getLogger(noisy).setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module="PIL")
 
 AnyPredictor = Predictor[Any, Any, Any]
 
@@ -107,6 +114,7 @@ class DeepServe:
         """Loads, verifies and warms every model."""
         self.repository = Repository(SETTINGS.models_dir, SETTINGS.device, SETTINGS.threads)
         self.repository.load()
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._decoding = 0
         self._served: dict[tuple[str, str], ServedVersion] = {}
         for name, versions in self.repository.models.items():
@@ -146,18 +154,13 @@ class DeepServe:
         if self._decoding >= MOST_DECODING:
             raise Unavailable("Too many large requests are being read.")
         self._decoding += 1
-        work = asyncio.get_running_loop().run_in_executor(None, predictor.decode, request)
-        work.add_done_callback(self._decoded)
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.shield(work)
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, predictor.decode, request)
         except TimeoutError as error:
-            raise DeadlineExceeded("The deadline passed while the request was read.") from error
-
-    def _decoded(self, work: "asyncio.Future[Any]") -> None:
-        self._decoding -= 1
-        if not work.cancelled():
-            work.exception()  # if nobody waits for it any more, that is no news
+            raise DeadlineExceeded("The deadline passed before the request was read.") from error
+        finally:
+            self._decoding -= 1
 
     def _ready(self, name: str, number: str) -> Version:
         version = self.repository.version(name, number)
@@ -169,6 +172,7 @@ class DeepServe:
     async def close(self) -> None:
         """Lets the requests under way finish."""
         await asyncio.gather(*(served.batcher.close() for served in self._served.values()))
+        self._decoders.shutdown(wait=False, cancel_futures=True)
 
 
 def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:

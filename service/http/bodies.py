@@ -1,5 +1,6 @@
 """Request bodies: read within their limit while they arrive, and taken apart by Content-Type."""
 
+import re
 from collections.abc import AsyncGenerator
 from email.message import Message
 
@@ -19,6 +20,7 @@ async def read_body(receive: Receive, content_length: bytes | None, limit: int) 
     """The whole body.
 
     Raises:
+        Malformed: less arrives than `content_length` says.
         TooLarge: it is, or says that it is, longer than `limit` bytes; no more than that is held.
         ClientGone: the connection ended first.
     """
@@ -36,7 +38,11 @@ async def read_body(receive: Receive, content_length: bytes | None, limit: int) 
             raise TooLarge(f"The body may have at most {limit:,} bytes.")
         chunks.append(chunk)
         if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            break
+    # uvicorn stops reading at `Upgrade: h2c`, which some clients send by default: what it drops must not be answered.
+    if content_length is not None and size != int(content_length):
+        raise Malformed(f"{size:,} bytes of {int(content_length):,} arrived; an Upgrade to HTTP/2 is not offered here.")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def media_type(content_type: str) -> str:
@@ -57,11 +63,11 @@ async def multipart_files(body: bytes, content_type: str, field: str) -> list[by
         Malformed: it is not what its Content-Type says.
         Invalid: it has other parts, or more than `MAX_ITEMS`.
     """
-    if _boundary(content_type) is None:
-        raise Malformed("The Content-Type multipart/form-data has no boundary.")
-    parser = _InMemory(
-        Headers({"content-type": content_type}), _once(body), max_files=MAX_ITEMS + 1, max_fields=MAX_ITEMS + 1
-    )
+    boundary = _boundary(content_type)
+    if b"--" + boundary + b"--" not in body:
+        raise Malformed("The body is not multipart/form-data: its closing boundary is missing.")
+    headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary.decode("latin-1")}"'})
+    parser = _InMemory(headers, _once(body), max_files=MAX_ITEMS + 1, max_fields=MAX_ITEMS + 1)
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -84,10 +90,14 @@ def _too_many(field: str) -> Invalid:
     return Invalid("The request is not valid.", faults=(Fault((field,), f"at most {MAX_ITEMS} items"),))
 
 
-def _boundary(content_type: str) -> str | None:
+def _boundary(content_type: str) -> bytes:
+    """The boundary alone: other parameters, a charset say, have no say over files."""
     message = Message()
     message["content-type"] = content_type
-    return message.get_boundary()
+    boundary = message.get_boundary()
+    if boundary is None or not re.fullmatch(r"[\x20-\x7e]{1,70}", boundary) or '"' in boundary:
+        raise Malformed("The Content-Type multipart/form-data has no valid boundary.")
+    return boundary.encode("ascii")
 
 
 async def _once(body: bytes) -> AsyncGenerator[bytes, None]:

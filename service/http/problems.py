@@ -9,6 +9,7 @@ from service.errors import Fault, Invalid, Malformed, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
 
+MOST_CHARACTERS = 500
 MOST_ERRORS = 1000
 MOST_FAULTS = 64
 """A request with more gets the first ones."""
@@ -20,12 +21,20 @@ def problem(error: ServiceError, request_id: str) -> bytes:
         "type": "about:blank",
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
+        "detail": _cut(error.detail),
         "request_id": request_id,
     }
     if error.faults:
-        content["errors"] = [{"loc": list(fault.loc), "msg": fault.msg} for fault in error.faults[:MOST_FAULTS]]
+        content["errors"] = [
+            {"loc": [_cut(place) if isinstance(place, str) else place for place in fault.loc], "msg": _cut(fault.msg)}
+            for fault in error.faults[:MOST_FAULTS]
+        ]
     return json.dumps(content).encode()
+
+
+def _cut(text: str) -> str:
+    """What a client wrote comes back to it, but not megabytes of it."""
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
 
 
 def from_validation(error: ValidationError) -> ServiceError:

@@ -51,7 +51,7 @@ class TaskEndpoint:
         content_type = request.header(b"content-type")
         kind = media_type(content_type) or JSON
         takes_files = self.predictor.files_field is not None
-        if request.header(b"content-encoding") not in ("", "identity"):
+        if request.header(b"content-encoding").lower() not in ("", "identity"):
             raise UnsupportedMediaType("A compressed body is not taken here.")
         if kind != JSON and not (takes_files and (kind == MULTIPART or kind.startswith("image/"))):
             accepted = f"{JSON}, {MULTIPART} and image/*" if takes_files else JSON

@@ -48,7 +48,7 @@ class FashionRequest(Payload):
     """The same seed gives the same pieces; without one a fresh one is drawn, and reported."""
     label: Annotated[Label, BeforeValidator(_official)] | None = None
     """What to draw, in upper or lower case; without it all ten classes take turns."""
-    truncation: Annotated[float, Field(ge=0.1, le=2.0)] = 1.0
+    truncation: Annotated[float, Field(strict=True, ge=0.1, le=2.0)] = 1.0
     """Below 1 the pieces are more typical and more alike, above 1 more varied and less certain."""
 
 

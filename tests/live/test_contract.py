@@ -141,6 +141,21 @@ def test_a_flood_of_faults_is_answered_briefly(client: httpx.Client) -> None:
     assert len(problem(response, 422)["errors"]) <= 64  # type: ignore[arg-type]
 
 
+def test_a_body_that_the_server_did_not_get_is_never_answered(client: httpx.Client) -> None:
+    headers = {"Connection": "Upgrade", "Upgrade": "h2c", "Content-Type": "application/json"}
+    with httpx.Client(base_url=client.base_url) as alone:  # the connection is of no further use
+        problem(alone.post("/v1/fashion", content=b'{"seed": 5}', headers=headers), 400)
+
+
+def test_what_a_client_wrote_comes_back_cut(client: httpx.Client) -> None:
+    refused = client.post("/v1/mammogram", json={"x" * 1_000_000: 0})
+    problem(refused, 422)
+    assert len(refused.content) < 10_000
+    unknown = client.post("/v1/sentiment", json=REVIEW, params={"version": "9" * 10_000})
+    problem(unknown, 404)
+    assert len(unknown.content) < 10_000
+
+
 def test_a_million_faults_are_counted_not_listed(client: httpx.Client) -> None:
     body = json.dumps({str(number): 0 for number in range(500_000)})
     content = problem(client.post("/v1/mammogram", content=body, headers={"Content-Type": "application/json"}), 422)
