@@ -120,10 +120,10 @@ class DeepServe:
         for name, versions in self.repository.models.items():
             for number, version in versions.items():
                 if name in PREDICTORS and version.state is State.READY:
-                    self._serve(PREDICTORS[name], version)
+                    self._admit(PREDICTORS[name], version)
                 metrics.READY.labels(name, number).set(version.state is State.READY)
 
-    def _serve(self, predictor: type[AnyPredictor], version: Version) -> None:
+    def _admit(self, predictor: type[AnyPredictor], version: Version) -> None:
         """Puts a predictor before a version; one that it cannot work with is not ready after all."""
         try:
             self._served[version.name, version.version] = _serve(predictor, version)

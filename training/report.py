@@ -1,6 +1,6 @@
 """`make evaluate`: the table of the README, measured anew from the graphs in models/ and the real data.
 
-Ends with a failure if a figure is not the one on its card.
+Ends with a failure if a figure is further than `AGREEMENT` from its card.
 """
 
 import argparse

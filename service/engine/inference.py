@@ -52,6 +52,12 @@ class Session:
 
 
 def _open(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
+    if device == "auto":
+        try:
+            return _open(graph, "cuda", threads)
+        except SessionError as error:
+            logger.warning("%s runs on CPU: %s", graph.parent, error)
+            return _open(graph, "cpu", threads)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -59,12 +65,6 @@ def _open(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
     # A thread that spins while it waits takes the core from the next request.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    if device == "auto":
-        try:
-            return _open(graph, "cuda", threads)
-        except SessionError as error:
-            logger.warning("%s runs on CPU: %s", graph.parent, error)
-            return _open(graph, "cpu", threads)
     wanted = _PROVIDERS[device]
     if wanted not in ort.get_available_providers():
         raise SessionError(f"device {device} was asked for, but this ONNX Runtime has only {_available()}")

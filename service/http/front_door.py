@@ -137,7 +137,7 @@ class FrontDoor:
         return await handler(request, call)
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
-        """Ready when every version of every model has proved itself."""
+        """Ready when each model has a version that has proved itself."""
         if not self._repository().ready:
             raise Unavailable("Not every model is ready; /v1/models says which and why.")
         return _OK

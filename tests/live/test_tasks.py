@@ -79,6 +79,13 @@ def test_pixels_are_counted_before_a_picture_is_decoded(client: httpx.Client) ->
         assert client.post("/v1/digits", content=buffer.getvalue(), headers=PNG).status_code == status
 
 
+def test_a_deadline_holds_while_a_large_picture_is_decoded(client: httpx.Client) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((3000, 3000), 60).save(buffer, "PNG")
+    headers = PNG | {"X-Request-Timeout": "0.02"}
+    assert client.post("/v1/digits", content=buffer.getvalue(), headers=headers).status_code == 504
+
+
 def test_at_most_64_pictures(client: httpx.Client) -> None:
     picture = (EXAMPLES / "digit.jpg").read_bytes()
     for count, status in ((64, 200), (65, 422)):
