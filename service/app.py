@@ -22,6 +22,7 @@ from service.engine.card import Card
 from service.engine.repository import Repository, State, Version
 from service.errors import DeadlineExceeded, Unavailable
 from service.http.front_door import FrontDoor
+from service.http.openinference import OpenInference, TensorEndpoint
 from service.http.tasks import TaskEndpoint
 from service.predictors import Answer, Payload, Predictor
 from service.predictors.digits import DigitsPredictor
@@ -71,7 +72,8 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
         tasks = [TaskEndpoint(api.route, PREDICTORS[name], _bind(api), SETTINGS) for name, api in self.apis.items()]
-        return FrontDoor(super().to_asgi(is_main), tasks, lambda: _instance().repository, SETTINGS)
+        tensors = OpenInference(lambda name, number: _instance().tensors(name, number), SETTINGS)
+        return FrontDoor(super().to_asgi(is_main), tasks, tensors, lambda: _instance().repository, SETTINGS)
 
 
 def _instance() -> "DeepServe":
@@ -91,6 +93,7 @@ class ServedVersion:
 
     predictor: AnyPredictor
     batcher: Batcher
+    tensors: TensorEndpoint
 
 
 @bentoml.service(
@@ -139,8 +142,7 @@ class DeepServe:
             ServiceError: the request or its version is not valid, or there is no time or room to answer it.
         """
         call = current_call.get()
-        version = self.repository.newest(name) if call.version is None else self._ready(name, call.version)
-        served = self._served[name, version.version]
+        served = self._find(name, call.version)
         if served.predictor.is_slow_to_decode(request):
             inputs, facts = await self._decode_apart(served.predictor, request, call.deadline)
         else:
@@ -162,11 +164,20 @@ class DeepServe:
         finally:
             self._decoding -= 1
 
-    def _ready(self, name: str, number: str) -> Version:
-        version = self.repository.version(name, number)
-        if version.state is not State.READY:
-            raise Unavailable(f"Version {number} of model {name!r} is not ready.")
-        return version
+    def tensors(self, name: str, number: str | None) -> TensorEndpoint:
+        """A version of a model for those who ask in tensors; the newest ready one if `number` is None.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: it is not ready.
+        """
+        return self._find(name, number).tensors
+
+    def _find(self, name: str, number: str | None) -> ServedVersion:
+        version = self.repository.newest(name) if number is None else self.repository.version(name, number)
+        if (served := self._served.get((name, version.version))) is None:
+            raise Unavailable(f"Version {version.version} of model {name!r} is not ready.")
+        return served
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
@@ -190,7 +201,8 @@ def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:
 
     limits = Limits(run_rows=SETTINGS.max_batch_rows, queue_rows=SETTINGS.max_queue_rows, max_wait=SETTINGS.max_wait)
     batcher = Batcher(version.session.run, limits, predictor.sequence, observe)
-    return ServedVersion(predictor(version.directory), batcher)
+    tensors = TensorEndpoint(version.card, batcher, predictor.longest)
+    return ServedVersion(predictor(version.directory), batcher, tensors)
 
 
 def _check_tensors(predictor: type[AnyPredictor], card: Card) -> None:

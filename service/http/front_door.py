@@ -21,6 +21,7 @@ from service.http.catalogue import Catalogue
 from service.http.keys import check_key
 from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.openapi import api_page, openapi
+from service.http.openinference import OpenInference, error_reply
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
@@ -43,6 +44,7 @@ class FrontDoor:
         self,
         bentoml_app: ASGIApp,
         tasks: Sequence[TaskEndpoint],
+        tensors: OpenInference,
         repository: Callable[[], Repository],
         settings: Settings,
     ) -> None:
@@ -51,10 +53,12 @@ class FrontDoor:
         Args:
             bentoml_app: BentoML's.
             tasks: the task endpoints, served here.
+            tensors: the routes under `/v2`, served here.
             repository: gives the models, once start-up is complete.
             settings: the API keys.
         """
         self._bentoml_app = bentoml_app
+        self._tensors = tensors
         self._repository = repository
         self._settings = settings
         catalogue = Catalogue(repository)
@@ -100,17 +104,19 @@ class FrontDoor:
             metrics.count(route.template, "abandoned", time.perf_counter() - started)
             return
         except ServiceError as error:
-            reply, outcome = _problem(error, call), error.outcome
+            reply, outcome = _refusal(error, path, call), error.outcome
         except Exception:
             logger.exception("request %s failed", call.request_id)
             failure = ServiceError("The server failed to answer.")
-            reply, outcome = _problem(failure, call), failure.outcome
+            reply, outcome = _refusal(failure, path, call), failure.outcome
         await _send(reply, call, send, with_body=method != "HEAD")
         metrics.count(route.template, outcome, time.perf_counter() - started)
 
     def _find(self, path: str) -> Route:
         if (route := self._routes.get(path)) is not None:
             return route
+        if path.startswith("/v2"):
+            return self._tensors.find(path) or _NOWHERE
         if _BENTOML_PAGES.fullmatch(path):
             return self._page
         match path.split("/"):
@@ -159,7 +165,10 @@ async def _metrics(_request: HttpRequest, _call: Call) -> Reply:
     return Reply(metrics.exposition(), metrics.CONTENT_TYPE)
 
 
-def _problem(error: ServiceError, call: Call) -> Reply:
+def _refusal(error: ServiceError, path: str, call: Call) -> Reply:
+    """An error as those expect it who ask for such a path."""
+    if path.startswith("/v2"):
+        return error_reply(error)
     return Reply(problem(error, call.request_id), PROBLEM, error.status, error.headers)
 
 

@@ -67,6 +67,9 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
     sequence: ClassVar[str | None] = None
     """The input whose second dimension is a length, padded with 0 on the right; None if no input is a sequence."""
 
+    longest: ClassVar[int] = 1024
+    """Most elements of a sequence."""
+
     def __init__(self, directory: Path) -> None:
         """Reads what `decode` needs from the version's directory, `models/<name>/<version>`."""
         self.version = directory.name

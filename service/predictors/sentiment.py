@@ -102,6 +102,7 @@ class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAns
     Request = SentimentRequest
     Answer = SentimentAnswer
     sequence = "tokens"
+    longest = MAX_TOKENS
     inputs = ("tokens",)
     outputs = ("probabilities",)
 
