@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(if $(PORT),DEEPSERVE_PORT=$(PORT)) $(if $(WORKERS),DEEPSERVE_WORKERS=$(WORKERS))
 
-.PHONY: serve test lint train evaluate clean
+.PHONY: serve test lint train evaluate bench clean
 
 serve: .venv/serve
 	$(RUN) exec $(BIN)/python -m service
@@ -22,6 +22,9 @@ train: .venv/dev
 
 evaluate: .venv/dev
 	$(BIN)/python -m training.report
+
+bench: .venv/dev
+	$(BIN)/python -m load_tests.bench $(OPTIONS)
 
 clean:
 	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Load tests: the benchmark against the ceiling and against other servers."""

@@ -1,0 +1,128 @@
+"""Servers as processes: each pinned to one core, started, waited for, and what its whole tree of processes costs."""
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+
+class StartError(Exception):
+    """A server did not start; the message is the end of what it wrote."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a tree of processes, in MiB."""
+
+    rss_largest: float
+    """Resident memory of the largest process: of a server with one worker, the worker."""
+    pss: float
+    """Of all processes, what they share counted once."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running server."""
+
+    root: psutil.Process
+    url: str
+    seconds_to_ready: float
+    """From the start of the command to the first 200."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the tree so far, that of children which have ended included."""
+        return sum(sum(process.cpu_times()[:4]) for process in self._tree())
+
+    def memory(self) -> Memory:
+        """Of the tree, now."""
+        used = [process.memory_full_info() for process in self._tree()]
+        return Memory(max(one.rss for one in used) / 2**20, sum(one.pss for one in used) / 2**20)
+
+    def _tree(self) -> list[psutil.Process]:
+        return [self.root, *self.root.children(recursive=True)]
+
+
+def pinned(command: Sequence[str], cores: Sequence[int]) -> list[str]:
+    """The command, bound with all its children to these cores."""
+    return ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    *,
+    cores: Sequence[int],
+    port: int,
+    ready: str,
+    directory: Path,
+    environment: Mapping[str, str],
+    log: Path,
+) -> Iterator[Process]:
+    """The server that `command` starts, from the first 200 at `ready` on; it and its children end with the block.
+
+    Raises:
+        StartError: it ended, or was not ready within `START_SECONDS`.
+    """
+    url = f"http://127.0.0.1:{port}"
+    with log.open("w") as output:
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            pinned(command, cores),
+            cwd=directory,
+            env=dict(environment),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(child, url + ready, started, log)
+        yield Process(psutil.Process(child.pid), url, time.perf_counter() - started)
+    finally:
+        _stop(child)
+
+
+def _wait_until_ready(child: subprocess.Popen[bytes], url: str, started: float, log: Path) -> None:
+    while child.poll() is None and time.perf_counter() - started < START_SECONDS:
+        try:
+            if httpx.get(url, timeout=START_SECONDS).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    raise StartError(lines[-1].strip() if lines else f"ended with {child.returncode} and wrote nothing")
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Asks the tree to end; what is left of it after `STOP_SECONDS` is killed."""
+    tree = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    _, alive = psutil.wait_procs(tree, timeout=1)
+    for process in alive:
+        process.kill()
