@@ -1,0 +1,36 @@
+"""The server under deepserve with nothing to do: it takes the whole body and answers every request alike.
+
+`bentoml serve load_tests.bare:Bare` starts it: the same processes, event loop and HTTP protocol as deepserve's.
+"""
+
+import bentoml
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.app import FrontedService
+
+ANSWER = b'{"outputs":[{"name":"probabilities","shape":[1,10],"datatype":"FP32","data":[0,0,0,0,0,0,0,1,0,0]}]}'
+HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(ANSWER)).encode())]
+
+
+class BareService(FrontedService):
+    """Deepserve's way to be served, with a constant in place of the front door."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """The constant; BentoML's app still starts and stops the service."""
+        app = super().to_asgi(is_main)
+
+        async def constant(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await app(scope, receive, send)
+                return
+            while (await receive()).get("more_body"):
+                pass
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.body", "body": ANSWER})
+
+        return constant
+
+
+@bentoml.service(name="bare", service_class=BareService)
+class Bare:
+    """A service without methods."""
