@@ -115,7 +115,7 @@ class DeepServe:
 
     def __init__(self) -> None:
         """Loads, verifies and warms every model."""
-        self.repository = Repository(SETTINGS.models_dir, SETTINGS.device, SETTINGS.threads)
+        self.repository = Repository(SETTINGS.models_dir, SETTINGS.device, SETTINGS.threads, SETTINGS.precision)
         self.repository.load()
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._decoding = 0

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict
 FILE_NAME = "card.json"
 
 DType = Literal["uint8", "int64", "float32"]
+Precision = Literal["float32", "int8"]
+
+GRAPHS: dict[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
+"""The graph of each precision; float32 is the reference and always there."""
 
 
 class Section(BaseModel):
@@ -66,6 +70,18 @@ class Training(Section):
     libraries: dict[str, str]
 
 
+class Int8(Section):
+    """The same model in eight-bit integers, held against the reference in float32: what is lost, what is won."""
+
+    served: bool
+    """Whether CPUs run it in place of the reference, from its own graph; CUDA has no kernels for it."""
+    how: str
+    figures: dict[str, Figure]
+    """Those of the card that it may change, measured on it."""
+    speedup: dict[str, Figure]
+    """By rows of a run, as in `{"8": ...}`: time of the reference by time of this, on one thread."""
+
+
 class Card(Section):
     """All that is to be known of `models/<name>/<version>`."""
 
@@ -78,6 +94,9 @@ class Card(Section):
     classes: tuple[str, ...]
     """What the columns of the output stand for, in their order; empty where there are none."""
     figures: dict[str, Figure]
+    """Of the reference."""
+    int8: Int8 | None = None
+    """None where it was not tried."""
     data: tuple[DataSource, ...]
     training: Training
     intended_use: str
@@ -94,6 +113,11 @@ class Card(Section):
             pydantic.ValidationError: it is not a card.
         """
         return cls.model_validate_json((directory / FILE_NAME).read_bytes())
+
+    @property
+    def fastest(self) -> Precision:
+        """What CPUs run, unless the reference is asked for."""
+        return "int8" if self.int8 is not None and self.int8.served else "float32"
 
     def write(self, directory: Path) -> None:
         """Puts the card into `directory`."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from service.engine.card import Card, TensorSpec
+from service.engine.card import GRAPHS, Card, Precision, TensorSpec
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 Device = Literal["cpu", "cuda", "auto"]
@@ -27,13 +27,25 @@ class SessionError(Exception):
 class Session:
     """One graph, ready to run on one device. `run` may be called from any thread."""
 
-    def __init__(self, graph: Path, card: Card, device: Device = "cpu", threads: int = 1) -> None:
-        """Loads the graph and holds it against its card.
+    def __init__(
+        self,
+        directory: Path,
+        card: Card,
+        device: Device = "cpu",
+        threads: int = 1,
+        precision: Precision | Literal["auto"] = "auto",
+    ) -> None:
+        """Loads the graph of a version and holds it against its card.
+
+        Args:
+            directory: of the version.
+            precision: `auto` is what the card says CPUs run; CUDA runs float32 in any case.
 
         Raises:
             SessionError: the graph does not load, is not what the card says, or the device does not work.
         """
-        self._session = _open(graph, device, threads)
+        wanted = card.fastest if precision == "auto" else precision
+        self._session, self.precision = _open(directory, wanted, device, threads)
         self.provider: str = self._session.get_providers()[0]
         _compare("inputs", self._session.get_inputs(), card.inputs)
         _compare("outputs", self._session.get_outputs(), card.outputs)
@@ -51,13 +63,18 @@ class Session:
             raise SessionError(f"the run failed: {error}") from error
 
 
-def _open(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
+def _open(
+    directory: Path, precision: Precision, device: Device, threads: int
+) -> tuple[ort.InferenceSession, Precision]:
     if device == "auto":
         try:
-            return _open(graph, "cuda", threads)
+            return _open(directory, precision, "cuda", threads)
         except SessionError as error:
-            logger.warning("%s runs on CPU: %s", graph.parent, error)
-            return _open(graph, "cpu", threads)
+            logger.warning("%s runs on CPU: %s", directory, error)
+            return _open(directory, precision, "cpu", threads)
+    if device == "cuda":
+        precision = "float32"
+    graph = directory / GRAPHS[precision]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -75,7 +92,7 @@ def _open(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
         raise SessionError(f"{graph.name} does not load: {reason}") from error
     if session.get_providers()[0] != wanted:
         raise SessionError(f"device {device} was asked for, but ONNX Runtime fell back to {session.get_providers()}")
-    return session
+    return session, precision
 
 
 def _available() -> str:

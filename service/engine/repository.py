@@ -10,13 +10,13 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import ValidationError
 
-from service.engine.card import Card, digests
+from service.engine.card import Card, Precision, digests
 from service.engine.inference import Device, Session, SessionError, Tensors
 from service.errors import NotFound, Unavailable
 
@@ -61,6 +61,7 @@ class Repository:
     root: Path
     device: Device = "cpu"
     threads: int = 1
+    precision: Precision | Literal["auto"] = "auto"
     models: dict[str, dict[str, Version]] = field(default_factory=dict)
 
     def load(self) -> None:
@@ -116,7 +117,7 @@ class Repository:
         name, number = directory.parent.name, directory.name
         try:
             card = verify_files(directory)
-            session = Session(directory / "model.onnx", card, self.device, self.threads)
+            session = Session(directory, card, self.device, self.threads, self.precision)
             verify_golden(directory, card, session)
         except (VerificationError, SessionError) as error:
             logger.error("model %s version %s is unavailable: %s", name, number, error)  # noqa: TRY400
@@ -124,7 +125,7 @@ class Repository:
         except Exception:  # whatever is wrong with one version, the others serve
             logger.exception("model %s version %s is unavailable", name, number)
             return Version(name, number, directory, State.UNAVAILABLE, reason="it cannot be read; the log says why")
-        logger.info("model %s version %s is ready on %s", name, number, session.provider)
+        logger.info("model %s version %s is ready on %s in %s", name, number, session.provider, session.precision)
         return Version(name, number, directory, State.READY, card=card, session=session)
 
 
@@ -154,13 +155,17 @@ def verify_files(directory: Path) -> Card:
 def verify_golden(directory: Path, card: Card, session: Session) -> None:
     """Runs the golden cases, together and one by one, which warms the session too.
 
+    `golden.npz` holds the inputs as `in:NAME`, what torch makes of them as `out:NAME`, and what the graph in eight-bit
+    integers, if there is one, makes of them as `int8:NAME`: these are the same on every processor.
+
     Raises:
         VerificationError: an output differs from the recorded one by more than `GOLDEN_TOLERANCE`.
     """
+    recorded = "int8" if session.precision == "int8" else "out"
     try:
         with np.load(directory / "golden.npz", allow_pickle=False) as golden:
             inputs = {spec.name: golden[f"in:{spec.name}"] for spec in card.inputs}
-            expected = {spec.name: golden[f"out:{spec.name}"] for spec in card.outputs}
+            expected = {spec.name: golden[f"{recorded}:{spec.name}"] for spec in card.outputs}
     except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise VerificationError(f"golden.npz: {error}") from error
     _agree(session.run(inputs), expected)
