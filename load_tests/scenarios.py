@@ -45,12 +45,8 @@ class Scenario:
     """Takes the probabilities out of an answer."""
     first: int
     """The column of the graph's output at which they start."""
-
-    def write(self, directory: Path) -> Path:
-        """Puts the bodies into a file, one a line."""
-        path = directory / f"{self.name}.jsonl"
-        path.write_bytes(b"\n".join([*self.bodies, b""]))
-        return path
+    connections: tuple[int, ...]
+    """How many clients ask at once, from few to many."""
 
     def check(self, url: str) -> None:
         """Posts `CHECKED` bodies at once and compares the answers with ONNX Runtime's own, one row at a time.
@@ -89,6 +85,7 @@ def digits() -> Scenario:
         # BentoML batches lists, so that its answer is the bare list of outputs.
         read=lambda answer: np.ravel((answer["outputs"] if isinstance(answer, dict) else answer)[0]["data"]).tolist(),
         first=0,
+        connections=(1, 8, 64),
     )
 
 
@@ -112,4 +109,5 @@ def sentiment() -> Scenario:
         inputs=[pad([reader.read(text).ids]) for text in texts],
         read=lambda answer: [answer["predictions"][0]["probability_positive"]],
         first=1,
+        connections=(64,),
     )

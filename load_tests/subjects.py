@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from load_tests.processes import Process, StartError, free_ports, running
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
+DEEPSERVE = "deepserve"
 ENVIRONMENTS = Path(__file__).parent / ".environments"
 
 _METADATA = re.compile(r"^# /// script\n((?:#.*\n)+)# ///$", re.MULTILINE)
@@ -28,7 +30,11 @@ _METADATA = re.compile(r"^# /// script\n((?:#.*\n)+)# ///$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Subject:
-    """A server that can be started; `{port}`, `{second}` and `{third}` in its command stand for free ports."""
+    """A server that can be started.
+
+    In its command and environment `{port}`, `{second}` and `{third}` stand for free ports, `{libraries}` for the folder
+    of Python's own shared library.
+    """
 
     title: str
     command: str
@@ -39,6 +45,8 @@ class Subject:
     """Of the environment that it runs in; None for this one."""
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: Path = ROOT
+    checked: bool = True
+    """Whether its answers mean anything."""
 
     def serving(self, graph: Path, cores: Sequence[int], log: Path) -> AbstractContextManager[Process]:
         """The running server, its tree of processes bound to `cores`.
@@ -46,20 +54,22 @@ class Subject:
         Raises:
             StartError: its environment cannot be made, or it does not start.
         """
-        ports = dict(zip(("port", "second", "third"), free_ports(3), strict=True))
+        port, second, third = free_ports(3)
+        places = {"port": port, "second": second, "third": third, "libraries": sysconfig.get_config_var("LIBDIR")}
         programs = Path(sys.executable).parent if self.dependencies is None else environment(self.dependencies)
         variables = {
             # Whoever runs the benchmark may have settings of the service of their own.
             **{name: value for name, value in os.environ.items() if not name.startswith("DEEPSERVE_")},
+            "BENTOML_DO_NOT_TRACK": "True",
             "GRAPH": str(graph),
             "PYTHONPATH": str(ROOT),
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            **{name: value.format(**ports) for name, value in self.environment.items()},
+            **{name: value.format(**places) for name, value in self.environment.items()},
         }
         return running(
-            self.command.format(**ports).split(),
+            self.command.format(**places).split(),
             cores=cores,
-            port=ports["port"],
+            port=port,
             ready=self.ready,
             directory=self.directory,
             environment=variables,
@@ -67,10 +77,20 @@ class Subject:
         )
 
 
+BARE = Subject(
+    title="the bare server, answering 200",
+    command="bentoml serve load_tests.bare:Bare --port {port}",
+    route="/",
+    ready="/",
+    checked=False,
+)
+"""The server under deepserve with nothing to do."""
+
+
 def deepserve(route: str, **settings: str) -> Subject:
     """This service, with `DEEPSERVE_*` settings."""
     return Subject(
-        title="deepserve",
+        title=DEEPSERVE,
         command="python -m service",
         route=route,
         ready="/readyz",

@@ -1,5 +1,6 @@
 # /// script
-# dependencies = ["mlserver==1.7.1", "onnxruntime==1.31.1", "numpy"]
+# # A later uvloop has no event loop where MLServer expects one.
+# dependencies = ["mlserver==1.7.1", "uvloop==0.21.0", "onnxruntime==1.31.1", "numpy==2.4.6"]
 # [tool.bench]
 # title = "MLServer"
 # command = "mlserver start ."

@@ -1,10 +1,12 @@
 # /// script
-# dependencies = ["nvidia-pytriton==0.7.0", "onnxruntime==1.31.1", "numpy"]
+# dependencies = ["nvidia-pytriton==0.7.0", "onnxruntime==1.31.1", "numpy==1.26.4"]
 # [tool.bench]
 # title = "Triton, by PyTriton"
 # command = "python digits_triton.py {port} {second} {third}"
 # route = "/v2/models/digits/infer"
 # ready = "/v2/models/digits/ready"
+# [tool.bench.environment]
+# LD_LIBRARY_PATH = "{libraries}"
 # ///
 """Triton Inference Server with its dynamic batcher, the model behind its Python backend: what pip can install of it."""
 

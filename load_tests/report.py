@@ -1,0 +1,158 @@
+"""The run as a person reads it: a table, the goals, a file of JSON and a plot."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from load_tests.goals import goals
+from load_tests.load import Load
+from load_tests.results import BATCHED, OWN_BATCHES, Results, Standings
+from load_tests.subjects import BARE, DEEPSERVE, ROOT
+
+COLUMNS: tuple[tuple[str, int, Callable[[Load], float | None]], ...] = (
+    ("CPU us a request", BATCHED, lambda load: load.cpu_us),
+    ("requests/s", BATCHED, lambda load: load.per_second),
+    ("p50 ms", BATCHED, lambda load: load.p50_ms),
+    ("p99 ms", BATCHED, lambda load: load.p99_ms),
+    ("rows a run", BATCHED, lambda load: load.rows),
+    ("8: p50", 8, lambda load: load.p50_ms),
+    ("8: p99", 8, lambda load: load.p99_ms),
+    ("1: p50", 1, lambda load: load.p50_ms),
+)
+"""Of the table: at so many connections, this figure of a load."""
+HEADS = ["server", *(name for name, _, _ in COLUMNS), "MiB", "ready s", "errors"]
+PACKAGES = ("bentoml", "numpy", "onnxruntime", "uvicorn", "uvloop", "httptools")
+
+
+def publish(results: Results, settings: dict[str, Any], out: Path) -> None:
+    """Prints the tables and the goals; writes `bench.json` and `bench.png` into the folder `out`."""
+    reached = goals(results)
+    for title, standings in (
+        (f"Digits: a picture a request, {BATCHED} connections where a column does not say", results.digits),
+        (f"Sentiment: a review a request, long and short ones mixed, {BATCHED} connections", results.sentiment),
+    ):
+        if standings.turns:
+            print("\n".join(["", title, "", *table(standings)]))
+    print("\n".join(["", "Goals", "", *map(str, reached)]))
+    out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "machine": machine(),
+        "settings": settings,
+        "goals": [asdict(goal) for goal in reached],
+        "results": asdict(results),
+    }
+    (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
+    plot(results, out / "bench.png")
+    print(f"\n{out / 'bench.json'}, {out / 'bench.png'}")
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "processor": model[0].partition(":")[2].strip() if model else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": commit.stdout.strip(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def table(standings: Standings) -> list[str]:
+    """Lines of Markdown: the floor and the ceiling, then the servers, least CPU time first, then those that failed."""
+    servers = sorted(standings.servers, key=lambda title: standings.load(title, BATCHED, lambda load: load.cpu_us) or 0)
+    rows = [
+        *_alone(standings),
+        *(_server(standings, title) for title in standings.turns if title == BARE.title),
+        *_ceiling(standings),
+        *(_server(standings, title) for title in servers),
+    ]
+    widths = [max(len(cells[column]) for cells in [HEADS, *rows]) for column in range(len(HEADS))]
+    lines = [
+        _line(HEADS, widths),
+        _line(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])], widths),
+        *(_line(cells, widths) for cells in rows),
+    ]
+    return lines + [f"| {title}: not measured: {reason} |" for title, reason in standings.failures.items()]
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    title, *figures = cells
+    aligned = [title.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True))]
+    return f"| {' | '.join(aligned)} |"
+
+
+def _server(standings: Standings, title: str) -> list[str]:
+    loads = [load for turn in standings.turns[title] for load in turn.loads]
+    return [
+        title,
+        *(_figure(standings.load(title, connections, figure)) for _, connections, figure in COLUMNS),
+        _figure(standings.turn(title, lambda turn: turn.memory.pss)),
+        _figure(standings.turn(title, lambda turn: turn.seconds_to_ready)),
+        str(sum(load.refused + load.lost for load in loads)),
+    ]
+
+
+def _alone(standings: Standings) -> list[list[str]]:
+    own = standings.load(DEEPSERVE, BATCHED, lambda load: load.rows)
+    names = {OWN_BATCHES: f"as deepserve's, {_figure(own)}"}
+    return [
+        _bound(f"ONNX Runtime alone, rows a run: {names.get(rows, rows)}", median(times), 1e6 / median(times))
+        for rows, times in standings.alone.items()
+    ]
+
+
+def _ceiling(standings: Standings) -> list[list[str]]:
+    bare = standings.load(BARE.title, BATCHED, lambda load: load.cpu_us)
+    pace = standings.ceiling()
+    if bare is None or pace is None:
+        return []
+    return [_bound("the ceiling: the last two together", bare + median(standings.alone[OWN_BATCHES]), pace)]
+
+
+def _bound(title: str, cpu_us: float, per_second: float) -> list[str]:
+    return [title, _figure(cpu_us), _figure(per_second), *[""] * (len(HEADS) - 3)]
+
+
+def _figure(value: float | None) -> str:
+    """Three digits, or more where they stand before the point."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def plot(results: Results, path: Path) -> None:
+    """Bars: CPU time and throughput with their ceilings, and throughput on reviews."""
+    panels: list[tuple[str, Standings, Callable[[Load], float], float | None]] = [
+        ("digits: CPU us a request", results.digits, lambda load: load.cpu_us, None),
+        ("digits: requests/s", results.digits, lambda load: load.per_second, results.digits.ceiling()),
+        ("sentiment: requests/s", results.sentiment, lambda load: load.per_second, None),
+    ]
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    for axis, (name, standings, value, ceiling) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        bars = sorted((standings.load(title, BATCHED, value) or 0, title) for title in standings.servers)
+        colors = ["tab:blue" if title == DEEPSERVE else "lightgrey" for _, title in bars]
+        drawn = axis.barh([title for _, title in bars], [length for length, _ in bars], color=colors)
+        axis.bar_label(drawn, fmt="{:,.0f}", padding=3)
+        axis.set_title(f"{name}, {BATCHED} connections")
+        axis.margins(x=0.15)
+        if ceiling:
+            axis.axvline(ceiling, color="tab:red", linestyle="--", label="the ceiling")
+            axis.legend()
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
