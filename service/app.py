@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import bentoml
+import uvicorn.config
 from _bentoml_sdk import Service  # the class that `service_class=` extends; bentoml does not export it
 from _bentoml_sdk.method import APIMethod
 from starlette.types import ASGIApp
@@ -71,6 +72,8 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
+        # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
+        uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
         tasks = [TaskEndpoint(api.route, PREDICTORS[name], _bind(api), SETTINGS) for name, api in self.apis.items()]
         tensors = OpenInference(lambda name, number: _instance().tensors(name, number), SETTINGS)
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, lambda: _instance().repository, SETTINGS)

@@ -1,6 +1,7 @@
 """What accompanies a request through the house beside its payload: its id, the version it asks for, its deadline."""
 
 import math
+import random
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -22,3 +23,8 @@ NO_CALL = Call()
 
 current_call: ContextVar[Call] = ContextVar("current_call", default=NO_CALL)
 """The call that the running task serves. BentoML's typed methods take the payload alone, so the rest travels here."""
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits that no other request has. Not a secret, so that no system call is spent on it."""
+    return f"{random.getrandbits(128):032x}"

@@ -94,6 +94,13 @@ class Invalid(ClientError):
     title = "Unprocessable Content"
 
 
+class HeadTooLarge(ClientError):
+    """The request line and headers have too many bytes."""
+
+    status = 431
+    title = "Request Header Fields Too Large"
+
+
 class Unavailable(ServiceError):
     """The queue is full, the model is not ready or the server drains; nothing was computed, so it is safe to retry."""
 

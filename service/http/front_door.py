@@ -7,13 +7,12 @@ for the pages listed here, so that none of its other routes can be reached.
 import logging
 import re
 import time
-import uuid
 from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
-from service.call import Call
+from service.call import Call, new_request_id
 from service.engine.repository import Repository
 from service.errors import MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
@@ -176,7 +175,7 @@ def _request_id(given: bytes | None) -> str:
     """The client's own id if it is usable, else a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given.decode("ascii")
-    return uuid.uuid4().hex
+    return new_request_id()
 
 
 def _identified(send: Send, call: Call) -> Send:

@@ -1,0 +1,377 @@
+"""HTTP/1.1 on one connection: the protocol class that uvicorn gets in place of its own, at a third of the cost a request.
+
+It speaks ASGI to the app like uvicorn's. A request starts once all that came with its head is parsed, so that one that
+fits a packet never waits for its body; an answer leaves in one write; one timer watches a connection, not two a
+request. A client that hangs up cancels the task of its request, so that nothing more is computed for it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import httptools
+from starlette.types import Message, Scope
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from service.call import new_request_id
+from service.errors import HeadTooLarge, Malformed, ServiceError
+from service.http.problems import MEDIA_TYPE, problem
+
+logger = logging.getLogger(__name__)
+
+MOST_HEAD_BYTES = 65536
+"""Of a request line and its headers; they are counted when a packet is parsed, so that one packet more may be held."""
+MOST_BODY_AHEAD = 65536
+"""Bytes of a body that are read before the app asks for them; again, one packet more."""
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+
+
+class Exchange:
+    """One request and its answer: the app's `receive` and `send`."""
+
+    __slots__ = (
+        "_chunked",
+        "_chunks",
+        "_connection",
+        "_delivered",
+        "_expects_continue",
+        "_head",
+        "_waiter",
+        "answered",
+        "arrived",
+        "keep_alive",
+        "scope",
+        "size",
+        "task",
+    )
+
+    def __init__(self, connection: "Connection", scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        self._connection = connection
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.task: asyncio.Task[None] | None = None
+        self.arrived = False
+        """Whether all of the body is here."""
+        self.size = 0
+        """Bytes of it that the app has not taken."""
+        self.answered = False
+        self._chunks: list[bytes] = []
+        self._delivered = False
+        self._expects_continue = expects_continue
+        self._waiter: asyncio.Future[None] | None = None
+        self._head: bytes | None = None
+        self._chunked = False
+
+    def add(self, chunk: bytes) -> None:
+        """A piece of the body; nobody wants it once there is an answer."""
+        if not self.answered:
+            self._chunks.append(chunk)
+            self.size += len(chunk)
+            self.wake()
+
+    def wake(self) -> None:
+        """Has `receive` look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self) -> Message:
+        """The body as far as it is here; after its end, the end of the exchange."""
+        while not self._chunks and (self._delivered or not self.arrived):
+            if self.answered or self._connection.lost:
+                return {"type": "http.disconnect"}
+            if self._expects_continue:
+                self._expects_continue = False
+                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.read_on()
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self.size = 0
+        self._delivered = self.arrived
+        return {"type": "http.request", "body": body, "more_body": not self.arrived}
+
+    async def send(self, message: Message) -> None:
+        """Writes the answer, head and first piece of the body at once."""
+        if message["type"] == "http.response.start":
+            self._head = self._compose(message["status"], message.get("headers", ()))
+            return
+        if self._connection.write_blocked is not None:
+            await self._connection.write_blocked
+        body: bytes = message.get("body", b"")
+        if self.scope["method"] == "HEAD":
+            body = b""
+        more = message.get("more_body", False)
+        if self._chunked:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        if self._head is not None:
+            body, self._head = self._head + body, b""
+        self._connection.write(body)
+        if not more:
+            self.answered = True
+            self.wake()
+            self._connection.finish(self)
+
+    @property
+    def started(self) -> bool:
+        """Whether the head of the answer is known."""
+        return self._head is not None
+
+    def _compose(self, status: int, headers: Any) -> bytes:
+        parts = [_STATUS_LINES[status], *self._connection.common_headers()]
+        framed = status in _NO_BODY or self.scope["method"] == "HEAD"
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+            if name == b"content-length":
+                framed = True
+        if not framed and self.scope["http_version"] == "1.1":
+            self._chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if self._expects_continue and not self.arrived:
+            self.keep_alive = False  # whether the body still comes, nobody can tell
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+
+class Connection(asyncio.Protocol):
+    """What uvicorn calls an HTTP protocol: it makes one for each connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self._app: Any = config.app  # without the middleware by which uvicorn would trust proxies: nobody asks for it
+        self._root_path = config.root_path
+        self._most_idle = config.timeout_keep_alive
+        self._server = server_state
+        self._app_state = app_state
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self.lost = False
+        self.write_blocked: asyncio.Future[None] | None = None
+        """Done when the client has read enough of what was written."""
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
+        self._head_bytes = 0
+        self._incoming: Exchange | None = None
+        """Its body is arriving."""
+        self._active: Exchange | None = None
+        """It is being answered."""
+        self._queue: deque[Exchange] = deque()
+        """Sent before the active one was answered."""
+        self._reading = True
+        self._closing = False
+        self._idle_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a TCP connection's
+        self._transport = transport
+        self._server.connections.add(self)  # type: ignore[arg-type]  # a set of uvicorn's own protocols
+        self._client = transport.get_extra_info("peername")
+        self._address = transport.get_extra_info("sockname")
+        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self._idle_since = self.loop.time()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.lost = True
+        self._server.connections.discard(self)  # type: ignore[arg-type]
+        self.resume_writing()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._queue.clear()
+        if self._active is not None and self._active.task is not None:
+            self._active.task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # the offer to speak another protocol is not taken up
+        except httptools.HttpParserError:
+            self._refuse(Malformed("This is not HTTP/1.1."))
+            return
+        if self._incoming is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._refuse(HeadTooLarge(f"The head of a request may have at most {MOST_HEAD_BYTES:,} bytes."))
+                return
+        elif self._incoming.size > MOST_BODY_AHEAD:
+            self._pause()
+        if self._active is not None and self._active.task is None:
+            self._start(self._active)
+
+    def pause_writing(self) -> None:
+        self.write_blocked = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self.write_blocked is not None:
+            self.write_blocked.set_result(None)
+            self.write_blocked = None
+
+    # uvicorn calls this
+
+    def shutdown(self) -> None:
+        """Takes no further request: closes now, or once those that came in are answered."""
+        self._closing = True
+        if self._active is None:
+            self._transport.close()
+
+    # the parser calls these
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = []
+        self._expects_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = 0
+        exchange = Exchange(
+            self,
+            self._scope(),
+            keep_alive=self._parser.get_http_version() == "1.1" and self._parser.should_keep_alive(),
+            expects_continue=self._expects_continue,
+        )
+        self._incoming = exchange
+        if self._active is None:
+            self._active = exchange
+        else:
+            self._queue.append(exchange)
+            self._pause()
+
+    def on_body(self, body: bytes) -> None:
+        assert self._incoming is not None
+        self._incoming.add(body)
+
+    def on_message_complete(self) -> None:
+        exchange, self._incoming = self._incoming, None
+        assert exchange is not None
+        exchange.arrived = True
+        exchange.wake()
+        if exchange is self._active and exchange.task is None:
+            self._start(exchange)
+
+    # an exchange calls these
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes, if there is anybody left to read them."""
+        if not self.lost:
+            self._transport.write(data)
+
+    def read_on(self) -> None:
+        """Reads more, if reading had paused."""
+        if not self._reading and not self.lost:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def common_headers(self) -> list[bytes]:
+        """The server's own, such as the date: uvicorn renews them each second."""
+        return [part for name, value in self._server.default_headers for part in (name, b": ", value, b"\r\n")]
+
+    def finish(self, exchange: Exchange) -> None:
+        """Goes on to the next request once one is answered."""
+        self._server.total_requests += 1
+        self._active = None
+        self._idle_since = self.loop.time()
+        if not exchange.keep_alive:
+            self._transport.close()
+        elif self._queue:
+            self._active = self._queue.popleft()
+            self._start(self._active)
+        elif self._closing:
+            self._transport.close()
+        else:
+            self.read_on()
+
+    def _scope(self) -> Scope:
+        raw_path, _, query = self._url.partition(b"?")
+        if not raw_path.startswith(b"/"):  # `GET http://host/path`, as to a proxy, or `OPTIONS *`
+            url = httptools.parse_url(self._url)
+            raw_path, query = url.path or b"", url.query or b""
+        path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode("utf-8", "replace")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": self._parser.get_http_version(),
+            "server": self._address,
+            "client": self._client,
+            "scheme": self._scheme,
+            "root_path": self._root_path,
+            "method": self._parser.get_method().decode("ascii"),
+            "path": self._root_path + path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self._headers,
+            "state": self._app_state.copy(),
+        }
+
+    def _start(self, exchange: Exchange) -> None:
+        exchange.task = self.loop.create_task(self._answer(exchange))
+        self._server.tasks.add(exchange.task)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        """Runs the app; one that fails or ends early cannot leave the client waiting."""
+        try:
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+        except Exception:
+            logger.exception("the application failed")
+        finally:
+            assert exchange.task is not None
+            self._server.tasks.discard(exchange.task)
+            if not exchange.answered and not self.lost:
+                self._transport.close()
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answers bytes that are no request and hangs up; a whole request before them is answered first."""
+        self._pause()
+        if self._active is not None and self._active.arrived:
+            self._active.keep_alive = False
+            self._queue.clear()
+            return
+        request_id = new_request_id()
+        body = problem(error, request_id)
+        head = (
+            *(_STATUS_LINES[error.status], *self.common_headers(), b"content-type: ", MEDIA_TYPE.encode()),
+            *(b"\r\ncontent-length: ", str(len(body)).encode(), b"\r\nx-request-id: ", request_id.encode()),
+            b"\r\nconnection: close\r\n\r\n",
+        )
+        self._transport.write(b"".join(head) + body)
+        self._transport.close()
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _watch(self) -> None:
+        """Closes the connection once it has been without a whole request for too long; looks again until then."""
+        now = self.loop.time()
+        idle = 0.0 if self._active is not None else now - self._idle_since
+        if idle >= self._most_idle:
+            self._transport.close()
+        else:
+            self._timer = self.loop.call_later(self._most_idle - idle, self._watch)
