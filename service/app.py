@@ -21,7 +21,7 @@ from service.call import current_call
 from service.engine.batching import Batcher, Limits
 from service.engine.card import Card
 from service.engine.repository import Repository, State, Version
-from service.errors import DeadlineExceeded, Unavailable
+from service.errors import Unavailable
 from service.http.front_door import FrontDoor
 from service.http.openinference import OpenInference, TensorEndpoint
 from service.http.tasks import TaskEndpoint
@@ -147,23 +147,20 @@ class DeepServe:
         call = current_call.get()
         served = self._find(name, call.version)
         if served.predictor.is_slow_to_decode(request):
-            inputs, facts = await self._decode_apart(served.predictor, request, call.deadline)
+            inputs, facts = await self._decode_apart(served.predictor, request)
         else:
             inputs, facts = served.predictor.decode(request)
-        outputs = await served.batcher.submit(inputs, call.deadline)
+        outputs = await served.batcher.submit(inputs)
         answer: Answer = served.predictor.describe(outputs, facts)
         return answer
 
-    async def _decode_apart(self, predictor: AnyPredictor, request: Payload, deadline: float) -> Any:
-        """Decodes in a thread, within the deadline; of too many such requests the last are turned away."""
+    async def _decode_apart(self, predictor: AnyPredictor, request: Payload) -> Any:
+        """Decodes in a thread; of too many such requests the last are turned away."""
         if self._decoding >= MOST_DECODING:
             raise Unavailable("Too many large requests are being read.")
         self._decoding += 1
         try:
-            async with asyncio.timeout_at(deadline):
-                return await asyncio.get_running_loop().run_in_executor(self._decoders, predictor.decode, request)
-        except TimeoutError as error:
-            raise DeadlineExceeded("The deadline passed before the request was read.") from error
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, predictor.decode, request)
         finally:
             self._decoding -= 1
 

@@ -1,6 +1,5 @@
-"""What accompanies a request through the house beside its payload: its id, the version it asks for, its deadline."""
+"""What accompanies a request through the house beside its payload: its id, and the version it asks for."""
 
-import math
 import random
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ class Call:
 
     version: str | None = None
     """The model version that the client asked for; None for the newest ready one."""
-
-    deadline: float = math.inf
-    """When the answer is no longer wanted, on the event loop's clock (`loop.time()`)."""
 
 
 NO_CALL = Call()

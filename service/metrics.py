@@ -1,6 +1,7 @@
 """What Prometheus sees. Label values are bounded: route templates, models, versions and outcomes, never raw input."""
 
 import os
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client import multiprocess as _multiprocess
@@ -51,5 +52,12 @@ def exposition() -> bytes:
 
 def count(route: str, outcome: str, seconds: float) -> None:
     """Records one finished request."""
-    REQUESTS.labels(route, outcome).inc()
-    REQUEST_SECONDS.labels(route).observe(seconds)
+    requests, request_seconds = _series(route, outcome)
+    requests.inc()
+    request_seconds.observe(seconds)
+
+
+@cache
+def _series(route: str, outcome: str) -> tuple[Counter, Histogram]:
+    """Looked up once: prometheus_client checks and locks each time."""
+    return REQUESTS.labels(route, outcome), REQUEST_SECONDS.labels(route)

@@ -1,9 +1,9 @@
 """Many requests in, few runs out: rows gather while a run is under way, and the next run takes them.
 
-Batch size follows load by itself, and a lone request waits for nobody. The queue is bounded in rows. A request whose
-deadline has passed or whose waiter has left is dropped before it costs a run; if a run fails, its requests are tried
-apart, and only the bad one's fails. Sequences run with others of about their length, so that a long one does not pad
-many short ones.
+Batch size follows load by itself, and a lone request waits for nobody. The queue is bounded in rows. A request that
+nobody waits for any more, because its deadline passed or its client left, is dropped before it costs a run; if a run
+fails, its requests are tried apart, and only the bad one's fails. Sequences run with others of about their length, so
+that a long one does not pad many short ones.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import DeadlineExceeded, Unavailable
+from service.errors import Unavailable
 
 Array = npt.NDArray[np.generic]
 Tensors = Mapping[str, Array]
@@ -26,7 +26,6 @@ LENGTH_RATIO = 1.25
 """Sequences share a run if the longest is at most this many times as long as the shortest..."""
 LENGTH_SLACK = 16
 """...or longer by at most this many elements."""
-
 
 SHORT_RUN = 0.001
 """Seconds below which a run stays on the event loop: handing it to a thread and back costs some 0.2 ms."""
@@ -103,34 +102,26 @@ class Batcher:
         self.waiting = 0
         """Rows in the queue."""
 
-    async def submit(self, inputs: Tensors, deadline: float = math.inf) -> Tensors:
+    async def submit(self, inputs: Tensors) -> Tensors:
         """The outputs for `inputs`, whose arrays share their first dimension, row for row.
+
+        Cancelled, by a deadline say, the request leaves the queue.
 
         Args:
             inputs: named arrays, at least one row.
-            deadline: on the loop's clock; once it passes the request leaves the queue.
 
         Raises:
             Unavailable: the queue is full.
-            DeadlineExceeded: the deadline passed before the answer was there.
         """
         rows = len(next(iter(inputs.values())))
         loop = asyncio.get_running_loop()
-        if loop.time() >= deadline:
-            raise DeadlineExceeded("The deadline passed before there was anything to compute.")
         self._admit(rows)
         request = Request(inputs, rows, loop.create_future())
         self._queue.extend(self._slices(request))
         self.waiting += rows
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        if deadline == math.inf:
-            return await request.answer
-        timer = loop.call_at(deadline, _expire, request.answer)
-        try:
-            return await request.answer
-        finally:
-            timer.cancel()
+        return await request.answer
 
     async def close(self) -> None:
         """Lets the requests in the queue finish and ends the thread."""
@@ -158,7 +149,7 @@ class Batcher:
         return [Slice(request, row, row + 1, int(length)) for row, length in enumerate(lengths)]
 
     def _drop_unwanted(self) -> None:
-        """Takes out what has expired, failed, or is no longer waited for."""
+        """Takes out what has failed or is no longer waited for."""
         wanted = [piece for piece in self._queue if not piece.request.answer.done()]
         if len(wanted) != len(self._queue):
             self._queue = deque(wanted)
@@ -232,8 +223,9 @@ class Batcher:
             return
         first = 0
         for piece in batch:
-            _deliver(piece, {name: value[first : first + piece.rows] for name, value in outputs.items()})
-            first += piece.rows
+            last = first + piece.rows
+            _deliver(piece, {name: value[first:last] for name, value in outputs.items()})
+            first = last
 
     async def _compute(self, batch: list[Slice]) -> Tensors:
         """One run, off the event loop unless it is short."""
@@ -294,8 +286,3 @@ def _deliver(piece: Slice, outputs: Tensors) -> None:
 def _fail(request: Request, error: Exception) -> None:
     if not request.answer.done():
         request.answer.set_exception(error)
-
-
-def _expire(answer: "asyncio.Future[Tensors]") -> None:
-    if not answer.done():
-        answer.set_exception(DeadlineExceeded("The deadline passed before the answer was ready."))

@@ -20,7 +20,6 @@ async def read_body(receive: Receive, content_length: bytes | None, limit: int) 
     """The whole body.
 
     Raises:
-        Malformed: less arrives than `content_length` says.
         TooLarge: it is, or says that it is, longer than `limit` bytes; no more than that is held.
         ClientGone: the connection ended first.
     """
@@ -39,9 +38,6 @@ async def read_body(receive: Receive, content_length: bytes | None, limit: int) 
         chunks.append(chunk)
         if not message.get("more_body", False):
             break
-    # uvicorn stops reading at `Upgrade: h2c`, which some clients send by default: what it drops must not be answered.
-    if content_length is not None and size != int(content_length):
-        raise Malformed(f"{size:,} bytes of {int(content_length):,} arrived; an Upgrade to HTTP/2 is not offered here.")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

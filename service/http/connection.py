@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: the protocol class that uvicorn gets in place of its own, at a third of the cost a request.
+"""HTTP/1.1 on one connection: the protocol class that uvicorn is given in place of its own, at a third of its cost.
 
 It speaks ASGI to the app like uvicorn's. A request starts once all that came with its head is parsed, so that one that
 fits a packet never waits for its body; an answer leaves in one write; one timer watches a connection, not two a
@@ -166,6 +166,8 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
         self._head_bytes = 0
+        self._is_stand_in = False
+        """Whether the head that is parsed stands in for one that is parsed already."""
         self._incoming: Exchange | None = None
         """Its body is arriving."""
         self._active: Exchange | None = None
@@ -179,7 +181,7 @@ class Connection(asyncio.Protocol):
 
     # asyncio calls these
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a TCP connection's
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._server.connections.add(self)  # type: ignore[arg-type]  # a set of uvicorn's own protocols
         self._client = transport.get_extra_info("peername")
@@ -190,7 +192,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.lost = True
-        self._server.connections.discard(self)  # type: ignore[arg-type]
+        self._server.connections.discard(self)
         self.resume_writing()
         if self._timer is not None:
             self._timer.cancel()
@@ -201,8 +203,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # the offer to speak another protocol is not taken up
+        except httptools.HttpParserUpgrade as stop:
+            self._decline_upgrade(data[stop.args[0] :])
+            return
         except httptools.HttpParserError:
             self._refuse(Malformed("This is not HTTP/1.1."))
             return
@@ -250,6 +253,9 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
+        if self._is_stand_in:
+            self._is_stand_in = False
+            return
         exchange = Exchange(
             self,
             self._scope(),
@@ -268,6 +274,8 @@ class Connection(asyncio.Protocol):
         self._incoming.add(body)
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
         exchange, self._incoming = self._incoming, None
         assert exchange is not None
         exchange.arrived = True
@@ -306,6 +314,17 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self.read_on()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Stays with HTTP/1.1: the parser stops where a head offers another protocol, as Java's client does (`h2c`).
+
+        A new parser goes on at the body, behind a head that says no more than how long it is.
+        """
+        framing = [pair for pair in self._headers if pair[0] in (b"content-length", b"transfer-encoding")]
+        head = b"".join(b"%b: %b\r\n" % pair for pair in framing)
+        self._parser = httptools.HttpRequestParser(self)
+        self._is_stand_in = True
+        self.data_received(b"POST / HTTP/1.1\r\n" + head + b"\r\n" + rest)
 
     def _scope(self) -> Scope:
         raw_path, _, query = self._url.partition(b"?")

@@ -4,7 +4,9 @@ Every request gets an id and a counted outcome, and every error is a problem doc
 for the pages listed here, so that none of its other routes can be reached.
 """
 
+import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import metrics
 from service.call import Call, new_request_id
 from service.engine.repository import Repository
-from service.errors import MethodNotAllowed, NotFound, ServiceError, Unavailable
+from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
 from service.http.keys import check_key
@@ -99,7 +101,7 @@ class FrontDoor:
         outcome = "ok"
         try:
             reply = await self._answer(route, request, call)
-        except ClientGone:
+        except (ClientGone, asyncio.CancelledError):  # `Connection` cancels what nobody waits for
             metrics.count(route.template, "abandoned", time.perf_counter() - started)
             return
         except ServiceError as error:
@@ -137,9 +139,15 @@ class FrontDoor:
         if handler is None:
             allowed = [*route.methods, *(["HEAD"] if "GET" in route.methods else [])]
             raise MethodNotAllowed(request.method, ", ".join(allowed))
-        if not route.public:
-            check_key(self._settings.api_keys, request.headers.get(b"authorization"))
-        return await handler(request, call)
+        if route.public:
+            return await handler(request, call)
+        check_key(self._settings.api_keys, request.headers.get(b"authorization"))
+        seconds = _seconds(request.headers.get(b"x-request-timeout"), self._settings.request_timeout)
+        try:
+            async with asyncio.timeout(seconds):
+                return await handler(request, call)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The deadline passed before the answer was ready.") from error
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         """Ready when each model has a version that has proved itself."""
@@ -169,6 +177,20 @@ def _refusal(error: ServiceError, path: str, call: Call) -> Reply:
     if path.startswith("/v2"):
         return error_reply(error)
     return Reply(problem(error, call.request_id), PROBLEM, error.status, error.headers)
+
+
+def _seconds(wanted: bytes | None, most: float) -> float:
+    """How long a request may take: what the client asks for, at most what the server allows."""
+    if wanted is None:
+        return most
+    try:
+        seconds = float(wanted)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        fault = Fault(("header", "X-Request-Timeout"), "seconds, above 0")
+        raise Invalid("The request is not valid.", faults=(fault,))
+    return min(seconds, most)
 
 
 def _request_id(given: bytes | None) -> str:

@@ -3,7 +3,6 @@
 For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves open is answered as Triton does.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,10 +104,9 @@ class OpenInference:
         """The outputs of a model for the inputs of a request."""
         parts = request.path.split("/")
         endpoint = self._model(parts[3], parts[5] if len(parts) > 5 else None)
-        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
         body = await read_body(request.receive, request.headers.get(b"content-length"), self._settings.max_body_bytes)
         asked = _parse(body)
-        outputs = await endpoint.batcher.submit(_inputs(endpoint.forms, asked.inputs), deadline)
+        outputs = await endpoint.batcher.submit(_inputs(endpoint.forms, asked.inputs))
         return _render(endpoint.card, asked.id, outputs)
 
 

@@ -1,7 +1,5 @@
 """The task endpoints: from a request's body to the payload of a BentoML method, and from its answer to bytes."""
 
-import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +8,7 @@ from urllib.parse import parse_qs
 from pydantic import ValidationError
 
 from service.call import Call, current_call
-from service.errors import DeadlineExceeded, Fault, Invalid, UnsupportedMediaType
+from service.errors import Fault, Invalid, UnsupportedMediaType
 from service.http.bodies import media_type, multipart_files, read_body
 from service.http.messages import JSON, HttpRequest, Reply
 from service.http.problems import from_validation
@@ -33,8 +31,7 @@ class TaskEndpoint:
         """Answers one request."""
         representation = self._representation(request)
         call.version = _version(request.query)
-        call.deadline = asyncio.get_running_loop().time() + self._seconds(request.header(b"x-request-timeout"))
-        payload = await self._payload(request, call.deadline)
+        payload = await self._payload(request)
         token = current_call.set(call)
         try:
             answer = await self.method(payload)
@@ -46,7 +43,7 @@ class TaskEndpoint:
         body, extra = self.predictor.render(answer, representation)
         return Reply(body, representation, headers=headers | extra)
 
-    async def _payload(self, request: HttpRequest, deadline: float) -> Payload:
+    async def _payload(self, request: HttpRequest) -> Payload:
         """The payload, from JSON or, where the task takes files, from a multipart or raw body."""
         content_type = request.header(b"content-type")
         kind = media_type(content_type) or JSON
@@ -57,11 +54,7 @@ class TaskEndpoint:
             accepted = f"{JSON}, {MULTIPART} and image/*" if takes_files else JSON
             raise UnsupportedMediaType(f"{kind} is not taken here; {accepted} is.")
         length = request.headers.get(b"content-length")
-        try:
-            async with asyncio.timeout_at(deadline):
-                body = await read_body(request.receive, length, self.settings.max_body_bytes)
-        except TimeoutError as error:
-            raise DeadlineExceeded("The deadline passed before the request was whole.") from error
+        body = await read_body(request.receive, length, self.settings.max_body_bytes)
         if kind == JSON:
             return self._from_json(body)
         field = self.predictor.files_field
@@ -79,20 +72,6 @@ class TaskEndpoint:
         except ValidationError as error:
             raise from_validation(error) from error
         return payload
-
-    def _seconds(self, wanted: str) -> float:
-        """How long the request may take: what the client asks for, at most what the server allows."""
-        if not wanted:
-            return self.settings.request_timeout
-        try:
-            seconds = float(wanted)
-        except ValueError:
-            seconds = math.nan
-        if not 0 < seconds < math.inf:
-            raise Invalid(
-                "The request is not valid.", faults=(Fault(("header", "X-Request-Timeout"), "seconds, above 0"),)
-            )
-        return min(seconds, self.settings.request_timeout)
 
     def _representation(self, request: HttpRequest) -> str:
         """What `Accept` prefers of what there is; where it takes none of it, the task's own preference (RFC 9110)."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.batching import Batcher, Limits, Tensors
-from service.errors import DeadlineExceeded, Unavailable
+from service.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -112,25 +111,17 @@ async def test_rows_that_nobody_waits_for_leave_room_in_the_queue() -> None:
     assert run.rows == [1, 1]
 
 
-async def test_an_expired_request_is_answered_at_its_deadline_and_never_computed() -> None:
+@pytest.mark.parametrize("seconds", [0.05, 0, -1])
+async def test_a_request_whose_deadline_passes_is_never_computed(seconds: float) -> None:
     run = Recorder(held=True)
     async with batcher(run) as b:
         (first,) = await queued(b, rows(0))
-        started = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
-            await b.submit(rows(1), asyncio.get_running_loop().time() + 0.05)
-        assert time.monotonic() - started < 1
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await b.submit(rows(1))
         run.gate.set()
         assert await answers(first) == [[0]]
     assert run.rows == [1]
-
-
-async def test_a_deadline_that_has_passed_already_is_not_computed() -> None:
-    run = Recorder()
-    async with batcher(run) as b:
-        with pytest.raises(DeadlineExceeded):
-            await b.submit(rows(1), asyncio.get_running_loop().time() - 1)
-    assert run.rows == []
 
 
 async def test_a_session_that_gives_too_few_rows_fails_its_request_and_no_other() -> None:

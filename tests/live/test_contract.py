@@ -141,10 +141,12 @@ def test_a_flood_of_faults_is_answered_briefly(client: httpx.Client) -> None:
     assert len(problem(response, 422)["errors"]) <= 64  # type: ignore[arg-type]
 
 
-def test_a_body_that_the_server_did_not_get_is_never_answered(client: httpx.Client) -> None:
-    headers = {"Connection": "Upgrade", "Upgrade": "h2c", "Content-Type": "application/json"}
-    with httpx.Client(base_url=client.base_url) as alone:  # the connection is of no further use
-        problem(alone.post("/v1/fashion", content=b'{"seed": 5}', headers=headers), 400)
+@pytest.mark.parametrize("body", [b'{"seed": 5}', iter([b'{"seed"', b": 5}"])], ids=["whole", "chunked"])
+def test_an_offer_of_another_protocol_is_declined_and_the_request_answered(client: httpx.Client, body: bytes) -> None:
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    answer = client.post("/v1/fashion", content=body, headers={**headers, "Content-Type": "application/json"})
+    assert answer.headers["x-seed"] == "5"
+    assert client.get("/livez", headers=headers).status_code == 200
 
 
 def test_what_a_client_wrote_comes_back_cut(client: httpx.Client) -> None:

@@ -1,0 +1,201 @@
+"""HTTP/1.1 as it comes over the wire: bytes in any portion, several requests at once, bytes that are no HTTP at all."""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+Open = Callable[[], socket.socket]
+
+LONG_REVIEWS = {"reviews": [f"{number} a long story about nothing in particular" * 200 for number in range(64)]}
+
+
+@pytest.fixture
+def open_connection(server: str) -> Iterator[Open]:
+    """Opens connections to the server."""
+    address = urlsplit(server)
+    opened: list[socket.socket] = []
+
+    def connect() -> socket.socket:
+        opened.append(socket.create_connection((address.hostname, address.port), timeout=20))
+        return opened[-1]
+
+    yield connect
+    for each in opened:
+        each.close()
+
+
+def request(path: str, body: object = None, headers: str = "", method: str = "POST") -> bytes:
+    content = b"" if body is None else json.dumps(body).encode()
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    )
+    return f"{head}{headers}\r\n".encode() + content
+
+
+def answer(connection: socket.socket) -> tuple[int, str, bytes]:
+    """The next answer: its status, head and body."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        assert byte, f"the connection ended after {head!r}"
+        head += byte
+    length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
+    body = b""
+    while len(body) < length:
+        body += connection.recv(length - len(body))
+    return int(head.split()[1]), head.decode(), body
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_bytes_may_come_one_by_one(open_connection: Open) -> None:
+    connection = open_connection()
+    for byte in request("/v1/sentiment", {"reviews": ["fine"]}, "X-Request-ID: slow\r\n"):
+        connection.sendall(bytes([byte]))
+    status, head, _ = answer(connection)
+    assert status == 200
+    assert "x-request-id: slow" in head
+
+
+def test_requests_sent_without_waiting_are_answered_in_order(open_connection: Open) -> None:
+    connection = open_connection()
+    seeds = range(40)
+    connection.sendall(
+        b"".join(request("/v1/fashion", {"seed": seed}, "Accept: application/json\r\n") for seed in seeds)
+    )
+    assert [json.loads(answer(connection)[2])["seed"] for _ in seeds] == list(seeds)
+
+
+def test_a_reader_that_is_slow_gets_every_byte(open_connection: Open) -> None:
+    connection = open_connection()
+    order = request("/v1/fashion", {"count": 64, "seed": 1}, "Accept: application/json\r\n")
+    connection.sendall(order * 60)
+    time.sleep(1)
+    assert len({answer(connection)[2] for _ in range(60)}) == 1
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"nonsense\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+    ids=["words", "no path", "TLS", "HTTP/2"],
+)
+def test_what_is_not_http_gets_a_problem_and_the_connection_ends(open_connection: Open, garbage: bytes) -> None:
+    connection = open_connection()
+    connection.sendall(garbage)
+    status, head, body = answer(connection)
+    assert status == 400
+    assert "application/problem+json" in head
+    assert f"x-request-id: {json.loads(body)['request_id']}" in head
+    assert is_closed(connection)
+
+
+def test_a_request_before_garbage_is_answered(open_connection: Open) -> None:
+    connection = open_connection()
+    connection.sendall(request("/v1/fashion", {"seed": 3}) + b"nonsense\r\n\r\n")
+    assert answer(connection)[0] == 200
+    assert is_closed(connection)
+
+
+def test_a_body_in_broken_chunks_is_a_400(open_connection: Open) -> None:
+    connection = open_connection()
+    head = b"POST /v1/sentiment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.sendall(head + b"5\r\nhello\r\n")
+    connection.sendall(b"many\r\n")
+    assert answer(connection)[0] == 400
+    assert is_closed(connection)
+
+
+@pytest.mark.parametrize("lines", [b"X-Long: " + b"x" * 70_000, b"X: y\r\n" * 12_000], ids=["one", "many"])
+def test_a_head_without_end_is_refused(open_connection: Open, lines: bytes) -> None:
+    connection = open_connection()
+    connection.sendall(b"GET /livez HTTP/1.1\r\n" + lines)
+    assert answer(connection)[0] == 431
+    assert is_closed(connection)
+
+
+def test_half_a_head_does_not_hold_a_connection(open_connection: Open) -> None:
+    connection = open_connection()
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+    started = time.monotonic()
+    assert is_closed(connection)
+    assert time.monotonic() - started < 10
+
+
+def test_a_connection_is_kept_between_requests(open_connection: Open) -> None:
+    connection = open_connection()
+    for seed in range(3):
+        connection.sendall(request("/v1/fashion", {"seed": seed}))
+        assert f"x-seed: {seed}" in answer(connection)[1]
+
+
+@pytest.mark.parametrize("last", [b"Connection: close\r\n", b""], ids=["close", "HTTP/1.0"])
+def test_a_connection_ends_when_the_client_says_so(open_connection: Open, last: bytes) -> None:
+    connection = open_connection()
+    version = b"1.1" if last else b"1.0"
+    connection.sendall(b"GET /livez HTTP/" + version + b"\r\nHost: x\r\n" + last + b"\r\n")
+    status, head, _ = answer(connection)
+    assert status == 200
+    assert "connection: close" in head
+    assert is_closed(connection)
+
+
+def test_a_client_may_ask_before_it_sends_a_body(open_connection: Open) -> None:
+    connection = open_connection()
+    head, body = request("/v1/sentiment", {"reviews": ["fine"]}, "Expect: 100-continue\r\n").split(b"\r\n\r\n")
+    connection.sendall(head + b"\r\n\r\n")
+    assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(body)
+    assert answer(connection)[0] == 200
+
+
+def test_a_client_that_asks_before_it_sends_too_much_is_told_so(open_connection: Open) -> None:
+    connection = open_connection()
+    head = b"POST /v1/sentiment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+    connection.sendall(head + b"Content-Length: 999999999\r\n\r\n")
+    assert answer(connection)[0] == 413
+    assert is_closed(connection)
+
+
+def test_a_url_may_name_its_host_and_have_escapes(open_connection: Open) -> None:
+    connection = open_connection()
+    connection.sendall(request("http://example.org/v1/f%61shion?version=1", {"seed": 4}))
+    assert "x-seed: 4" in answer(connection)[1]
+
+
+def metric(client: httpx.Client, name: str, *labels: str) -> float:
+    """The sum of the series of that name that have all these labels."""
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{name}{{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in labels))
+
+
+def test_nothing_is_computed_for_clients_that_hang_up_while_they_wait(
+    open_connection: Open, client: httpx.Client
+) -> None:
+    def measured() -> tuple[float, float]:
+        abandoned = metric(client, "deepserve_requests_total", 'route="/v1/sentiment"', 'outcome="abandoned"')
+        return abandoned, metric(client, "deepserve_run_rows_sum", 'model="sentiment"')
+
+    abandoned, rows = measured()
+    for _ in range(4):
+        open_connection().sendall(request("/v1/sentiment", LONG_REVIEWS))
+    time.sleep(0.3)
+    waiting = [open_connection() for _ in range(20)]
+    for connection in waiting:
+        connection.sendall(request("/v1/sentiment", {"reviews": ["fine"] * 30}))
+    time.sleep(0.3)
+    for connection in waiting:
+        connection.close()
+    assert client.post("/v1/sentiment", json={"reviews": ["the end"]}).status_code == 200
+    assert measured()[0] == abandoned + 20
+    assert measured()[1] <= rows + 4 * 64 + 1
