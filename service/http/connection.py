@@ -166,6 +166,7 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
         self._head_bytes = 0
+        """Of the head that is not yet complete."""
         self._is_stand_in = False
         """Whether the head that is parsed stands in for one that is parsed already."""
         self._incoming: Exchange | None = None
@@ -201,6 +202,7 @@ class Connection(asyncio.Protocol):
             self._active.task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        self._head_bytes = self._head_bytes + len(data) if self._incoming is None else 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stop:
@@ -209,12 +211,10 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(Malformed("This is not HTTP/1.1."))
             return
-        if self._incoming is None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._refuse(HeadTooLarge(f"The head of a request may have at most {MOST_HEAD_BYTES:,} bytes."))
-                return
-        elif self._incoming.size > MOST_BODY_AHEAD:
+        if self._head_bytes > MOST_HEAD_BYTES:
+            self._refuse(HeadTooLarge(f"The head of a request may have at most {MOST_HEAD_BYTES:,} bytes."))
+            return
+        if self._incoming is not None and self._incoming.size > MOST_BODY_AHEAD:
             self._pause()
         if self._active is not None and self._active.task is None:
             self._start(self._active)
@@ -278,6 +278,7 @@ class Connection(asyncio.Protocol):
             return
         exchange, self._incoming = self._incoming, None
         assert exchange is not None
+        self._head_bytes = 0
         exchange.arrived = True
         exchange.wake()
         if exchange is self._active and exchange.task is None:
