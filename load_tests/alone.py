@@ -1,10 +1,12 @@
 """ONNX Runtime alone, in a program of its own: `python -m load_tests.alone GRAPH INPUTS ROWS SECONDS`.
 
-It runs the graph on batches of rows over and over and prints the microseconds that a row takes.
+It runs the graph on batches of rows over and over and prints what a row takes, an `Alone` as JSON.
 """
 
+import json
 import sys
 import time
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnxruntime as ort
@@ -12,8 +14,18 @@ import onnxruntime as ort
 BATCHES = 16
 
 
-def microseconds_a_row(graph: str, inputs: str, rows: int, seconds: float) -> float:
-    """Wall time of a run with `rows` rows, divided by them.
+@dataclass(frozen=True)
+class Alone:
+    """One row's share of a run."""
+
+    us: float
+    """Microseconds that pass."""
+    cpu_us: float
+    """Microseconds of CPU time: less, where something else had the core meanwhile."""
+
+
+def alone(graph: str, inputs: str, rows: int, seconds: float) -> Alone:
+    """Runs `graph` with one thread.
 
     Args:
         graph: file.
@@ -30,12 +42,12 @@ def microseconds_a_row(graph: str, inputs: str, rows: int, seconds: float) -> fl
     batches = [everything[generator.choice(len(everything), rows)] for _ in range(BATCHES)]
     for batch in batches:
         session.run(None, {name: batch})
-    runs, started = 0, time.perf_counter()
+    done, started, cpu = 0, time.perf_counter(), time.process_time()
     while (elapsed := time.perf_counter() - started) < seconds:
-        session.run(None, {name: batches[runs % BATCHES]})
-        runs += 1
-    return elapsed / runs / rows * 1e6
+        session.run(None, {name: batches[done // rows % BATCHES]})
+        done += rows
+    return Alone(elapsed / done * 1e6, (time.process_time() - cpu) / done * 1e6)
 
 
 if __name__ == "__main__":
-    print(microseconds_a_row(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    print(json.dumps(asdict(alone(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))))

@@ -9,7 +9,7 @@ from load_tests.subjects import DEEPSERVE
 MOSEC = "mosec"
 FASTAPI = "FastAPI, unbatched"
 BENTOML = "BentoML, as its docs do it"
-PADDING = "naive batching, padded to the longest"
+PADDING = "batches padded to the longest"
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         return self._end
 
+    def close(self) -> None:
+        """Ends the connection."""
+        self._transport.close()
+
     def data_received(self, data: bytes) -> None:
         self._received += data
         head, ended, body = self._received.partition(b"\r\n\r\n")
@@ -101,7 +105,8 @@ async def overload(url: str, bodies: list[bytes], rate: float, connections: int,
         if end.result().status:
             idle.append(connection)
 
-    idle = deque([await _connect(url) for _ in range(connections)])
+    opened = [await _connect(url) for _ in range(connections)]
+    idle = deque(opened)
     requests = cycle([_request("POST", urlsplit(url).path, body) for body in bodies])
     probing = asyncio.create_task(_probe(url, seconds))
     asked: list[asyncio.Future[End]] = []
@@ -120,6 +125,8 @@ async def overload(url: str, bodies: list[bytes], rate: float, connections: int,
     ends = [end.result() for end in done]
     refused = [end.seconds for end in ends if end.status == 503]
     probes = await probing
+    for connection in opened:
+        connection.close()
     return Overload(
         offered_per_second=offered / elapsed,
         answered_per_second=answered / elapsed,
@@ -141,6 +148,7 @@ async def _probe(url: str, seconds: float) -> list[End]:
     while time.perf_counter() < finish:
         probes.append(await connection.ask(_request("GET", "/livez", b"")))
         await asyncio.sleep(PROBE_EVERY)
+    connection.close()
     return probes
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
+from load_tests.alone import Alone
 from load_tests.load import Load
 from load_tests.overload import Overload
 from load_tests.processes import Memory
@@ -32,8 +33,8 @@ class Standings:
     turns: dict[str, list[Turn]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     """Why a server could not be measured."""
-    alone: dict[str, list[float]] = field(default_factory=dict)
-    """Microseconds a row of ONNX Runtime alone, by the rows of a run."""
+    alone: dict[str, list[Alone]] = field(default_factory=dict)
+    """ONNX Runtime alone, by the rows of a run."""
 
     def load(self, title: str, connections: int, figure: Callable[[Load], float | None]) -> float | None:
         """The median of a figure of that server's loads; None if it has none."""
@@ -54,7 +55,7 @@ class Standings:
         """Requests a second of ONNX Runtime in deepserve's batches and the bare server, one after the other."""
         bare_us = self.load(BARE.title, BATCHED, lambda load: 1e6 / load.per_second)
         alone = self.alone.get(OWN_BATCHES)
-        return 1e6 / (median(alone) + bare_us) if alone and bare_us else None
+        return 1e6 / (median(one.us for one in alone) + bare_us) if alone and bare_us else None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from load_tests.alone import Alone
 from load_tests.load import Load, post
 from load_tests.overload import Overload
 from load_tests.processes import Process, pinned
@@ -83,12 +84,13 @@ class Rig:
         )
         return Overload(**json.loads(printed))
 
-    def alone(self, scenario: Scenario, rows: int) -> float:
-        """Microseconds a row of ONNX Runtime alone, on the server's core, in runs of `rows`."""
+    def alone(self, scenario: Scenario, rows: int) -> Alone:
+        """What a row costs ONNX Runtime alone, on the server's core, in runs of `rows`."""
         inputs = self.directory / f"{scenario.name}.npy"
         if not inputs.exists():
             np.save(inputs, np.concatenate(scenario.inputs))
-        return float(self._program("alone", self.server_cores, scenario.graph, inputs, rows, min(1, self.seconds)))
+        printed = self._program("alone", self.server_cores, scenario.graph, inputs, rows, self.seconds / 2)
+        return Alone(**json.loads(printed))
 
     def _bodies(self, scenario: Scenario) -> Path:
         path = self.directory / f"{scenario.name}.jsonl"

@@ -3,7 +3,7 @@
 #   "fastapi==0.163.2", "uvicorn[standard]==0.54.0", "onnxruntime==1.31.1", "numpy==2.4.6", "tokenizers==0.23.3",
 # ]
 # [tool.bench]
-# title = "naive batching, padded to the longest"
+# title = "batches padded to the longest"
 # command = "uvicorn sentiment_padding:app --port {port} --log-level warning"
 # route = "/sentiment"
 # ready = "/docs"

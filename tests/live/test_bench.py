@@ -1,0 +1,23 @@
+"""What the benchmark asks of the service: the answers are ONNX Runtime's own, and every request is accounted for."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from load_tests.overload import overload
+from load_tests.scenarios import Scenario, digits, sentiment
+
+
+@pytest.mark.parametrize("scenario", [digits, sentiment])
+def test_the_service_answers_as_onnx_runtime_does(server: str, scenario: Callable[[], Scenario]) -> None:
+    asked = scenario()
+    asked.check(server + asked.route)
+
+
+def test_an_overload_accounts_for_every_request(server: str) -> None:
+    scenario = digits()
+    seen = asyncio.run(overload(server + scenario.route, scenario.bodies, rate=400, connections=8, seconds=1))
+    assert seen.failed == 0
+    assert seen.answered_per_second > 0
+    assert seen.probes_answered == seen.probes > 0
