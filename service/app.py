@@ -6,9 +6,11 @@
 import asyncio
 import logging
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import bentoml
 import uvicorn.config
@@ -23,6 +25,7 @@ from service.engine.card import Card
 from service.engine.repository import Repository, State, Version
 from service.errors import Unavailable
 from service.http.front_door import FrontDoor
+from service.http.inference import TensorModel
 from service.http.openinference import OpenInference, TensorEndpoint
 from service.http.tasks import TaskEndpoint
 from service.predictors import Answer, Payload, Predictor
@@ -47,6 +50,7 @@ for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to
 warnings.filterwarnings("ignore", module="PIL")
 
 AnyPredictor = Predictor[Any, Any, Any]
+T = TypeVar("T")
 
 
 def endpoint(predictor: type[AnyPredictor]) -> APIMethod[..., Any]:
@@ -75,7 +79,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
         tasks = [TaskEndpoint(api.route, PREDICTORS[name], _bind(api), SETTINGS) for name, api in self.apis.items()]
-        tensors = OpenInference(lambda name, number: _instance().tensors(name, number), SETTINGS)
+        tensors = OpenInference(_instance, SETTINGS)
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, lambda: _instance().repository, SETTINGS)
 
 
@@ -147,20 +151,24 @@ class DeepServe:
         call = current_call.get()
         served = self._find(name, call.version)
         if served.predictor.is_slow_to_decode(request):
-            inputs, facts = await self._decode_apart(served.predictor, request)
+            inputs, facts = await self.apart(partial(served.predictor.decode, request))
         else:
             inputs, facts = served.predictor.decode(request)
         outputs = await served.batcher.submit(inputs)
         answer: Answer = served.predictor.describe(outputs, facts)
         return answer
 
-    async def _decode_apart(self, predictor: AnyPredictor, request: Payload) -> Any:
-        """Decodes in a thread; of too many such requests the last are turned away."""
+    async def apart(self, work: Callable[[], T]) -> T:
+        """What `work`, the reading of a large request say, returns, done in a thread.
+
+        Raises:
+            Unavailable: too much such work is under way.
+        """
         if self._decoding >= MOST_DECODING:
             raise Unavailable("Too many large requests are being read.")
         self._decoding += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, predictor.decode, request)
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         finally:
             self._decoding -= 1
 
@@ -190,18 +198,11 @@ def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:
     assert version.session is not None
     assert version.card is not None
     _check_tensors(predictor, version.card)
-    labels = (version.name, version.version)
-    rows, seconds = metrics.RUN_ROWS.labels(*labels), metrics.RUN_SECONDS.labels(*labels)
-    queue = metrics.QUEUE_ROWS.labels(*labels)
-
-    def observe(run_rows: int, run_seconds: float) -> None:
-        rows.observe(run_rows)
-        seconds.observe(run_seconds)
-        queue.set(batcher.waiting)
-
     limits = Limits(run_rows=SETTINGS.max_batch_rows, queue_rows=SETTINGS.max_queue_rows, max_wait=SETTINGS.max_wait)
-    batcher = Batcher(version.session.run, limits, predictor.sequence, observe)
-    tensors = TensorEndpoint(version.card, batcher, predictor.longest)
+    batcher = Batcher(
+        version.session.run, limits, predictor.sequence, metrics.ModelSeries(version.name, version.version)
+    )
+    tensors = TensorEndpoint(TensorModel(version.card, predictor.longest), batcher)
     return ServedVersion(predictor(version.directory), batcher, tensors)
 
 

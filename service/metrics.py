@@ -3,7 +3,7 @@
 import os
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client import multiprocess as _multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -27,6 +27,17 @@ RUN_ROWS = Histogram("deepserve_run_rows", "Rows in one run of a model", ("model
 RUN_SECONDS = Histogram(
     "deepserve_run_seconds", "Time that one run of a model took", ("model", "version"), buckets=_SECONDS
 )
+MODEL_REQUESTS = Counter(
+    "deepserve_model_requests", "Requests that runs of a model ended: ok or failed", ("model", "version", "outcome")
+)
+MODEL_REQUEST_SECONDS = Counter(
+    "deepserve_model_request_seconds",
+    "Time from their arrival in the queue to the end of those requests, added up",
+    ("model", "version", "outcome"),
+)
+QUEUE_SECONDS = Counter(
+    "deepserve_queue_seconds", "Time that answered requests waited for their run, added up", ("model", "version")
+)
 QUEUE_ROWS = Gauge(
     "deepserve_queue_rows",
     "Rows that wait for a model",
@@ -41,13 +52,63 @@ READY = Gauge(
 )
 
 
+class ModelSeries:
+    """The series of one version of a model: what its batcher tells, looked up once."""
+
+    def __init__(self, model: str, version: str) -> None:
+        labels = (model, version)
+        self._rows, self._seconds = RUN_ROWS.labels(*labels), RUN_SECONDS.labels(*labels)
+        self._queue_rows, self._queue_seconds = QUEUE_ROWS.labels(*labels), QUEUE_SECONDS.labels(*labels)
+        self._answered, self._answered_seconds = _ended(*labels, "ok")
+        self._failed, self._failed_seconds = _ended(*labels, "failed")
+
+    def ran(self, rows: int, seconds: float, waiting: int) -> None:
+        """A run of `rows` took `seconds`; so many rows wait."""
+        self._rows.observe(rows)
+        self._seconds.observe(seconds)
+        self._queue_rows.set(waiting)
+
+    def answered(self, requests: int, seconds: float, waited: float) -> None:
+        """So many requests have their outputs, `seconds` after they came, of which they `waited` for a run: totals."""
+        self._answered.inc(requests)
+        self._answered_seconds.inc(seconds)
+        self._queue_seconds.inc(waited)
+
+    def failed(self, seconds: float) -> None:
+        """A request has failed in a run, `seconds` after it came."""
+        self._failed.inc()
+        self._failed_seconds.inc(seconds)
+
+
+def _ended(model: str, version: str, outcome: str) -> tuple[Counter, Counter]:
+    labels = (model, version, outcome)
+    return MODEL_REQUESTS.labels(*labels), MODEL_REQUEST_SECONDS.labels(*labels)
+
+
 def exposition() -> bytes:
     """All series of all workers, in Prometheus' text format."""
+    return generate_latest(_all_workers())
+
+
+def totals(model: str, version: str) -> dict[tuple[str, str], float]:
+    """The counters and histograms of a version over all workers, by name of the sample and, where it has one, outcome:
+    `("deepserve_run_rows_sum", "")`.
+    """
+    return {
+        (sample.name, sample.labels.get("outcome", "")): sample.value
+        for family in _all_workers().collect()
+        if family.type in ("counter", "histogram")
+        for sample in family.samples
+        if (sample.labels.get("model"), sample.labels.get("version")) == (model, version)
+    }
+
+
+def _all_workers() -> CollectorRegistry:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest()
+        return REGISTRY
     registry = CollectorRegistry()
     _multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return registry
 
 
 def count(route: str, outcome: str, seconds: float) -> None:

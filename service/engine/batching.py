@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,19 @@ class Limits:
     """Seconds that a run waits for company."""
 
 
+class Observer(Protocol):
+    """Is told what a batcher does."""
+
+    def ran(self, rows: int, seconds: float, waiting: int) -> None:
+        """A run of `rows` took `seconds`; so many rows wait."""
+
+    def answered(self, requests: int, seconds: float, waited: float) -> None:
+        """So many requests have their outputs, `seconds` after they came, of which they `waited` for a run: totals."""
+
+    def failed(self, seconds: float) -> None:
+        """A request has failed in a run, `seconds` after it came."""
+
+
 @dataclass(eq=False, slots=True)
 class Request:
     """Rows that somebody waits for."""
@@ -52,6 +66,9 @@ class Request:
     inputs: Tensors
     rows: int
     answer: "asyncio.Future[Tensors]"
+    came: float
+    """When, by `time.perf_counter`; likewise when its first run began."""
+    began: float = 0.0
     parts: list[tuple[int, Tensors]] = field(default_factory=list)
     """First row and outputs of every slice that is computed."""
     computed: int = 0
@@ -81,7 +98,7 @@ class Batcher:
         run: Callable[[Tensors], Tensors],
         limits: Limits,
         sequence: str | None = None,
-        observe: Callable[[int, float], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Batches calls of `run`.
 
@@ -89,12 +106,12 @@ class Batcher:
             run: computes the outputs of a batch; called from one thread at a time.
             limits: of a run and of the queue.
             sequence: the input whose second dimension is its length, padded with 0 on the right; None if there is none.
-            observe: told of each run's rows and seconds.
+            observer: told of each run and of the requests that it ends.
         """
         self._run = run
         self._limits = limits
         self._sequence = sequence
-        self._observe = observe
+        self._observer = observer
         self._queue: deque[Slice] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._worker: asyncio.Task[None] | None = None
@@ -116,7 +133,7 @@ class Batcher:
         rows = len(next(iter(inputs.values())))
         loop = asyncio.get_running_loop()
         self._admit(rows)
-        request = Request(inputs, rows, loop.create_future())
+        request = Request(inputs, rows, loop.create_future(), time.perf_counter())
         self._queue.extend(self._slices(request))
         self.waiting += rows
         if self._worker is None:
@@ -215,7 +232,7 @@ class Batcher:
         except Exception as error:
             requests = {id(piece.request): piece.request for piece in batch}
             if len(requests) == 1:
-                _fail(batch[0].request, error)
+                self._fail(batch[0].request, error)
                 return
             for request in requests.values():
                 if not request.answer.done():
@@ -226,6 +243,7 @@ class Batcher:
             last = first + piece.rows
             _deliver(piece, {name: value[first:last] for name, value in outputs.items()})
             first = last
+        self._report(batch)
 
     async def _compute(self, batch: list[Slice]) -> Tensors:
         """One run, off the event loop unless it is short."""
@@ -240,11 +258,31 @@ class Batcher:
         seconds = max(time.perf_counter() - started, 1e-6)
         if any(len(value) != rows for value in outputs.values()):
             raise ValueError(f"the outputs of {rows} rows have {[len(value) for value in outputs.values()]}")
-        if self._observe is not None:
-            self._observe(rows, seconds)
+        for piece in batch:
+            piece.request.began = piece.request.began or started
+        if self._observer is not None:
+            self._observer.ran(rows, seconds, self.waiting)
         self._rows_per_second = _follow(self._rows_per_second, rows / seconds)
         self._elements_per_second = _follow(self._elements_per_second, elements / seconds)
         return outputs
+
+    def _report(self, batch: list[Slice]) -> None:
+        """Tells of the requests that a run has answered."""
+        if self._observer is None:
+            return
+        now = time.perf_counter()
+        done = {id(piece.request): piece.request for piece in batch if piece.request.computed == piece.request.rows}
+        if done:
+            came, began = (
+                sum(times) for times in zip(*((each.came, each.began) for each in done.values()), strict=True)
+            )
+            self._observer.answered(len(done), len(done) * now - came, began - came)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        if not request.answer.done():
+            request.answer.set_exception(error)
+            if self._observer is not None:
+                self._observer.failed(time.perf_counter() - request.came)
 
     def _stack(self, batch: list[Slice]) -> Tensors:
         """The inputs of a run; sequences padded to the longest among them."""
@@ -281,8 +319,3 @@ def _deliver(piece: Slice, outputs: Tensors) -> None:
         return
     request.parts.sort(key=lambda part: part[0])
     request.answer.set_result({name: np.concatenate([part[name] for _, part in request.parts]) for name in outputs})
-
-
-def _fail(request: Request, error: Exception) -> None:
-    if not request.answer.done():
-        request.answer.set_exception(error)

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.engine.card import Card
 from service.http.messages import JSON, Reply
+from service.http.openapi_tensors import tensor_paths, tensor_schemas
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.tasks import MULTIPART, TaskEndpoint
 
@@ -77,9 +78,10 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
             "/healthz": {"get": _get("The process can answer.", media_type="text/plain")},
             "/readyz": {"get": _get("Every model is loaded and warm.", media_type="text/plain", errors=(405, 503))},
             "/metrics": {"get": _get("Prometheus metrics.", media_type="text/plain")},
+            **tensor_paths(),
         },
         "components": {
-            "schemas": {**schemas["$defs"], "Problem": _PROBLEM_SCHEMA},
+            "schemas": {**schemas["$defs"], **tensor_schemas(), "Problem": _PROBLEM_SCHEMA},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],

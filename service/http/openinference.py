@@ -3,161 +3,220 @@
 For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves open is answered as Triton does.
 """
 
+import asyncio
+import logging
+import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from service.call import Call
 from service.engine.batching import Batcher, Tensors
-from service.engine.card import Card
-from service.errors import Malformed, ServiceError
+from service.engine.inference import SessionError
+from service.engine.repository import Repository, State, Version
+from service.errors import DeadlineExceeded, Malformed, ServiceError, Unavailable
+from service.http import model_metadata
 from service.http.bodies import read_body
-from service.http.messages import HttpRequest, Reply, Route
-from service.http.tensors import DATATYPES, Array, Number, TensorForm
+from service.http.encodings import WORTHWHILE, compress, inflate, preferred_coding
+from service.http.inference import JSON_LENGTH, Inference, TensorModel, answer, read
+from service.http.messages import Handler, HttpRequest, Reply, Route
+from service.http.problems import cut
 from service.settings import Settings
 
+logger = logging.getLogger(__name__)
 
-class InputTensor(msgspec.Struct):
-    """An input as a request names it."""
+LARGE = 65536
+"""Bytes of a request or an answer that may take over a millisecond to read or to compress."""
 
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[Number] | None = None
-    parameters: dict[str, Any] = {}
+_JSON_LENGTH = JSON_LENGTH.lower().encode()
+_OF_MODEL = re.compile(
+    r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<tail>|/ready|/config|/stats|/infer)"
+)
 
-
-class RequestedOutput(msgspec.Struct):
-    """An output that a request asks for."""
-
-    name: str
-    parameters: dict[str, Any] = {}
-
-
-class InferRequest(msgspec.Struct):
-    """The JSON of a request."""
-
-    inputs: list[InputTensor]
-    outputs: list[RequestedOutput] = []
-    id: str | None = None
-    parameters: dict[str, Any] = {}
-
-
-class NestedTensor(InputTensor):
-    """One whose data are lists of lists."""
-
-    data: list[Any] | None = None
-
-
-class NestedRequest(InferRequest):
-    """A request in which an input is nested."""
-
-    inputs: list[NestedTensor]  # type: ignore[assignment]
-
-
-_FLAT = msgspec.json.Decoder(InferRequest)
-_NESTED = msgspec.json.Decoder(NestedRequest)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class TensorEndpoint:
-    """One version of a model, asked for tensors."""
+    """One version of a model, asked in tensors."""
 
-    card: Card
+    model: TensorModel
     batcher: Batcher
-    longest: int
-    """Most elements of a dimension whose size is free."""
-    forms: dict[str, TensorForm] = field(init=False)
 
-    def __post_init__(self) -> None:
-        forms = {spec.name: TensorForm(spec, self.longest) for spec in self.card.inputs}
-        object.__setattr__(self, "forms", forms)
+
+class Models(Protocol):
+    """What answers."""
+
+    repository: Repository
+
+    def tensors(self, name: str, number: str | None) -> TensorEndpoint:
+        """A version of a model, the newest ready one if `number` is None."""
+
+    async def apart(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done in a thread."""
+
+
+class IndexRequest(msgspec.Struct):
+    """The JSON of a request for the index."""
+
+    ready: bool = False
+    """Only of what is ready."""
 
 
 class OpenInference:
     """The routes under `/v2`."""
 
-    def __init__(self, model: Callable[[str, str | None], TensorEndpoint], settings: Settings) -> None:
+    def __init__(self, models: Callable[[], Models], settings: Settings) -> None:
         """Serves tensors.
 
         Args:
-            model: gives a version by model and number, the newest ready one for None.
+            models: gives the models, once start-up is complete.
             settings: the body limit and the deadline.
         """
-        self._model = model
+        self._models = models
         self._settings = settings
-        self._infer_route = Route("/v2/models/{name}/infer", {"POST": self.infer})
-        self._infer_version_route = Route("/v2/models/{name}/versions/{version}/infer", {"POST": self.infer})
+        self._server_routes = {
+            "/v2": Route("/v2", {"GET": self._server}),
+            "/v2/health/live": Route("/v2/health/live", {"GET": self._live}, public=True),
+            "/v2/health/ready": Route("/v2/health/ready", {"GET": self._ready}, public=True),
+            "/v2/models/stats": Route("/v2/models/stats", {"GET": self._all_statistics}),
+            "/v2/repository/index": Route("/v2/repository/index", {"POST": self._index}),
+        }
+        of_model: dict[str, Mapping[str, Handler]] = {
+            "": {"GET": self._metadata},
+            "/ready": {"GET": self._model_ready},
+            "/config": {"GET": self._configuration},
+            "/stats": {"GET": self._statistics},
+            "/infer": {"POST": self._infer},
+        }
+        self._model_routes = {
+            tail: (
+                Route(f"/v2/models/{{name}}{tail}", methods),
+                Route(f"/v2/models/{{name}}/versions/{{version}}{tail}", methods),
+            )
+            for tail, methods in of_model.items()
+        }
 
     def find(self, path: str) -> Route | None:
-        """The route of a path that begins with `/v2`."""
-        match path.split("/"):
-            case ["", "v2", "models", _, "infer"]:
-                return self._infer_route
-            case ["", "v2", "models", _, "versions", _, "infer"]:
-                return self._infer_version_route
-        return None
+        """The route of a path under `/v2`."""
+        if (route := self._server_routes.get(path)) is not None:
+            return route
+        if (match := _OF_MODEL.fullmatch(path)) is None:
+            return None
+        of_model, of_version = self._model_routes[match["tail"]]
+        return of_model if match["version"] is None else of_version
 
-    async def infer(self, request: HttpRequest, _call: Call) -> Reply:
+    async def _infer(self, request: HttpRequest, _call: Call) -> Reply:
         """The outputs of a model for the inputs of a request."""
-        parts = request.path.split("/")
-        endpoint = self._model(parts[3], parts[5] if len(parts) > 5 else None)
-        body = await read_body(request.receive, request.headers.get(b"content-length"), self._settings.max_body_bytes)
-        asked = _parse(body)
-        outputs = await endpoint.batcher.submit(_inputs(endpoint.forms, asked.inputs))
-        return _render(endpoint.card, asked.id, outputs)
+        models = self._models()
+        endpoint = models.tensors(*_model(request.path))
+        started = asyncio.get_running_loop().time()
+        body = await self._body(request)
+        coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
+
+        def take_apart() -> Inference:
+            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, endpoint.model)
+
+        quick = not coding and len(body) <= LARGE
+        inference = take_apart() if quick else await models.apart(take_apart)
+        outputs = await _run(endpoint, inference, started)
+
+        def put_together() -> Reply:
+            return _compressed(answer(inference, outputs, endpoint.model), request.header(b"accept-encoding"))
+
+        quick = sum(values.nbytes for values in outputs.values()) <= LARGE
+        return put_together() if quick else await models.apart(put_together)
+
+    async def _body(self, request: HttpRequest) -> bytes:
+        length = request.headers.get(b"content-length")
+        return await read_body(request.receive, length, self._settings.max_body_bytes)
+
+    async def _server(self, _request: HttpRequest, _call: Call) -> Reply:
+        return _json(model_metadata.SERVER)
+
+    async def _live(self, _request: HttpRequest, _call: Call) -> Reply:
+        return _json({"live": True})
+
+    async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
+        if not self._models().repository.ready:
+            raise Unavailable("Not every model is ready; the index of the repository says which and why.")
+        return _json({"ready": True})
+
+    async def _index(self, request: HttpRequest, _call: Call) -> Reply:
+        body = await self._body(request)
+        try:
+            wanted = msgspec.json.decode(body or b"{}", type=IndexRequest)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed(f"The body is no request for the index: {error}.") from error
+        return _json(model_metadata.index(self._models().repository, only_ready=wanted.ready))
+
+    async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
+        version = self._version(request)
+        return _json(model_metadata.metadata(version, [each.version for each in self._ready_versions(version.name)]))
+
+    async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
+        return _json({"name": self._version(request).name, "ready": True})
+
+    async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
+        return _json(model_metadata.configuration(self._version(request)))
+
+    async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
+        name, number = _model(request.path)
+        versions = self._ready_versions(name) if number is None else [self._version(request)]
+        return _json({"model_stats": [model_metadata.statistics(version) for version in versions]})
+
+    async def _all_statistics(self, _request: HttpRequest, _call: Call) -> Reply:
+        versions = [version for name in self._models().repository.models for version in self._ready_versions(name)]
+        return _json({"model_stats": [model_metadata.statistics(version) for version in versions]})
+
+    def _ready_versions(self, name: str) -> list[Version]:
+        versions = self._models().repository.versions(name).values()
+        return [version for version in versions if version.state is State.READY]
+
+    def _version(self, request: HttpRequest) -> Version:
+        """The ready version that a path names; the newest if it names none."""
+        name, number = _model(request.path)
+        version = self._models().tensors(name, number).model.version
+        return self._models().repository.version(name, version)
 
 
 def error_reply(error: ServiceError) -> Reply:
     """An error as the protocol has it."""
-    return Reply(msgspec.json.encode({"error": error.detail}), status=error.status, headers=error.headers)
+    return Reply(msgspec.json.encode({"error": cut(error.detail)}), status=error.status, headers=error.headers)
 
 
-def _parse(body: bytes) -> InferRequest:
-    """The request, numbers alone in the flat data of its inputs.
-
-    Raises:
-        Malformed: it is not JSON, or not a request.
-    """
+async def _run(endpoint: TensorEndpoint, inference: Inference, started: float) -> Tensors:
+    """The outputs, if they are there before the client's own timeout."""
+    left = started + inference.timeout - asyncio.get_running_loop().time()
     try:
-        try:
-            return _FLAT.decode(body)
-        except msgspec.ValidationError:  # nested data, unless something is wrong
-            return _NESTED.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"The body is no inference request: {error}.") from error
+        async with asyncio.timeout(None if left == math.inf else left):
+            return await endpoint.batcher.submit(inference.inputs)
+    except TimeoutError as error:
+        raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error
+    except SessionError as error:  # a graph that has proved itself cannot compute these values
+        logger.warning("model %s version %s: %s", endpoint.model.name, endpoint.model.version, error)
+        raise Malformed("The model cannot compute these values; its card says which it takes.") from error
 
 
-def _inputs(forms: Mapping[str, TensorForm], tensors: list[InputTensor]) -> Tensors:
-    """The model's inputs, which share their number of rows."""
-    inputs: dict[str, Array] = {}
-    for tensor in tensors:
-        if (form := forms.get(tensor.name)) is None or tensor.name in inputs:
-            raise Malformed(f"The model takes the inputs {', '.join(forms)}, each once; not {tensor.name!r}.")
-        form.check(tensor.datatype, tensor.shape)
-        if tensor.data is None:
-            raise Malformed(f"Input {tensor.name!r} has no data.")
-        inputs[tensor.name] = form.from_numbers(tensor.data, tensor.shape)
-    if missing := forms.keys() - inputs.keys():
-        raise Malformed(f"The request lacks the inputs {', '.join(sorted(missing))}.")
-    if len({len(value) for value in inputs.values()}) > 1:
-        raise Malformed("The inputs differ in their number of rows.")
-    return inputs
+def _model(path: str) -> tuple[str, str | None]:
+    """The model and the version, if any, that a path names."""
+    match = _OF_MODEL.fullmatch(path)
+    assert match is not None
+    return match["name"], match["version"]
 
 
-def _render(card: Card, request_id: str | None, outputs: Tensors) -> Reply:
-    tensors = [
-        {
-            "name": spec.name,
-            "datatype": DATATYPES[spec.dtype],
-            "shape": outputs[spec.name].shape,
-            "data": outputs[spec.name].ravel().tolist(),
-        }
-        for spec in card.outputs
-    ]
-    answer: dict[str, Any] = {"model_name": card.name, "model_version": card.version, "outputs": tensors}
-    if request_id is not None:
-        answer["id"] = request_id
-    return Reply(msgspec.json.encode(answer))
+def _compressed(reply: Reply, accept_encoding: str) -> Reply:
+    """The reply as the client likes it best, unless it is short anyway."""
+    if not accept_encoding or len(reply.body) < WORTHWHILE:
+        return reply
+    if (coding := preferred_coding(accept_encoding)) is None:
+        return reply
+    headers = {**reply.headers, "Content-Encoding": coding, "Vary": "Accept-Encoding"}
+    return Reply(compress(reply.body, coding), reply.media_type, headers=headers)
+
+
+def _json(content: Any) -> Reply:
+    return Reply(msgspec.json.encode(content))

@@ -21,18 +21,18 @@ def problem(error: ServiceError, request_id: str) -> bytes:
         "type": "about:blank",
         "title": error.title,
         "status": error.status,
-        "detail": _cut(error.detail),
+        "detail": cut(error.detail),
         "request_id": request_id,
     }
     if error.faults:
         content["errors"] = [
-            {"loc": [_cut(place) if isinstance(place, str) else place for place in fault.loc], "msg": _cut(fault.msg)}
+            {"loc": [cut(place) if isinstance(place, str) else place for place in fault.loc], "msg": cut(fault.msg)}
             for fault in error.faults[:MOST_FAULTS]
         ]
     return json.dumps(content).encode()
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """What a client wrote comes back to it, but not megabytes of it."""
     return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
 

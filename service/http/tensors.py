@@ -1,15 +1,17 @@
-"""Tensors as the Open Inference Protocol writes them: numbers in JSON or bytes behind it, held against a model's card.
+"""Tensors as the Open Inference Protocol writes them, numbers in JSON or bytes behind it: inputs held against the card
+of a model, outputs as they are or as classes.
 
 A number that its datatype cannot hold is refused, never wrapped or rounded to another kind.
 """
 
 import math
+import re
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +24,11 @@ Number = int | float
 
 DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
 """The protocol's names of a card's dtypes."""
+
+
+def protocol_shape(shape: Sequence[int | str]) -> list[int]:
+    """A card's shape as the protocol writes it: -1 for a free dimension."""
+    return [size if isinstance(size, int) else -1 for size in shape]
 
 
 def _uint8(numbers: Sequence[Any]) -> Array:
@@ -42,85 +49,135 @@ def _float32(numbers: Sequence[Number]) -> Array:
 _READERS: dict[str, Callable[[Sequence[Any]], Array]] = {"uint8": _uint8, "int64": _int64, "float32": _float32}
 """By dtype: a flat array of JSON numbers, or TypeError, ValueError or OverflowError if one does not fit."""
 
+_BEGINS_NESTED = re.compile(rb"\s*\[\s*\[")
 
-@dataclass(frozen=True)
-class TensorForm:
+
+class InputForm:
     """What a model takes as one of its inputs."""
 
-    spec: TensorSpec
-    longest: int
-    """Most elements of a dimension whose size is free."""
-
-    @property
-    def datatype(self) -> str:
-        """As the protocol calls it."""
-        return DATATYPES[self.spec.dtype]
+    def __init__(self, spec: TensorSpec, longest: int) -> None:
+        """The form of `spec`, whose free dimensions but the first have at most `longest` elements."""
+        self.name = spec.name
+        self.datatype = DATATYPES[spec.dtype]
+        self.shape = protocol_shape(spec.shape)
+        self.most_elements = MAX_ITEMS * math.prod(size if size > 0 else longest for size in self.shape[1:])
+        self._longest = longest
+        self._bound = f" A row has 1 to {longest} elements." if -1 in self.shape[1:] else ""
+        self._dtype = np.dtype(spec.dtype).newbyteorder("<")
+        self._read = _READERS[spec.dtype]
+        self._flat = msgspec.json.Decoder(list[Number])
+        nested: Any = Number
+        for _ in self.shape:
+            nested = list[nested]
+        self._nested = msgspec.json.Decoder(nested)
 
     def check(self, datatype: str, shape: Sequence[int]) -> None:
-        """Whether a client's tensor may be an input.
+        """Lets a client's tensor pass that may be this input.
 
         Raises:
             Malformed: its datatype or shape is not the model's, or it has more than `MAX_ITEMS` rows.
         """
-        name, expected = self.spec.name, self.spec.shape
         if datatype != self.datatype:
-            raise Malformed(f"Input {name!r} is {self.datatype}, not {datatype}.")
-        if len(shape) != len(expected) or any(
-            size != wanted for size, wanted in zip(shape[1:], expected[1:], strict=True) if isinstance(wanted, int)
-        ):
-            raise Malformed(f"Input {name!r} has the shape {_shape(expected)}, not {_shape(shape)}.")
+            raise Malformed(f"Input {self.name!r} is {self.datatype}, not {datatype}.")
+        if len(shape) != len(self.shape) or not all(map(self._fits, shape[1:], self.shape[1:])):
+            raise Malformed(f"Input {self.name!r} has the shape {self.shape}, not {list(shape)}.{self._bound}")
         if not 1 <= shape[0] <= MAX_ITEMS:
-            raise Malformed(f"Input {name!r} has {shape[0]} rows; 1 to {MAX_ITEMS} are taken.")
-        if not all(1 <= size <= self.longest for size in shape[1:]):
-            raise Malformed(f"Input {name!r} is {_shape(shape)}; 1 to {self.longest} elements are taken a row.")
+            raise Malformed(f"Input {self.name!r} has {shape[0]} rows; 1 to {MAX_ITEMS} are taken.")
 
-    def from_numbers(self, numbers: Sequence[Any], shape: Sequence[int]) -> Array:
-        """The tensor of `shape`, from its elements in row-major order, flat or in lists of lists.
+    def _fits(self, size: int, wanted: int) -> bool:
+        return size == wanted if wanted > 0 else 1 <= size <= self._longest
+
+    def from_json(self, data: bytes | msgspec.Raw, shape: Sequence[int]) -> Array:
+        """The tensor of `shape` from JSON: its elements in row-major order, flat or in lists of lists.
+
+        Raises:
+            Malformed: it is neither, or as `from_numbers`.
+        """
+        nested = len(shape) > 1 and _BEGINS_NESTED.match(data)
+        try:
+            numbers: Any = self._nested.decode(data) if nested else self._flat.decode(data)
+        except msgspec.DecodeError as error:
+            raise Malformed(f"Input {self.name!r}: {error}.") from error
+        if nested:
+            for size in shape[1:]:
+                if any(len(row) != size for row in numbers):
+                    raise Malformed(f"Input {self.name!r} is not nested as {list(shape)} is.")
+                numbers = list(chain.from_iterable(numbers))
+        return self.from_numbers(numbers, shape)
+
+    def from_numbers(self, numbers: Sequence[Number], shape: Sequence[int]) -> Array:
+        """The tensor of `shape` from its elements in row-major order.
 
         Raises:
             Malformed: there are more or fewer, or one of them is none that its dtype can hold.
         """
-        if numbers and isinstance(numbers[0], list):
-            numbers = self._flat(numbers, shape)
         if len(numbers) != math.prod(shape):
-            raise Malformed(f"Input {self.spec.name!r} has {len(numbers)} elements; {_shape(shape)} needs others.")
+            raise Malformed(f"Input {self.name!r} has {len(numbers)} elements; {list(shape)} takes {math.prod(shape)}.")
         try:
-            return _READERS[self.spec.dtype](numbers).reshape(shape)
+            return self._read(numbers).reshape(shape)
         except (TypeError, ValueError, OverflowError) as error:
-            raise Malformed(f"Input {self.spec.name!r} has {self._misfit(numbers)}.") from error
+            raise Malformed(f"Input {self.name!r} has {self._misfit(numbers)}.") from error
 
     def from_bytes(self, data: memoryview, shape: Sequence[int]) -> Array:
-        """The tensor of `shape`, from its elements in row-major order, little-endian.
+        """The tensor of `shape` from its elements in row-major order, little-endian.
 
         Raises:
             Malformed: there are more or fewer bytes.
         """
-        dtype = np.dtype(self.spec.dtype).newbyteorder("<")
-        needed = math.prod(shape) * dtype.itemsize
+        needed = math.prod(shape) * self._dtype.itemsize
         if len(data) != needed:
-            raise Malformed(f"Input {self.spec.name!r} has {len(data)} bytes; {_shape(shape)} takes {needed}.")
-        return np.frombuffer(data, dtype).reshape(shape)
+            raise Malformed(f"Input {self.name!r} has {len(data)} bytes; {list(shape)} takes {needed}.")
+        values = np.frombuffer(data, self._dtype).reshape(shape)
+        return values if values.flags.aligned else values.copy()
 
-    def _flat(self, rows: Sequence[Any], shape: Sequence[int]) -> list[Any]:
-        """Lists of lists, each as long as `shape` says, as one."""
-        level: list[Any] = list(rows)
-        for size in shape[1:]:
-            if any(not isinstance(row, list) or len(row) != size for row in level):
-                raise Malformed(f"Input {self.spec.name!r} is not nested as {_shape(shape)} is.")
-            level = list(chain.from_iterable(level))
-        return level
+    def shape_of_row(self, size: int) -> list[int]:
+        """The shape of one row that takes `size` bytes; a free dimension is as long as they last."""
+        known = math.prod(length for length in self.shape[1:] if length > 0)
+        return [1, *(length if length > 0 else size // self._dtype.itemsize // known for length in self.shape[1:])]
 
-    def _misfit(self, numbers: Sequence[Any]) -> str:
+    def _misfit(self, numbers: Sequence[Number]) -> str:
         """The first element that is none of the datatype."""
-        reader = _READERS[self.spec.dtype]
         for place, number in enumerate(numbers):
             try:
-                reader([number])
+                self._read([number])
             except (TypeError, ValueError, OverflowError):
                 return f"{str(number)[:40]} at {place}, which is no {self.datatype}"
         raise AssertionError("every number fits")
 
 
-def _shape(shape: Sequence[int | str]) -> str:
-    """`[-1, 28, 28]`: a free dimension is -1 in the protocol."""
-    return str([size if isinstance(size, int) else -1 for size in shape])
+class OutputForm:
+    """What a model gives as one of its outputs."""
+
+    def __init__(self, spec: TensorSpec, labels: Sequence[str]) -> None:
+        """The form of `spec`; `labels` are those of the elements of a row, empty where they have none."""
+        self.name = spec.name
+        self.datatype = DATATYPES[spec.dtype]
+        self.shape = protocol_shape(spec.shape)
+        self._dtype = np.dtype(spec.dtype).newbyteorder("<")
+        self._suffixes = [f":{label}" for label in labels]
+
+    def to_bytes(self, values: Array) -> bytes:
+        """The elements in row-major order, little-endian."""
+        return values.astype(self._dtype, copy=False).tobytes()
+
+    def classify(self, values: Array, count: int) -> list[str]:
+        """The highest elements of each row as `value:index:label`, as Triton's classification extension has it.
+
+        Args:
+            values: `[rows, ...]`.
+            count: how many of each row; at most as many as a row has.
+        """
+        rows = values.reshape(len(values), -1).tolist()
+        suffixes = self._suffixes or [""] * len(rows[0])
+        number = "{:f}" if values.dtype.kind == "f" else "{:d}"
+        found = []
+        for row in rows:
+            best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:count]
+            found += [f"{number.format(row[index])}:{index}{suffixes[index]}" for index in best]
+        return found
+
+
+def strings_to_bytes(strings: Sequence[str]) -> bytes:
+    """Strings as a tensor of datatype BYTES: each behind its length, 4 bytes."""
+    encoded = [string.encode() for string in strings]
+    return b"".join(len(each).to_bytes(4, "little") + each for each in encoded)

@@ -1,0 +1,192 @@
+"""An inference request of the Open Inference Protocol taken apart, and its answer put together: JSON, and behind it the
+bytes of those tensors that are not in it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from service.engine.batching import Tensors
+from service.engine.card import Card
+from service.errors import Malformed
+from service.http.inference_request import InferRequest, InputTensor, decode_request
+from service.http.messages import Reply
+from service.http.tensors import Array, InputForm, OutputForm, strings_to_bytes
+from service.predictors import MAX_ITEMS
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+"""The header that says how many of a body's bytes are JSON, where not all are."""
+
+STRUCTURE = 4096
+"""Commas of a request beside those between its numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that an answer has."""
+
+    form: OutputForm
+    binary: bool
+    classes: int
+    """How many of the highest elements of a row, instead of all; 0 for all."""
+
+
+class TensorModel:
+    """What a version of a model takes and gives."""
+
+    def __init__(self, card: Card, longest: int) -> None:
+        """By its card; free dimensions of inputs but the first have at most `longest` elements."""
+        self.name, self.version = card.name, card.version
+        self.inputs = {spec.name: InputForm(spec, longest) for spec in card.inputs}
+        # The card's classes are what the elements of its first output stand for, where there are as many.
+        labels = [
+            card.classes if spec is card.outputs[0] and spec.shape[1:] == (len(card.classes),) else ()
+            for spec in card.outputs
+        ]
+        self.outputs = {spec.name: OutputForm(spec, each) for spec, each in zip(card.outputs, labels, strict=True)}
+        self.every_output = {
+            binary: [Wanted(form, binary, 0) for form in self.outputs.values()] for binary in (True, False)
+        }
+        """All outputs, by whether they are binary."""
+        self.most_commas = STRUCTURE + sum(form.most_elements for form in self.inputs.values())
+
+
+@dataclass(slots=True)
+class Inference:
+    """What a request wants."""
+
+    inputs: Tensors
+    outputs: Sequence[Wanted]
+    id: str = ""
+    timeout: float = math.inf
+    """Seconds."""
+
+
+def read(body: bytes, json_length: str, model: TensorModel) -> Inference:
+    """What a request wants of a model.
+
+    Args:
+        body: JSON, and behind it the bytes of those inputs that have a `binary_data_size`, in their order.
+        json_length: the header `Inference-Header-Content-Length`: how much of the body is JSON; empty if all of it is,
+            0 if the body is nothing but one row of the only input.
+        model: which is asked.
+
+    Raises:
+        Malformed: it is not that, or not what the model takes.
+    """
+    size = _json_size(json_length, len(body))
+    if size == 0 and json_length:
+        return Inference(_row(body, model), model.every_output[True])
+    content = memoryview(body)
+    request = _decode(content[:size], model)
+    inputs = _inputs(request.inputs, content[size:], model)
+    parameters = request.parameters
+    timeout = parameters.timeout / 1e6 if parameters.timeout else math.inf
+    return Inference(inputs, _outputs(request, model), request.id, timeout)
+
+
+def answer(inference: Inference, outputs: Tensors, model: TensorModel) -> Reply:
+    """The answer to `inference` for the outputs of the model."""
+    rendered = [_rendered(wanted, outputs[wanted.form.name]) for wanted in inference.outputs]
+    content: dict[str, Any] = {
+        "model_name": model.name,
+        "model_version": model.version,
+        "outputs": [tensor for tensor, _ in rendered],
+    }
+    if inference.id:
+        content["id"] = inference.id
+    text = msgspec.json.encode(content)
+    chunks = [chunk for _, chunk in rendered if chunk is not None]
+    if not chunks:
+        return Reply(text)
+    return Reply(b"".join([text, *chunks]), "application/octet-stream", headers={JSON_LENGTH: str(len(text))})
+
+
+def _rendered(wanted: Wanted, values: Array) -> tuple[dict[str, Any], bytes | None]:
+    """An output as the answer's JSON has it, and its bytes if they are to stand behind the JSON."""
+    form = wanted.form
+    tensor: dict[str, Any] = {"name": form.name, "datatype": form.datatype, "shape": values.shape}
+    strings: list[str] | None = None
+    if wanted.classes:
+        strings = form.classify(values, wanted.classes)
+        tensor |= {"datatype": "BYTES", "shape": [len(values), len(strings) // len(values)]}
+    if not wanted.binary:
+        tensor["data"] = values.ravel().tolist() if strings is None else strings
+        return tensor, None
+    chunk = form.to_bytes(values) if strings is None else strings_to_bytes(strings)
+    tensor["parameters"] = {"binary_data_size": len(chunk)}
+    return tensor, chunk
+
+
+def _json_size(header: str, size: int) -> int:
+    if not header:
+        return size
+    if not (header.isascii() and header.isdigit() and len(header) < 10 and int(header) <= size):
+        raise Malformed(f"{JSON_LENGTH} is a number from 0 to {size}, the length of the body; not {header!r}.")
+    return int(header)
+
+
+def _decode(text: memoryview, model: TensorModel) -> InferRequest:
+    """The JSON; the data of its inputs are numbers, or still to be read."""
+    # Reading millions of numbers would hold up every other request, and no request needs so many.
+    if len(text) > model.most_commas and bytes(text).count(b",") > model.most_commas:
+        raise Malformed(f"The request has more numbers than the model takes, of {MAX_ITEMS} rows at most.")
+    return decode_request(text)
+
+
+def _inputs(tensors: Sequence[InputTensor], rest: memoryview, model: TensorModel) -> Tensors:
+    """The model's inputs, each once; `rest` are the bytes behind the JSON."""
+    inputs: dict[str, Array] = {}
+    for tensor in tensors:
+        if (form := model.inputs.get(tensor.name)) is None or tensor.name in inputs:
+            raise Malformed(f"The inputs are {', '.join(model.inputs)}, each once; not {tensor.name!r}.")
+        form.check(tensor.datatype, tensor.shape)
+        if tensor.parameters.shared_memory_region is not None:
+            raise Malformed(f"Input {tensor.name!r}: shared memory is not offered here.")
+        size, data = tensor.parameters.binary_data_size, tensor.data
+        if (size is None) == (data is msgspec.UNSET):
+            raise Malformed(f"Input {tensor.name!r} needs one of data and binary_data_size.")
+        if isinstance(data, list):
+            inputs[tensor.name] = form.from_numbers(data, tensor.shape)
+        elif isinstance(data, msgspec.Raw):
+            inputs[tensor.name] = form.from_json(data, tensor.shape)
+        else:
+            inputs[tensor.name] = form.from_bytes(rest[:size], tensor.shape)
+            rest = rest[size:]
+    if rest:
+        raise Malformed(f"{len(rest)} bytes behind the JSON belong to no input.")
+    if missing := model.inputs.keys() - inputs.keys():
+        raise Malformed(f"The request lacks the inputs {', '.join(sorted(missing))}.")
+    if len({len(values) for values in inputs.values()}) > 1:
+        raise Malformed("The inputs differ in their number of rows.")
+    return inputs
+
+
+def _outputs(request: InferRequest, model: TensorModel) -> Sequence[Wanted]:
+    """What the answer has: all outputs, or those that the request names, in its order."""
+    binary = request.parameters.binary_data_output
+    if not request.outputs:
+        return model.every_output[binary]
+    wanted: dict[str, Wanted] = {}
+    for output in request.outputs:
+        if (form := model.outputs.get(output.name)) is None or output.name in wanted:
+            raise Malformed(f"The outputs are {', '.join(model.outputs)}, each once; not {output.name!r}.")
+        parameters = output.parameters
+        if parameters.shared_memory_region is not None:
+            raise Malformed(f"Output {output.name!r}: shared memory is not offered here.")
+        chosen = binary if parameters.binary_data is None else parameters.binary_data
+        wanted[output.name] = Wanted(form, chosen, parameters.classification)
+    return list(wanted.values())
+
+
+def _row(body: bytes, model: TensorModel) -> Tensors:
+    """The body of a raw binary request: one row of the only input."""
+    if len(model.inputs) > 1:
+        raise Malformed(f"A body without JSON is for models of one input; {model.name!r} has {len(model.inputs)}.")
+    [(name, form)] = model.inputs.items()
+    shape = form.shape_of_row(len(body))
+    form.check(form.datatype, shape)
+    return {name: form.from_bytes(memoryview(body), shape)}

@@ -1,0 +1,108 @@
+"""What the Open Inference Protocol tells of a server and its models: metadata, Triton's configuration, the index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from service import metrics
+from service.engine.repository import Repository, State, Version
+from service.http.tensors import DATATYPES, protocol_shape
+from service.predictors import MAX_ITEMS
+
+Document = dict[str, Any]
+
+SERVER: Document = {
+    "name": "deepserve",
+    "version": "2",
+    "extensions": ["binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics"],
+}
+"""The metadata of the server."""
+
+
+def metadata(version: Version, ready: Sequence[str]) -> Document:
+    """The metadata of a model: its inputs and outputs as in `version`, and the versions that are ready."""
+    assert version.card is not None
+    inputs, outputs = (
+        [{"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": protocol_shape(spec.shape)} for spec in specs]
+        for specs in (version.card.inputs, version.card.outputs)
+    )
+    return {
+        "name": version.name,
+        "versions": list(ready),
+        "platform": "onnxruntime_onnx",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def configuration(version: Version) -> Document:
+    """The model configuration, as far as it means something here. Dimensions are those of a row, as Triton has them."""
+    card, session = version.card, version.session
+    assert card is not None
+    assert session is not None
+    inputs, outputs = (
+        [
+            {
+                "name": spec.name,
+                "data_type": f"TYPE_{DATATYPES[spec.dtype]}",
+                "dims": protocol_shape(spec.shape)[1:],
+            }
+            for spec in specs
+        ]
+        for specs in (card.inputs, card.outputs)
+    )
+    kind = "KIND_CPU" if session.provider == "CPUExecutionProvider" else "KIND_GPU"
+    return {
+        "name": card.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "version_policy": {"all": {}},
+        "max_batch_size": MAX_ITEMS,
+        "input": inputs,
+        "output": outputs,
+        "dynamic_batching": {"max_queue_delay_microseconds": 0},
+        "instance_group": [{"name": card.name, "kind": kind, "count": 1}],
+        "default_model_filename": "model.onnx",
+    }
+
+
+def statistics(version: Version) -> Document:
+    """What a version has done since the server started, in all workers. Inputs and outputs are not timed apart from the
+    run; what batches were made is in the metrics.
+    """
+    totals = metrics.totals(version.name, version.version)
+
+    def duration(count: str, seconds: str, outcome: str = "") -> dict[str, int]:
+        return {"count": int(totals.get((count, outcome), 0)), "ns": int(totals.get((seconds, outcome), 0) * 1e9)}
+
+    nothing = {"count": 0, "ns": 0}
+    return {
+        "name": version.name,
+        "version": version.version,
+        "inference_count": int(totals.get(("deepserve_run_rows_sum", ""), 0)),
+        "execution_count": int(totals.get(("deepserve_run_rows_count", ""), 0)),
+        "inference_stats": {
+            "success": duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "ok"),
+            "fail": duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "failed"),
+            "queue": {
+                **duration("deepserve_model_requests_total", "", "ok"),
+                "ns": int(totals.get(("deepserve_queue_seconds_total", ""), 0) * 1e9),
+            },
+            "compute_input": nothing,
+            "compute_infer": duration("deepserve_run_seconds_count", "deepserve_run_seconds_sum"),
+            "compute_output": nothing,
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [],
+        "memory_usage": [],
+    }
+
+
+def index(repository: Repository, *, only_ready: bool) -> list[Document]:
+    """Every version of every model and its state, and the reason where it does not serve."""
+    return [
+        {"name": name, "version": number, "state": version.state, "reason": version.reason or ""}
+        for name, versions in repository.models.items()
+        for number, version in versions.items()
+        if version.state is State.READY or not only_ready
+    ]
