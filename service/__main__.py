@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import socket
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from multiprocessing import get_context
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,6 +18,7 @@ def main() -> None:
         chosen = settings()
         _check_port(chosen)
         _check_runtime()
+        _check_device(chosen)
     except StartupError as error:
         raise SystemExit(f"deepserve: {error}") from error
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -43,6 +46,20 @@ def _check_port(chosen: Settings) -> None:
 def _check_runtime() -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
+
+
+def _check_device(chosen: Settings) -> None:
+    """Tries the GPU that was asked for, in a process of its own: it would keep the memory, or die of a broken one."""
+    if chosen.device in ("cuda", "tensorrt"):
+        from service.engine import gpu
+
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+            try:
+                trouble = apart.submit(gpu.trouble, chosen.device).result()
+            except BrokenExecutor:
+                trouble = "the process that tried it died"
+        if trouble is not None:
+            raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {trouble}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from service import metrics
 from service.call import current_call
 from service.engine.batching import Batcher, Limits
 from service.engine.card import Card
+from service.engine.inference import Runtime
 from service.engine.repository import Repository, State, Version
 from service.errors import Unavailable
 from service.http.front_door import FrontDoor
@@ -36,6 +37,15 @@ from service.predictors.sentiment import SentimentPredictor
 from service.settings import settings
 
 SETTINGS = settings()
+RUNTIME = Runtime(
+    device=SETTINGS.device,
+    precision=SETTINGS.precision,
+    threads=SETTINGS.threads,
+    max_batch_rows=SETTINGS.max_batch_rows,
+    gpu_memory=SETTINGS.gpu_memory,
+    cuda_graphs=SETTINGS.cuda_graphs,
+    tensorrt_cache=SETTINGS.tensorrt_cache,
+)
 
 DECODERS = 2
 """Threads for requests that are slow to decode: a few large pictures at once are all that memory should hold."""
@@ -122,7 +132,7 @@ class DeepServe:
 
     def __init__(self) -> None:
         """Loads, verifies and warms every model."""
-        self.repository = Repository(SETTINGS.models_dir, SETTINGS.device, SETTINGS.threads, SETTINGS.precision)
+        self.repository = Repository(SETTINGS.models_dir, RUNTIME)
         self.repository.load()
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._decoding = 0
@@ -132,6 +142,8 @@ class DeepServe:
                 if name in PREDICTORS and version.state is State.READY:
                     self._admit(PREDICTORS[name], version)
                 metrics.READY.labels(name, number).set(version.state is State.READY)
+                if version.session is not None:
+                    metrics.PROVIDER.labels(name, number, RUNTIME.device, version.session.provider).set(1)
 
     def _admit(self, predictor: type[AnyPredictor], version: Version) -> None:
         """Puts a predictor before a version; one that it cannot work with is not ready after all."""

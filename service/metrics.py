@@ -50,6 +50,12 @@ READY = Gauge(
     ("model", "version"),
     multiprocess_mode="livemin",
 )
+PROVIDER = Gauge(
+    "deepserve_model_provider",
+    "Workers that run the version on this execution provider, and the device that was asked for",
+    ("model", "version", "device", "provider"),
+    multiprocess_mode="livesum",
+)
 
 
 class ModelSeries:

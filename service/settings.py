@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import StartupError
+from service.machine import cores
 
 PREFIX = "DEEPSERVE_"
 
@@ -26,20 +27,31 @@ class Settings(BaseSettings):
     """Port to listen on."""
 
     workers: int = Field(1, ge=1, le=256)
-    """Processes that serve. Each holds every model; on CPU take as many as there are cores."""
+    """Processes that serve; `auto` is one for each core that the cgroup and the affinity leave to the service. Each
+    holds every model, and scales better than threads."""
 
     models_dir: Path = Path(__file__).parent.parent / "models"
     """Where the model directories `<name>/<version>` are."""
 
-    device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """What the models run on. `cuda` that does not work keeps them from being ready; `auto` then falls back to CPU."""
+    device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
+    """What the models run on. Where `cuda` or `tensorrt` do not work the service does not start, and a graph that they
+    cannot run is not ready; `auto` is `cuda`, and where that does not work CPU."""
 
     precision: Literal["auto", "float32"] = "auto"
     """`auto` runs a model in eight-bit integers on CPU where its card says that this is faster and as good; `float32`
     runs the reference."""
 
-    threads: int = Field(1, ge=1, le=256)
-    """Threads of one run on CPU. Workers scale better than threads."""
+    gpu_memory: int = Field(0, ge=0)
+    """MiB of the GPU's memory that each model of each worker may take; 0 for no limit."""
+
+    cuda_graphs: bool = False
+    """Whether a GPU replays recorded runs, where a graph allows it: saves the launch of each operation."""
+
+    tensorrt_cache: Path | None = None
+    """Where TensorRT keeps the engines that it builds; without it, it builds them anew at each start, for minutes."""
+
+    threads: int = Field(default_factory=lambda chosen: max(1, cores() // chosen["workers"]), ge=1, le=256)
+    """Threads of one run on CPU; unless set, each worker's share of the cores."""
 
     max_body_bytes: int = Field(10 * 2**20, ge=1024)
     """Largest request body, in bytes; a larger one is turned away while it arrives."""
@@ -69,6 +81,11 @@ class Settings(BaseSettings):
             return value
         return [key for part in value.split(",") if (key := part.strip())]
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _count(cls, value: object) -> object:
+        return cores() if value == "auto" else value
+
     @field_validator("models_dir")
     @classmethod
     def _must_exist(cls, value: Path) -> Path:
@@ -87,5 +104,9 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(
+            f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}"
+            for e in error.errors()
+            if e["type"] != "default_factory_not_called"  # follows from another setting, which is at fault
+        )
         raise StartupError(faults) from error

@@ -41,13 +41,16 @@ def under(*places: str) -> set[str]:
     [
         ("torch", ("training/",)),
         ("training", ("training/",)),
-        ("onnxruntime", ("service/engine/inference.py", "training/")),
+        (
+            "onnxruntime",
+            ("service/engine/inference.py", "service/engine/gpu.py", "service/engine/fixed_shapes.py", "training/"),
+        ),
         ("bentoml", ("service/app.py",)),
         ("_bentoml_sdk", ("service/app.py",)),
         ("starlette", ("service/app.py", "service/http/")),
         ("service.app", ("service/__main__.py",)),
         ("service.http", ("service/app.py", "service/http/")),
-        ("service.engine", ("service/app.py", "service/http/", "service/engine/", "training/")),
+        ("service.engine", ("service/__main__.py", "service/app.py", "service/http/", "service/engine/", "training/")),
         ("service.predictors", ("service/app.py", "service/http/", "service/predictors/", "training/")),
     ],
 )

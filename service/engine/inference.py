@@ -1,7 +1,8 @@
-"""One warm ONNX Runtime session: the only room that knows ONNX Runtime, and proves which provider really runs."""
+"""One warm ONNX Runtime session: a graph that is what its card says, and runs on the device that was asked for."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,47 +10,73 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from service.engine import gpu
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
+from service.engine.fixed_shapes import FixedShapes
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
-Device = Literal["cpu", "cuda", "auto"]
+Device = Literal["cpu", "cuda", "tensorrt", "auto"]
 
 logger = logging.getLogger(__name__)
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64", "tensor(float)": "float32"}
+_RUN = ort.RunOptions()
+"""Made once: without, every run makes its own."""
 
 
 class SessionError(Exception):
     """The graph cannot be run as asked; the message says why."""
 
 
+@dataclass(frozen=True)
+class Runtime:
+    """What sessions run on, and how."""
+
+    device: Device = "cpu"
+    """`auto` is CUDA, or CPU where that does not work."""
+    precision: Precision | Literal["auto"] = "auto"
+    """`auto` is what the card says CPUs run; a GPU runs float32 in any case."""
+    threads: int = 1
+    """Of one run on CPU."""
+    max_batch_rows: int = 64
+    """Most rows of one run; a GPU is warmed for all up to it."""
+    gpu_memory: int = 0
+    """MiB that a session may take on a GPU; 0 for no limit."""
+    cuda_graphs: bool = False
+    """Whether a GPU replays recorded runs where a graph allows it."""
+    tensorrt_cache: Path | None = None
+    """Where TensorRT keeps the engines that it builds."""
+
+
 class Session:
     """One graph, ready to run on one device. `run` may be called from any thread."""
 
-    def __init__(
-        self,
-        directory: Path,
-        card: Card,
-        device: Device = "cpu",
-        threads: int = 1,
-        precision: Precision | Literal["auto"] = "auto",
-    ) -> None:
-        """Loads the graph of a version and holds it against its card.
-
-        Args:
-            directory: of the version.
-            precision: `auto` is what the card says CPUs run; CUDA runs float32 in any case.
+    def __init__(self, directory: Path, card: Card, runtime: Runtime) -> None:
+        """Loads the graph of the version in `directory` and holds it against its card.
 
         Raises:
             SessionError: the graph does not load, is not what the card says, or the device does not work.
         """
-        wanted = card.fastest if precision == "auto" else precision
-        self._session, self.precision = _open(directory, wanted, device, threads)
+        self._session, self.precision = _open(directory, card, runtime)
         self.provider: str = self._session.get_providers()[0]
         _compare("inputs", self._session.get_inputs(), card.inputs)
         _compare("outputs", self._session.get_outputs(), card.outputs)
         self._outputs = [spec.name for spec in card.outputs]
+        self._max_rows = runtime.max_batch_rows
+        on_gpu = self.provider in gpu.PROVIDERS.values()
+        self._shapes = FixedShapes(self._session, card.inputs, card.outputs) if on_gpu else None
+
+    def warm(self, like: Tensors) -> None:
+        """Makes all that the device makes once for each shape, up to the lengths of `like`, valid inputs.
+
+        Raises:
+            SessionError: a run failed.
+        """
+        if self._shapes is not None:
+            try:
+                self._shapes.warm(self._max_rows, like)
+            except Exception as error:
+                raise SessionError(f"the run failed: {gpu.readable(error)}") from error
 
     def run(self, inputs: Tensors) -> Tensors:
         """Outputs by name, for inputs by name; all share the first dimension.
@@ -58,45 +85,68 @@ class Session:
             SessionError: the run failed.
         """
         try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+            if self._shapes is not None:
+                return self._shapes.run(inputs)
+            return dict(zip(self._outputs, self._session.run(self._outputs, inputs, _RUN), strict=True))
         except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-            raise SessionError(f"the run failed: {error}") from error
+            raise SessionError(f"the run failed: {gpu.readable(error)}") from error
 
 
-def _open(
-    directory: Path, precision: Precision, device: Device, threads: int
-) -> tuple[ort.InferenceSession, Precision]:
-    if device == "auto":
+def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceSession, Precision]:
+    if runtime.device == "auto":
         try:
-            return _open(directory, precision, "cuda", threads)
+            return _open(directory, card, replace(runtime, device="cuda"))
         except SessionError as error:
-            logger.warning("%s runs on CPU: %s", directory, error)
-            return _open(directory, precision, "cpu", threads)
-    if device == "cuda":
-        precision = "float32"
-    graph = directory / GRAPHS[precision]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+            logger.warning("%s/%s runs on CPU: %s", card.name, card.version, error)
+            return _open(directory, card, replace(runtime, device="cpu"))
+    if runtime.device != "cpu":
+        return _open_on_gpu(directory / GRAPHS["float32"], runtime.device, runtime), "float32"
+    precision = card.fastest if runtime.precision == "auto" else runtime.precision
+    options = _options()
+    options.intra_op_num_threads = runtime.threads
     # A thread that spins while it waits takes the core from the next request.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    wanted = _PROVIDERS[device]
-    if wanted not in ort.get_available_providers():
-        raise SessionError(f"device {device} was asked for, but this ONNX Runtime has only {_available()}")
+    return _start(directory / GRAPHS[precision], options, ["CPUExecutionProvider"]), precision
+
+
+def _open_on_gpu(graph: Path, device: gpu.GPU, runtime: Runtime) -> ort.InferenceSession:
+    if reason := gpu.trouble(device):
+        raise SessionError(f"{device} does not work: {reason}")
+    options = _options()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    chosen = gpu.providers(device, runtime.gpu_memory, runtime.cuda_graphs, runtime.tensorrt_cache)
     try:
-        session = ort.InferenceSession(graph, options, providers=[wanted])
+        session = _start(graph, options, chosen)
+    except SessionError as error:
+        if not runtime.cuda_graphs:
+            raise
+        logger.info("%s/%s runs without CUDA graphs: %s", *graph.parts[-3:-1], error)
+        return _open_on_gpu(graph, device, replace(runtime, cuda_graphs=False))
+    assigned = [
+        (part.ep_name, node.op_type)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+    if reason := gpu.strays(assigned, device):
+        raise SessionError(f"{graph.name} does not run on {device}: {reason}")
+    return session
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    return options
+
+
+def _start(graph: Path, options: ort.SessionOptions, providers: Sequence[object]) -> ort.InferenceSession:
+    try:
+        # Else what fails on a GPU, now or in a later run, is tried again on the CPU without a word.
+        return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-        reason = str(error).replace(str(graph), graph.name)
+        reason = gpu.readable(error).replace(str(graph), graph.name)
         raise SessionError(f"{graph.name} does not load: {reason}") from error
-    if session.get_providers()[0] != wanted:
-        raise SessionError(f"device {device} was asked for, but ONNX Runtime fell back to {session.get_providers()}")
-    return session, precision
-
-
-def _available() -> str:
-    return ", ".join(ort.get_available_providers())
 
 
 def _compare(kind: str, found: Sequence[ort.NodeArg], expected: Sequence[TensorSpec]) -> None:

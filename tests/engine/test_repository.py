@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from service.engine.card import Card, digests
+from service.engine.inference import Device, Runtime
 from service.engine.repository import Repository, State
 from service.errors import NotFound, Unavailable
 
 SHIPPED = Path(__file__).parent.parent.parent / "models"
 
 
-def loaded(root: Path, **options: str) -> Repository:
-    repository = Repository(root, **options)  # type: ignore[arg-type]
+def loaded(root: Path, device: Device = "cpu") -> Repository:
+    repository = Repository(root, Runtime(device))
     repository.load()
     return repository
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.engine import gpu
 from service.engine.card import Card
 from tests.live.conftest import ROOT, clean_environment, serving
 
@@ -22,6 +23,8 @@ from tests.live.conftest import ROOT, clean_environment, serving
         ("DEEPSERVE_PORT", "eighty"),
         ("DEEPSERVE_PORT", "70000"),
         ("DEEPSERVE_WORKERS", "0"),
+        ("DEEPSERVE_WORKERS", "many"),
+        ("DEEPSERVE_THREADS", "-1"),
         ("DEEPSERVE_DEVICE", "tpu"),
         ("DEEPSERVE_MODELS_DIR", "/nowhere"),
         ("DEEPSERVE_MAX_BODY_BYTES", "-1"),
@@ -38,7 +41,35 @@ def test_a_wrong_setting_is_named_and_ends_the_start(name: str, value: str) -> N
     )
     assert ended.returncode != 0
     assert name in ended.stderr
+    assert ended.stderr.count("DEEPSERVE_") == 1
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_does_not_work_ends_the_start_with_the_reason(device: gpu.GPU) -> None:
+    if (trouble := gpu.trouble(device)) is None:
+        pytest.skip(f"{device} works here")
+    ended = subprocess.run(
+        [sys.executable, "-m", "service"],
+        cwd=ROOT,
+        env={**clean_environment(), "DEEPSERVE_DEVICE": device},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode != 0
+    assert f"DEEPSERVE_DEVICE: {device} does not work: {trouble}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_auto_tells_what_every_version_runs_on(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(ROOT / "models" / "mammogram", models / "mammogram")
+    provider = "CPUExecutionProvider" if gpu.trouble("cuda") else "CUDAExecutionProvider"
+    labels = f'device="auto",model="mammogram",provider="{provider}",version="1"'
+    with serving(tmp_path / "log", models_dir=str(models), device="auto", workers="auto") as url:
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        assert f"deepserve_model_provider{{{labels}}}" in httpx.get(f"{url}/metrics").text
 
 
 def test_a_broken_version_never_takes_a_good_one_down(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""An NVIDIA GPU under ONNX Runtime: whether one can be used here and why not, with which options, and the proof of it.
+
+ONNX Runtime falls back to the CPU in silence: if a library is missing, if the device fails, and for each node that the
+device has no kernel for. So a device is tried before it is used, and a graph is asked where its nodes run.
+"""
+
+import ctypes
+import re
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime as ort
+from onnxruntime.datasets import get_example
+
+GPU = Literal["cuda", "tensorrt"]
+
+PROVIDERS: dict[GPU, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+_HEAVY = re.compile("Conv|Gemm|MatMul|LSTM|GRU|RNN|Attention")
+"""Operations that are the work of a graph. Others, on shapes, may run on the CPU, and some should."""
+
+_BROUGHT_BY = {"libcuda.so": "the NVIDIA driver", "libnvinfer": "TensorRT", "": "deepserve[gpu]"}
+"""What brings a library, by the beginning of its name."""
+
+
+@cache
+def trouble(device: GPU) -> str | None:
+    """Why nothing runs on `device` here, as ONNX Runtime or the system says it; None if a tiny graph does."""
+    provider = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        return f"this ONNX Runtime has only {', '.join(ort.get_available_providers())}; deepserve[gpu] brings another"
+    with redirect_stdout(StringIO()):  # it prints what it does not find; the reason below says it better
+        ort.preload_dlls()
+    try:
+        session = ort.InferenceSession(get_example("sigmoid.onnx"), providers=[provider], enable_fallback=0)
+    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
+        return _missing_library(device) or readable(error)
+    return None if provider in session.get_providers() else _missing_library(device) or "ONNX Runtime does not say why"
+
+
+def _missing_library(device: GPU) -> str | None:
+    """What the loader says of the provider, once ONNX Runtime has tried it; None if it can be loaded."""
+    folder = Path(ort.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{device}.so"))
+    except OSError as error:
+        missing = str(error)
+        brings = next(what for library, what in _BROUGHT_BY.items() if missing.startswith(library))
+        return f"{missing} ({brings} brings it)"
+    return None
+
+
+def readable(error: Exception) -> str:
+    """The telling part of ONNX Runtime's message, which may begin with places in its source."""
+    failure = re.search(r"CU\w+ failure \d+: [^;]+", str(error))
+    return (failure[0] if failure else str(error)).strip()
+
+
+def providers(
+    device: GPU, memory: int = 0, graphs: bool = False, engines: Path | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """The execution providers of `device` in order, each with its options.
+
+    Args:
+        device: with `tensorrt`, what it cannot run goes to CUDA.
+        memory: MiB that a session may take on the GPU; 0 for no limit.
+        graphs: whether runs are recorded as CUDA graphs.
+        engines: where TensorRT keeps what it builds.
+    """
+    cuda = {
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm at every new shape
+        "arena_extend_strategy": "kSameAsRequested",  # the default rounds up to powers of two
+        "use_tf32": "0",  # 10 bits of mantissa: not what the card's figures were measured with
+        "enable_cuda_graph": str(int(graphs and device == "cuda")),
+    }
+    tensorrt = {"trt_cuda_graph_enable": str(int(graphs))}
+    if memory:
+        cuda["gpu_mem_limit"] = tensorrt["trt_max_workspace_size"] = str(memory * 2**20)
+    if engines is not None:
+        tensorrt |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines)}
+    chosen = [(PROVIDERS["tensorrt"], tensorrt), (PROVIDERS["cuda"], cuda)]
+    return chosen if device == "tensorrt" else chosen[1:]
+
+
+def strays(assigned: Iterable[tuple[str, str]], device: GPU) -> str | None:
+    """What of a graph would not run on `device`, though it is work that should; None if there is nothing.
+
+    Args:
+        assigned: provider and operation of each node.
+    """
+    nodes = set(assigned)
+    if all(provider != PROVIDERS[device] for provider, _ in nodes):
+        return f"nothing of it runs on {device}"
+    astray = {operation for provider, operation in nodes if provider not in PROVIDERS.values()}
+    heavy = sorted(filter(_HEAVY.search, astray))
+    return f"its {', '.join(heavy)} would run on the CPU" if heavy else None

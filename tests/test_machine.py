@@ -1,0 +1,62 @@
+"""How many cores a process may keep busy: files of both cgroup versions, as kernels and containers lay them out."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.machine import cores
+
+MINE = len(os.sched_getaffinity(0))
+
+
+def machine(root: Path, groups: str, limits: dict[str, str]) -> Path:
+    """A root folder whose `proc` says that this process is in `groups`, and whose cgroups have these limits."""
+    for name, content in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{k}": v for k, v in limits.items()}}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+def v1(folder: str, quota: int, period: int = 100_000) -> dict[str, str]:
+    return {f"cpu/{folder}cpu.cfs_quota_us": f"{quota}\n", f"cpu/{folder}cpu.cfs_period_us": f"{period}\n"}
+
+
+V1 = "4:memory:/docker/7\n2:cpu,cpuacct:/docker/7\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        pytest.param("0::/\n", {"cpu.max": "100000 100000\n"}, 1, id="v2: one core"),
+        pytest.param("0::/\n", {"cpu.max": "50000 100000\n"}, 1, id="v2: half a core is one"),
+        pytest.param("0::/\n", {"cpu.max": "199999 100000\n"}, 1, id="v2: what is beyond a whole core is throttled"),
+        pytest.param("0::/\n", {"cpu.max": "max 100000\n"}, MINE, id="v2: no limit"),
+        pytest.param("0::/a/b\n", {"a/cpu.max": "100000 100000\n", "a/b/cpu.max": "max 100000\n"}, 1, id="v2: above"),
+        pytest.param("0::/\n", {"cpu.max": "99999999 100000\n"}, MINE, id="v2: more than there are"),
+        pytest.param(V1, v1("docker/7/", 100_000), 1, id="v1: one core"),
+        pytest.param(V1, v1("docker/7/", -1), MINE, id="v1: no limit"),
+        pytest.param(V1, v1("", 100_000), 1, id="v1: the host's path, the container's mount"),
+        pytest.param("2:cpuset:/x\n", {"cpu.max": "nonsense\n"}, MINE, id="no controller of ours"),
+        pytest.param("0::/\n", {"cpu.max": "nonsense\n"}, MINE, id="a file that says nothing"),
+    ],
+)
+def test_the_cgroup_limits_the_cores(tmp_path: Path, groups: str, limits: dict[str, str], expected: int) -> None:
+    assert cores(machine(tmp_path, groups, limits)) == expected
+
+
+def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
+    assert cores(tmp_path) == MINE
+
+
+def test_this_machine_has_some() -> None:
+    assert 1 <= cores() <= MINE
+
+
+def test_the_affinity_limits_the_cores() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
