@@ -27,7 +27,7 @@ bench: .venv/dev
 	$(BIN)/python -m load_tests.bench $(OPTIONS)
 
 clean:
-	rm -rf .venv .venv-clients .venv-clients.lock
+	rm -rf .venv .venv-clients .venv-clients.lock load_tests/.environments
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

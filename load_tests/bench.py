@@ -39,7 +39,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="in under five minutes: 2 rounds of 2 seconds")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=5, help="of a measurement; of those with few connections half")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--servers", nargs="+", help="titles of the servers to measure; the default is all")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for bench.json and bench.png")
@@ -81,9 +81,9 @@ def take_turn(rig: Rig, subject: Subject, scenario: Scenario, standings: Standin
     if subject.title in standings.failures:
         return
     try:
-        with rig.serving(subject, scenario) as server:
-            loads = [rig.load(server, subject, scenario, connections) for connections in scenario.connections]
-            turn = Turn(server.seconds_to_ready, server.memory(), loads)
+        with rig.trying(subject, scenario) as trial:
+            loads = [trial.load(connections) for connections in scenario.connections]
+            turn = Turn(trial.server.seconds_to_ready, trial.server.memory(), loads)
     except (StartError, WrongAnswer) as error:
         say(f"  {subject.title}: {error}")
         standings.failures[subject.title] = str(error)

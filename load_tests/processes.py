@@ -1,16 +1,21 @@
 """Servers as processes: each pinned to one core, started, waited for, and what its whole tree of processes costs."""
 
+import os
+import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import psutil
+
+T = TypeVar("T")
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -41,15 +46,20 @@ class Process:
 
     def cpu_seconds(self) -> float:
         """CPU time of the tree so far, that of children which have ended included."""
-        return sum(sum(process.cpu_times()[:4]) for process in self._tree())
+        return sum(self._of_each(lambda process: sum(process.cpu_times()[:4])))
 
     def memory(self) -> Memory:
         """Of the tree, now."""
-        used = [process.memory_full_info() for process in self._tree()]
+        used = self._of_each(lambda process: process.memory_full_info())
         return Memory(max(one.rss for one in used) / 2**20, sum(one.pss for one in used) / 2**20)
 
-    def _tree(self) -> list[psutil.Process]:
-        return [self.root, *self.root.children(recursive=True)]
+    def _of_each(self, figure: Callable[[psutil.Process], T]) -> list[T]:
+        """A figure of each process of the tree; one that ends meanwhile is left out, its parent has its time."""
+        found = []
+        for process in [self.root, *self.root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                found.append(figure(process))
+        return found
 
 
 def pinned(command: Sequence[str], cores: Sequence[int]) -> list[str]:
@@ -110,8 +120,14 @@ def _wait_until_ready(child: subprocess.Popen[bytes], url: str, started: float, 
         except httpx.TransportError:
             pass
         time.sleep(0.02)
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    raise StartError(lines[-1].strip() if lines else f"ended with {child.returncode} and wrote nothing")
+    raise StartError(_reason(log.read_text(errors="replace")) or f"ended with {child.returncode} and wrote nothing")
+
+
+def _reason(written: str) -> str:
+    """The last line about an error, or else the last line."""
+    lines = [line.strip() for line in written.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search("error|exception", line, re.IGNORECASE)]
+    return [*lines[-1:], *errors[-1:]][-1] if lines else ""
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
@@ -126,3 +142,5 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     _, alive = psutil.wait_procs(tree, timeout=1)
     for process in alive:
         process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # those whose parent ended before them

@@ -18,7 +18,8 @@ from load_tests.processes import Process, pinned
 from load_tests.scenarios import Scenario
 from load_tests.subjects import Subject
 
-WARM_CONNECTIONS = 64
+MANY = 64
+"""Connections that keep any server busy."""
 WARM_SECONDS = 1
 
 
@@ -41,63 +42,67 @@ class Rig:
             raise SystemExit("the benchmark needs two cores: one for the server, one for the client")
         return cls((cores[0],), (cores[-1],), seconds, directory)
 
-    def wide(self) -> "Rig":
-        """The same with a second core for the server: the client's own, if there is no third."""
+    def with_two_server_cores(self) -> "Rig":
+        """The same, with a second core for the server: the client's own if there is no third."""
         first, second, *_ = sorted(os.sched_getaffinity(0))
         return replace(self, server_cores=(first, second))
 
     @contextmanager
-    def serving(self, subject: Subject, scenario: Scenario) -> Iterator[Process]:
+    def trying(self, subject: Subject, scenario: Scenario) -> Iterator["Trial"]:
         """The server: started, its answers checked, warm.
 
         Raises:
             StartError: it does not start.
             WrongAnswer: it does not answer as ONNX Runtime does.
         """
+        bodies = self.directory / f"{scenario.name}.jsonl"
+        bodies.write_bytes(b"\n".join(scenario.bodies))
         with subject.serving(scenario.graph, self.server_cores, self.directory / "log") as server:
             if subject.checked:
                 scenario.check(server.url + subject.route)
-            self.load(server, subject, scenario, WARM_CONNECTIONS, WARM_SECONDS)
-            yield server
-
-    def load(
-        self, server: Process, subject: Subject, scenario: Scenario, connections: int, seconds: int | None = None
-    ) -> Load:
-        """Asks the server, over that many connections, for `seconds` or the rig's own."""
-        return post(
-            server,
-            subject.route,
-            self._bodies(scenario),
-            connections=connections,
-            seconds=seconds or self.seconds,
-            cores=self.client_cores,
-            rows=subject.rows,
-        )
-
-    def overload(
-        self, server: Process, subject: Subject, scenario: Scenario, rate: float, connections: int
-    ) -> Overload:
-        """Asks the server `rate` times a second, whether or not it answers."""
-        url = server.url + subject.route
-        printed = self._program(
-            "overload", self.client_cores, url, self._bodies(scenario), rate, connections, self.seconds
-        )
-        return Overload(**json.loads(printed))
+            trial = Trial(self, server, subject, bodies)
+            trial.load(MANY, WARM_SECONDS)
+            yield trial
 
     def alone(self, scenario: Scenario, rows: int) -> Alone:
         """What a row costs ONNX Runtime alone, on the server's core, in runs of `rows`."""
         inputs = self.directory / f"{scenario.name}.npy"
         if not inputs.exists():
             np.save(inputs, np.concatenate(scenario.inputs))
-        printed = self._program("alone", self.server_cores, scenario.graph, inputs, rows, self.seconds / 2)
+        printed = _program("alone", self.server_cores, scenario.graph, inputs, rows, self.seconds / 2)
         return Alone(**json.loads(printed))
 
-    def _bodies(self, scenario: Scenario) -> Path:
-        path = self.directory / f"{scenario.name}.jsonl"
-        if not path.exists():
-            path.write_bytes(b"\n".join(scenario.bodies))
-        return path
 
-    def _program(self, module: str, cores: tuple[int, ...], *arguments: object) -> str:
-        command = [sys.executable, "-m", f"load_tests.{module}", *map(str, arguments)]
-        return subprocess.run(pinned(command, cores), capture_output=True, text=True, check=True).stdout
+@dataclass(frozen=True)
+class Trial:
+    """A running server and what is asked of it."""
+
+    rig: Rig
+    server: Process
+    subject: Subject
+    bodies: Path
+
+    def load(self, connections: int, seconds: int | None = None) -> Load:
+        """Asks over that many connections; if no time is given for the rig's, for half of it if they are few."""
+        usual = self.rig.seconds if connections >= MANY else max(1, self.rig.seconds // 2)
+        return post(
+            self.server,
+            self.subject.route,
+            self.bodies,
+            connections=connections,
+            seconds=seconds or usual,
+            cores=self.rig.client_cores,
+            rows=self.subject.rows,
+        )
+
+    def overload(self, rate: float, connections: int) -> Overload:
+        """Asks `rate` times a second over at most that many connections, whether or not there are answers."""
+        url = self.server.url + self.subject.route
+        printed = _program("overload", self.rig.client_cores, url, self.bodies, rate, connections, self.rig.seconds)
+        return Overload(**json.loads(printed))
+
+
+def _program(module: str, cores: tuple[int, ...], *arguments: object) -> str:
+    """What `load_tests.<module>` prints, run on these cores."""
+    command = [sys.executable, "-m", f"load_tests.{module}", *map(str, arguments)]
+    return subprocess.run(pinned(command, cores), capture_output=True, text=True, check=True).stdout

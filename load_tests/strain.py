@@ -17,37 +17,29 @@ ROOM = 128
 
 def strain(rig: Rig, scenario: Scenario) -> Strain:
     """Measures all of it, on the same requests as the rest."""
-    before, peak, wide, after = _burst(rig, scenario)
-    small = deepserve(scenario.route, max_queue_rows=str(ROOM))
-    with rig.serving(small, scenario) as server:
-        overload = rig.overload(server, small, scenario, 2 * peak.per_second, WIDE)
+    with rig.trying(deepserve(scenario.route), scenario) as trial:
+        before = trial.load(1)
+        peak = trial.load(BATCHED)
+        wide = trial.load(WIDE)
+        time.sleep(AFTER_BURST_SECONDS)
+        after = trial.load(1)
+    with rig.trying(deepserve(scenario.route, max_queue_rows=str(ROOM)), scenario) as trial:
+        overload = trial.overload(2 * peak.per_second, WIDE)
+    with rig.with_two_server_cores().trying(deepserve(scenario.route, workers="2"), scenario) as trial:
+        two_workers = trial.load(BATCHED)
     return Strain(
         p50_before_ms=before.p50_ms,
         p50_after_ms=after.p50_ms,
         peak_per_second=peak.per_second,
         wide=wide,
         overload=overload,
-        workers_gain=_two_workers(rig, scenario) / peak.per_second,
+        workers_gain=_without_the_client(two_workers, trial.rig) / peak.per_second,
     )
 
 
-def _burst(rig: Rig, scenario: Scenario) -> tuple[Load, Load, Load, Load]:
-    """One client, `BATCHED` connections, `WIDE` connections, and one client again some seconds later."""
-    subject = deepserve(scenario.route)
-    with rig.serving(subject, scenario) as server:
-        before = rig.load(server, subject, scenario, 1)
-        peak = rig.load(server, subject, scenario, BATCHED)
-        wide = rig.load(server, subject, scenario, WIDE)
-        time.sleep(AFTER_BURST_SECONDS)
-        return before, peak, wide, rig.load(server, subject, scenario, 1)
-
-
-def _two_workers(rig: Rig, scenario: Scenario) -> float:
-    """Requests a second of two workers on two cores, had the client not taken its share of them."""
-    both = rig.wide()
-    subject = deepserve(scenario.route, workers="2")
-    with both.serving(subject, scenario) as server:
-        load = both.load(server, subject, scenario, BATCHED)
-    shared = set(both.server_cores) & set(both.client_cores)
+def _without_the_client(load: Load, rig: Rig) -> float:
+    """Requests a second of a server that keeps its cores busy, had the client not taken its share of them."""
+    shared = set(rig.server_cores) & set(rig.client_cores)
     taken = load.client_cpu_seconds / load.seconds if shared else 0.0
-    return load.per_second * 2 / (2 - taken)
+    cores = len(rig.server_cores)
+    return load.per_second * cores / (cores - taken)
