@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -32,6 +33,8 @@ class Load:
     cpu_us: float
     """CPU time of the server's whole tree of processes, in microseconds a request."""
     client_cpu_seconds: float
+    others: float
+    """Share of the server's cores that went to neither of the two: where it is large, trust `cpu_us` alone."""
     rows: float | None
     """Mean rows in a run of the model, where the server tells."""
 
@@ -71,38 +74,44 @@ def post(
     """
     wrk = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
     command = pinned([*wrk, "--script", str(SCRIPT), server.url + route, "--", str(bodies)], cores)
-    runs = _runs(server, rows)
-    cpu, client_cpu = server.cpu_seconds(), _children_cpu_seconds()
+    before = _read(server, rows)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    cpu, client_cpu = server.cpu_seconds() - cpu, _children_cpu_seconds() - client_cpu
+    spent = Meters(*(late - early for early, late in zip(before, _read(server, rows), strict=True)))
     figures = json.loads(done.stdout.splitlines()[-1])
+    shares_cores = bool(set(cores) & set(server.cores))
+    others = spent.cores_busy - spent.server_cpu - (spent.client_cpu if shares_cores else 0)
     return Load(
         connections=connections,
-        cpu_us=cpu * 1e6 / max(1, figures["requests"]),
-        client_cpu_seconds=client_cpu,
-        rows=_mean(runs, _runs(server, rows)),
+        cpu_us=spent.server_cpu * 1e6 / max(1, figures["requests"]),
+        client_cpu_seconds=spent.client_cpu,
+        others=max(0.0, others / figures["seconds"] / len(server.cores)),
+        rows=spent.rows / spent.runs if spent.runs else None,
         **figures,
     )
 
 
-def _children_cpu_seconds() -> float:
-    """Of the children of this process that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+class Meters(NamedTuple):
+    """What only ever grows: seconds of CPU time, and the model's rows and runs."""
+
+    server_cpu: float
+    client_cpu: float
+    """Of the clients that have ended."""
+    cores_busy: float
+    rows: float
+    runs: float
 
 
-def _runs(server: Process, rows: str | None) -> tuple[float, float]:
-    """Rows and runs so far, over all label values."""
-    if rows is None:
-        return 0.0, 0.0
+def _read(server: Process, rows: str | None) -> Meters:
+    client = resource.getrusage(resource.RUSAGE_CHILDREN)
+    served = (0.0, 0.0) if rows is None else _rows_and_runs(server, rows)
+    return Meters(server.cpu_seconds(), client.ru_utime + client.ru_stime, server.cores_busy_seconds(), *served)
+
+
+def _rows_and_runs(server: Process, rows: str) -> tuple[float, float]:
+    """Sum and count of the histogram, over all label values."""
     text = httpx.get(f"{server.url}/metrics", timeout=10).text
     total, count = (
         sum(map(float, re.findall(rf"^{rows}_{suffix}(?:{{.*}})? (\S+)", text, re.MULTILINE)))
         for suffix in ("sum", "count")
     )
     return total, count
-
-
-def _mean(before: tuple[float, float], after: tuple[float, float]) -> float | None:
-    runs = after[1] - before[1]
-    return (after[0] - before[0]) / runs if runs else None

@@ -40,6 +40,8 @@ class Process:
     """A running server."""
 
     root: psutil.Process
+    cores: tuple[int, ...]
+    """Where it runs."""
     url: str
     seconds_to_ready: float
     """From the start of the command to the first 200."""
@@ -47,6 +49,11 @@ class Process:
     def cpu_seconds(self) -> float:
         """CPU time of the tree so far, that of children which have ended included."""
         return sum(self._of_each(lambda process: sum(process.cpu_times()[:4])))
+
+    def cores_busy_seconds(self) -> float:
+        """CPU time that anybody has had on its cores so far, the hypervisor's other guests included."""
+        times = psutil.cpu_times(percpu=True)
+        return sum(times[core].user + times[core].nice + times[core].system + times[core].steal for core in self.cores)
 
     def memory(self) -> Memory:
         """Of the tree, now."""
@@ -107,7 +114,7 @@ def running(
         )
     try:
         _wait_until_ready(child, url + ready, started, log)
-        yield Process(psutil.Process(child.pid), url, time.perf_counter() - started)
+        yield Process(psutil.Process(child.pid), tuple(cores), url, time.perf_counter() - started)
     finally:
         _stop(child)
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
+from itertools import chain
+from statistics import fmean, median
 
 from load_tests.alone import Alone
 from load_tests.load import Load
@@ -81,3 +82,8 @@ class Results:
     digits: Standings = field(default_factory=Standings)
     sentiment: Standings = field(default_factory=Standings)
     strain: Strain | None = None
+
+    def others(self) -> float:
+        """The mean share of the server's core that went to programs which are no part of this."""
+        turns = [turn for standings in (self.digits, self.sentiment) for turn in chain(*standings.turns.values())]
+        return fmean([load.others for turn in turns for load in turn.loads] or [0.0])

@@ -38,7 +38,7 @@ def standings(**cpu_us: float) -> Standings:
     """One turn of each server: 64 connections, that much CPU time a request."""
     return Standings(
         {
-            title: [Turn(1.0, Memory(100.0, 100.0), [Load(64, 1000, 1.0, 5.0, 9.0, 0, 0, cpu, 0.1, 32.0)])]
+            title: [Turn(1.0, Memory(100.0, 100.0), [Load(64, 1000, 1.0, 5.0, 9.0, 0, 0, cpu, 0.1, 0.25, 32.0)])]
             for title, cpu in cpu_us.items()
         }
     )
@@ -119,6 +119,7 @@ def test_the_report_names_who_was_not_measured(tmp_path: Path, capsys: pytest.Ca
     measured.failures["MLServer"] = "No matching distribution"
     publish(Results(digits=measured), {"rounds": 1}, tmp_path)
     printed = capsys.readouterr().out
+    assert "Other programs had 25% of the server's core" in printed
     assert printed.index("| deepserve") < printed.index("| mosec")
     assert "MLServer: not measured: No matching distribution" in printed
     assert (tmp_path / "bench.json").stat().st_size > 1000
