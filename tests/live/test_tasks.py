@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import re
 from pathlib import Path
 
 import bentoml
@@ -209,40 +208,6 @@ def test_bentomls_own_client_works_on_every_task(server: str) -> None:
         assert client.sentiment({"reviews": ["A wonderful film."]})["predictions"][0]["label"] == "positive"
         assert client.mammogram({"masses": [{"age": 30}]})["predictions"][0]["severity"] == "benign"
         assert len(client.fashion({"count": 3, "seed": 1})["predictions"]) == 3
-
-
-def runs(client: httpx.Client, model: str, version: str) -> tuple[float, float]:
-    """How many runs of a model there were, and how many rows they had."""
-    text = client.get("/metrics").text
-    found = [
-        re.search(rf'deepserve_run_rows_{what}{{model="{model}",version="{version}"}} (\S+)', text)
-        for what in ("count", "sum")
-    ]
-    return tuple(float(match[1]) if match else 0.0 for match in found)  # type: ignore[return-value]
-
-
-def test_requests_at_once_share_runs_and_get_their_own_answers(
-    server: str, client: httpx.Client, digits: datasets.Pictures
-) -> None:
-    bodies = [png(picture) for picture in digits.pictures]
-    alone = [client.post("/v1/digits", content=body, headers=PNG).json() for body in bodies[:60]]
-    before = runs(client, "digits", "2")
-
-    async def ask() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=server, limits=limits, timeout=60) as many:
-            return await asyncio.gather(*(many.post("/v1/digits", content=b, headers=PNG) for b in bodies))
-
-    answers = [response.json() for response in asyncio.run(ask())]
-    after = runs(client, "digits", "2")
-    predicted = [answer["predictions"][0]["digit"] for answer in answers]
-    assert np.mean(np.array(predicted) == digits.labels) > 0.98
-    for one, other in zip(alone, answers, strict=False):
-        assert other["predictions"][0]["probabilities"] == pytest.approx(
-            one["predictions"][0]["probabilities"], abs=1e-5
-        )
-    assert after[1] - before[1] == len(bodies)
-    assert after[0] - before[0] < len(bodies)
 
 
 def test_the_catalogue_shows_every_card(client: httpx.Client) -> None:
