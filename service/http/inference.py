@@ -11,7 +11,7 @@ import msgspec
 
 from service.engine.batching import Tensors
 from service.engine.card import Card
-from service.errors import Malformed
+from service.errors import Malformed, TooLarge
 from service.http.inference_request import InferRequest, InputTensor, decode_request
 from service.http.messages import Reply
 from service.http.tensors import Array, InputForm, OutputForm, strings_to_bytes
@@ -20,8 +20,10 @@ from service.predictors import MAX_ITEMS
 JSON_LENGTH = "Inference-Header-Content-Length"
 """The header that says how many of a body's bytes are JSON, where not all are."""
 
-STRUCTURE = 4096
-"""Commas of a request beside those between its numbers."""
+NUMBER_BYTES = 32
+"""Most bytes that a number may take in JSON, on an average, the space around it included."""
+STRUCTURE_BYTES = 65536
+"""Most bytes of a request's JSON beside its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class TensorModel:
             binary: [Wanted(form, binary, 0) for form in self.outputs.values()] for binary in (True, False)
         }
         """All outputs, by whether they are binary."""
-        self.most_commas = STRUCTURE + sum(form.most_elements for form in self.inputs.values())
+        self.most_json = STRUCTURE_BYTES + NUMBER_BYTES * sum(form.most_elements for form in self.inputs.values())
+        """Bytes. Parsing holds up every other request, in a thread too, and no request needs more."""
 
 
 @dataclass(slots=True)
@@ -76,12 +79,15 @@ def read(body: bytes, json_length: str, model: TensorModel) -> Inference:
 
     Raises:
         Malformed: it is not that, or not what the model takes.
+        TooLarge: its JSON is longer than the most rows can be.
     """
     size = _json_size(json_length, len(body))
     if size == 0 and json_length:
         return Inference(_row(body, model), model.every_output[True])
+    if size > model.most_json:
+        raise TooLarge(f"The JSON may have at most {model.most_json:,} bytes: {MAX_ITEMS} rows do not take more.")
     content = memoryview(body)
-    request = _decode(content[:size], model)
+    request = decode_request(content[:size])
     inputs = _inputs(request.inputs, content[size:], model)
     parameters = request.parameters
     timeout = parameters.timeout / 1e6 if parameters.timeout else math.inf
@@ -127,14 +133,6 @@ def _json_size(header: str, size: int) -> int:
     if not (header.isascii() and header.isdigit() and len(header) < 10 and int(header) <= size):
         raise Malformed(f"{JSON_LENGTH} is a number from 0 to {size}, the length of the body; not {header!r}.")
     return int(header)
-
-
-def _decode(text: memoryview, model: TensorModel) -> InferRequest:
-    """The JSON; the data of its inputs are numbers, or still to be read."""
-    # Reading millions of numbers would hold up every other request, and no request needs so many.
-    if len(text) > model.most_commas and bytes(text).count(b",") > model.most_commas:
-        raise Malformed(f"The request has more numbers than the model takes, of {MAX_ITEMS} rows at most.")
-    return decode_request(text)
 
 
 def _inputs(tensors: Sequence[InputTensor], rest: memoryview, model: TensorModel) -> Tensors:

@@ -98,7 +98,11 @@ def test_with_keys_only_their_holders_are_answered(tmp_path: Path) -> None:
             assert answer.status_code == status
         assert answer.headers["www-authenticate"] == "Bearer"
         assert httpx.get(f"{url}/v1/models").status_code == 401
-        for path in ("/livez", "/readyz", "/metrics", "/docs.json"):
+        for path in ("/v2", "/v2/models/digits", "/v2/models/stats"):
+            assert httpx.get(f"{url}{path}", headers={"Authorization": "Bearer second-key"}).status_code == 200
+            refused = httpx.get(f"{url}{path}")
+            assert (refused.status_code, list(refused.json())) == (401, ["error"])
+        for path in ("/livez", "/readyz", "/metrics", "/docs.json", "/v2/health/live", "/v2/health/ready"):
             assert httpx.get(f"{url}{path}").status_code == 200
 
 
