@@ -219,7 +219,7 @@ def _serve(predictor: type[AnyPredictor], version: Version) -> ServedVersion:
     batcher = Batcher(
         version.session.run, limits, predictor.sequence, metrics.ModelSeries(version.name, version.version)
     )
-    tensors = TensorEndpoint(TensorModel(version.card, predictor.longest), batcher)
+    tensors = TensorEndpoint(TensorModel(version.card, predictor.longest, predictor.bounds), batcher)
     return ServedVersion(predictor(version.directory), batcher, tensors)
 
 

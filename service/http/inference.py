@@ -3,7 +3,7 @@ bytes of those tensors that are not in it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,16 @@ class Wanted:
 class TensorModel:
     """What a version of a model takes and gives."""
 
-    def __init__(self, card: Card, longest: int) -> None:
-        """By its card; free dimensions of inputs but the first have at most `longest` elements."""
+    def __init__(self, card: Card, longest: int, bounds: Mapping[str, tuple[int, int]]) -> None:
+        """By its card.
+
+        Args:
+            card: of the version.
+            longest: most elements of a free dimension that is not the first.
+            bounds: least and greatest value of the inputs that have them.
+        """
         self.name, self.version = card.name, card.version
-        self.inputs = {spec.name: InputForm(spec, longest) for spec in card.inputs}
+        self.inputs = {spec.name: InputForm(spec, longest, bounds.get(spec.name)) for spec in card.inputs}
         # The card's classes are what the elements of its first output stand for, where there are as many.
         labels = [
             card.classes if spec is card.outputs[0] and spec.shape[1:] == (len(card.classes),) else ()

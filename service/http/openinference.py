@@ -4,7 +4,6 @@ For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves 
 """
 
 import asyncio
-import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ import msgspec
 
 from service.call import Call
 from service.engine.batching import Batcher, Tensors
-from service.engine.inference import SessionError
 from service.engine.repository import Repository, State, Version
 from service.errors import DeadlineExceeded, Malformed, ServiceError, Unavailable
 from service.http import model_metadata
@@ -25,8 +23,6 @@ from service.http.inference import JSON_LENGTH, Inference, TensorModel, answer, 
 from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.problems import cut
 from service.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 LARGE = 65536
 """Bytes of a request or an answer that may take over a millisecond to read or to compress."""
@@ -114,7 +110,7 @@ class OpenInference:
         models = self._models()
         endpoint = models.tensors(*_model(request.path))
         started = asyncio.get_running_loop().time()
-        body = await self._body(request)
+        body = await _body(request, self._settings.max_body_bytes)
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
 
         def take_apart() -> Inference:
@@ -130,10 +126,6 @@ class OpenInference:
         quick = sum(values.nbytes for values in outputs.values()) <= LARGE
         return put_together() if quick else await models.apart(put_together)
 
-    async def _body(self, request: HttpRequest) -> bytes:
-        length = request.headers.get(b"content-length")
-        return await read_body(request.receive, length, self._settings.max_body_bytes)
-
     async def _server(self, _request: HttpRequest, _call: Call) -> Reply:
         return _json(model_metadata.SERVER)
 
@@ -146,7 +138,7 @@ class OpenInference:
         return _json({"ready": True})
 
     async def _index(self, request: HttpRequest, _call: Call) -> Reply:
-        body = await self._body(request)
+        body = await _body(request, LARGE)
         try:
             wanted = msgspec.json.decode(body or b"{}", type=IndexRequest)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -196,9 +188,10 @@ async def _run(endpoint: TensorEndpoint, inference: Inference, started: float) -
             return await endpoint.batcher.submit(inference.inputs)
     except TimeoutError as error:
         raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error
-    except SessionError as error:  # a graph that has proved itself cannot compute these values
-        logger.warning("model %s version %s: %s", endpoint.model.name, endpoint.model.version, error)
-        raise Malformed("The model cannot compute these values; its card says which it takes.") from error
+
+
+async def _body(request: HttpRequest, limit: int) -> bytes:
+    return await read_body(request.receive, request.headers.get(b"content-length"), limit)
 
 
 def _model(path: str) -> tuple[str, str | None]:

@@ -55,14 +55,16 @@ _BEGINS_NESTED = re.compile(rb"\s*\[\s*\[")
 class InputForm:
     """What a model takes as one of its inputs."""
 
-    def __init__(self, spec: TensorSpec, longest: int) -> None:
-        """The form of `spec`, whose free dimensions but the first have at most `longest` elements."""
+    def __init__(self, spec: TensorSpec, longest: int, bounds: tuple[int, int] | None = None) -> None:
+        """The form of `spec`, whose free dimensions but the first have at most `longest` elements, and whose values are
+        in `bounds`.
+        """
         self.name = spec.name
         self.datatype = DATATYPES[spec.dtype]
         self.shape = protocol_shape(spec.shape)
         self.most_elements = MAX_ITEMS * math.prod(size if size > 0 else longest for size in self.shape[1:])
-        self._longest = longest
-        self._bound = f" A row has 1 to {longest} elements." if -1 in self.shape[1:] else ""
+        self._longest, self._bounds = longest, bounds
+        self._length = f" A row has 1 to {longest} elements." if -1 in self.shape[1:] else ""
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
         self._read = _READERS[spec.dtype]
         self._flat = msgspec.json.Decoder(list[Number])
@@ -80,7 +82,7 @@ class InputForm:
         if datatype != self.datatype:
             raise Malformed(f"Input {self.name!r} is {self.datatype}, not {datatype}.")
         if len(shape) != len(self.shape) or not all(map(self._fits, shape[1:], self.shape[1:])):
-            raise Malformed(f"Input {self.name!r} has the shape {self.shape}, not {list(shape)}.{self._bound}")
+            raise Malformed(f"Input {self.name!r} has the shape {self.shape}, not {list(shape)}.{self._length}")
         if not 1 <= shape[0] <= MAX_ITEMS:
             raise Malformed(f"Input {self.name!r} has {shape[0]} rows; 1 to {MAX_ITEMS} are taken.")
 
@@ -114,9 +116,10 @@ class InputForm:
         if len(numbers) != math.prod(shape):
             raise Malformed(f"Input {self.name!r} has {len(numbers)} elements; {list(shape)} takes {math.prod(shape)}.")
         try:
-            return self._read(numbers).reshape(shape)
+            values = self._read(numbers).reshape(shape)
         except (TypeError, ValueError, OverflowError) as error:
             raise Malformed(f"Input {self.name!r} has {self._misfit(numbers)}.") from error
+        return self._within_bounds(values)
 
     def from_bytes(self, data: memoryview, shape: Sequence[int]) -> Array:
         """The tensor of `shape` from its elements in row-major order, little-endian.
@@ -128,12 +131,19 @@ class InputForm:
         if len(data) != needed:
             raise Malformed(f"Input {self.name!r} has {len(data)} bytes; {list(shape)} takes {needed}.")
         values = np.frombuffer(data, self._dtype).reshape(shape)
-        return values if values.flags.aligned else values.copy()
+        return self._within_bounds(values if values.flags.aligned else values.copy())
 
     def shape_of_row(self, size: int) -> list[int]:
         """The shape of one row that takes `size` bytes; a free dimension is as long as they last."""
         known = math.prod(length for length in self.shape[1:] if length > 0)
         return [1, *(length if length > 0 else size // self._dtype.itemsize // known for length in self.shape[1:])]
+
+    def _within_bounds(self, values: Array) -> Array:
+        if self._bounds is not None:
+            least, greatest = self._bounds
+            if values.min() < least or values.max() > greatest:
+                raise Malformed(f"Input {self.name!r} takes values from {least} to {greatest}.")
+        return values
 
     def _misfit(self, numbers: Sequence[Number]) -> str:
         """The first element that is none of the datatype."""

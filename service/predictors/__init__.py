@@ -7,6 +7,7 @@ serving and in training alike, so that both see the same numbers.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -69,6 +70,9 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
 
     longest: ClassVar[int] = 1024
     """Most elements of a sequence."""
+
+    bounds: ClassVar[Mapping[str, tuple[int, int]]] = MappingProxyType({})
+    """Least and greatest value of those inputs with whose other values the graph fails."""
 
     def __init__(self, directory: Path) -> None:
         """Reads what `decode` needs from the version's directory, `models/<name>/<version>`."""

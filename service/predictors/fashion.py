@@ -7,6 +7,7 @@ import base64
 import math
 import secrets
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 import cv2
@@ -133,6 +134,7 @@ class FashionPredictor(Predictor[FashionRequest, Order, FashionAnswer]):
     Answer = FashionAnswer
     media_types = ("image/png", "application/json")
     inputs = ("latent", "label")
+    bounds = MappingProxyType({"label": (0, len(CLASSES) - 1)})
     outputs = ("picture",)
 
     def decode(self, request: FashionRequest) -> tuple[Tensors, Order]:

@@ -28,6 +28,7 @@ MODEL = TensorModel(
         name="m", version="3", inputs=specs(INPUTS), outputs=specs(OUTPUTS), classes=("low", "mid", "high")
     ),
     LONGEST,
+    {},
 )
 
 
