@@ -163,6 +163,44 @@ async def test_the_queue_serves_on_after_a_failure() -> None:
         assert await answers(asyncio.create_task(b.submit(rows(1)))) == [[2]]
 
 
+class Ledger:
+    """An observer that adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.requests = self.failures = 0
+        self.seconds = self.waited = 0.0
+
+    def ran(self, rows: int, seconds: float, waiting: int) -> None:
+        assert seconds > 0
+        assert waiting >= 0
+        self.rows.append(rows)
+
+    def answered(self, requests: int, seconds: float, waited: float) -> None:
+        self.requests += requests
+        self.seconds += seconds
+        self.waited += waited
+
+    def failed(self, seconds: float) -> None:
+        assert seconds > 0
+        self.failures += 1
+
+
+async def test_an_observer_is_told_of_every_run_and_of_every_request_that_one_ends() -> None:
+    run, ledger = Recorder(fails=lambda inputs: bool((inputs["x"] == 13).any()), held=True), Ledger()
+    b = Batcher(run, Limits(run_rows=4), observer=ledger)
+    tasks = await queued(b, rows(1), rows(2, 3, 4, 5, 6), rows(13), rows(7))
+    await asyncio.sleep(0.05)
+    run.gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    await b.close()
+    assert [isinstance(outcome, ValueError) for outcome in outcomes] == [False, False, True, False]
+    assert sum(ledger.rows) == 7
+    assert (ledger.requests, ledger.failures) == (3, 1)
+    assert 0.14 < ledger.seconds < 5
+    assert 0.09 < ledger.waited < ledger.seconds
+
+
 async def test_with_max_wait_requests_that_come_close_together_share_a_run() -> None:
     run = Recorder()
     async with batcher(run, max_wait=0.1) as b:
