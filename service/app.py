@@ -17,6 +17,7 @@ import bentoml
 import uvicorn.config
 from _bentoml_sdk import Service  # the class that `service_class=` extends; bentoml does not export it
 from _bentoml_sdk.method import APIMethod
+from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
 from service import metrics
@@ -89,20 +90,27 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
-        tasks = [TaskEndpoint(api.route, PREDICTORS[name], _bind(api), SETTINGS) for name, api in self.apis.items()]
+        tasks = [
+            TaskEndpoint(api.route, PREDICTORS[name], _bind(api), _admission(name), SETTINGS)
+            for name, api in self.apis.items()
+        ]
         tensors = OpenInference(_instance, SETTINGS)
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, lambda: _instance().repository, SETTINGS)
 
 
 def _instance() -> "DeepServe":
     """The service of this worker, once BentoML has started it."""
-    instance: DeepServe = bentoml.get_current_service()
+    instance: DeepServe = get_current_service()
     return instance
 
 
 def _bind(api: APIMethod[..., Any]) -> Any:
     """The method itself: BentoML's wrapper inspects its signature again at every call."""
     return lambda payload: api.func(_instance(), payload)
+
+
+def _admission(name: str) -> Callable[[str | None], None]:
+    return lambda number: _instance().check_room(name, number)
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,8 @@ class DeepServe:
         self.repository.load()
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._decoding = 0
-        self._served: dict[tuple[str, str], ServedVersion] = {}
+        self._served: dict[tuple[str, str | None], ServedVersion] = {}
+        """By model and version; the newest ready version also by None."""
         for name, versions in self.repository.models.items():
             for number, version in versions.items():
                 if name in PREDICTORS and version.state is State.READY:
@@ -153,7 +162,8 @@ class DeepServe:
     def _admit(self, predictor: type[AnyPredictor], version: Version) -> None:
         """Puts a predictor before a version; one that it cannot work with is not ready after all."""
         try:
-            self._served[version.name, version.version] = _serve(predictor, version)
+            served = _serve(predictor, version)
+            self._served[version.name, version.version] = self._served[version.name, None] = served
         except Exception:
             logger.exception("model %s version %s is unavailable", version.name, version.version)
             version.state = State.UNAVAILABLE
@@ -174,6 +184,15 @@ class DeepServe:
         outputs = await served.batcher.submit(inputs)
         answer: Answer = served.predictor.describe(outputs, facts)
         return answer
+
+    def check_room(self, name: str, number: str | None) -> None:
+        """Lets a request pass that need not be turned away before it is read.
+
+        Raises:
+            NotFound: there is no such version.
+            Unavailable: it is not ready, or its queue is full.
+        """
+        self._find(name, number).batcher.check_room()
 
     async def apart(self, work: Callable[[], T]) -> T:
         """What `work`, the reading of a large request say, returns, done in a thread.
@@ -199,15 +218,15 @@ class DeepServe:
         return self._find(name, number).tensors
 
     def _find(self, name: str, number: str | None) -> ServedVersion:
+        if (served := self._served.get((name, number))) is not None:
+            return served
         version = self.repository.newest(name) if number is None else self.repository.version(name, number)
-        if (served := self._served.get((name, version.version))) is None:
-            raise Unavailable(f"Version {version.version} of model {name!r} is not ready.")
-        return served
+        raise Unavailable(f"Version {version.version} of model {name!r} is not ready.")
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
         """Lets the requests under way finish."""
-        await asyncio.gather(*(served.batcher.close() for served in self._served.values()))
+        await asyncio.gather(*(served.batcher.close() for (_, number), served in self._served.items() if number))
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
 

@@ -116,6 +116,8 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._worker: asyncio.Task[None] | None = None
         self._rows_per_second = self._elements_per_second = 0.0
+        self._some_left = False
+        """Whether rows may be in the queue that nobody waits for."""
         self.waiting = 0
         """Rows in the queue."""
 
@@ -132,26 +134,34 @@ class Batcher:
         """
         rows = len(next(iter(inputs.values())))
         loop = asyncio.get_running_loop()
-        self._admit(rows)
+        self.check_room(rows)
         request = Request(inputs, rows, loop.create_future(), time.perf_counter())
         self._queue.extend(self._slices(request))
         self.waiting += rows
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        return await request.answer
+        try:
+            return await request.answer
+        except asyncio.CancelledError:
+            self._some_left = True
+            raise
+
+    def check_room(self, rows: int = 1) -> None:
+        """Lets that many more rows pass if there is room for them; an idle batcher takes any request.
+
+        Raises:
+            Unavailable: the queue is full.
+        """
+        if self.waiting and self.waiting + rows > self._limits.queue_rows:
+            self._drop_unwanted()
+            if self.waiting and self.waiting + rows > self._limits.queue_rows:
+                raise Unavailable("The queue is full.", retry_after=self._seconds_to_drain())
 
     async def close(self) -> None:
         """Lets the requests in the queue finish and ends the thread."""
         if self._worker is not None:
             await self._worker
         self._thread.shutdown()
-
-    def _admit(self, rows: int) -> None:
-        """Room for that many more rows, or `Unavailable`; an idle batcher takes any request."""
-        if self.waiting and self.waiting + rows > self._limits.queue_rows:
-            self._drop_unwanted()
-            if self.waiting and self.waiting + rows > self._limits.queue_rows:
-                raise Unavailable("The queue is full.", retry_after=self._seconds_to_drain())
 
     def _seconds_to_drain(self) -> int:
         """In how many seconds, 1 to 60, the queue is empty at the pace of the last runs."""
@@ -167,10 +177,10 @@ class Batcher:
 
     def _drop_unwanted(self) -> None:
         """Takes out what has failed or is no longer waited for."""
-        wanted = [piece for piece in self._queue if not piece.request.answer.done()]
-        if len(wanted) != len(self._queue):
-            self._queue = deque(wanted)
-            self.waiting = sum(piece.rows for piece in wanted)
+        if self._some_left:
+            self._some_left = False
+            self._queue = deque(piece for piece in self._queue if not piece.request.answer.done())
+            self.waiting = sum(piece.rows for piece in self._queue)
 
     async def _work(self) -> None:
         """Runs until the queue is empty."""
@@ -239,11 +249,13 @@ class Batcher:
                     await self._serve([piece for piece in batch if piece.request is request])
             return
         first = 0
+        answered: list[Request] = []
         for piece in batch:
             last = first + piece.rows
-            _deliver(piece, {name: value[first:last] for name, value in outputs.items()})
+            if _deliver(piece, {name: value[first:last] for name, value in outputs.items()}):
+                answered.append(piece.request)
             first = last
-        self._report(batch)
+        self._report(answered)
 
     async def _compute(self, batch: list[Slice]) -> Tensors:
         """One run, off the event loop unless it is short."""
@@ -266,21 +278,16 @@ class Batcher:
         self._elements_per_second = _follow(self._elements_per_second, elements / seconds)
         return outputs
 
-    def _report(self, batch: list[Slice]) -> None:
+    def _report(self, answered: list[Request]) -> None:
         """Tells of the requests that a run has answered."""
-        if self._observer is None:
-            return
-        now = time.perf_counter()
-        done = {id(piece.request): piece.request for piece in batch if piece.request.computed == piece.request.rows}
-        if done:
-            came, began = (
-                sum(times) for times in zip(*((each.came, each.began) for each in done.values()), strict=True)
-            )
-            self._observer.answered(len(done), len(done) * now - came, began - came)
+        if self._observer is not None and answered:
+            came, began = sum(each.came for each in answered), sum(each.began for each in answered)
+            self._observer.answered(len(answered), len(answered) * time.perf_counter() - came, began - came)
 
     def _fail(self, request: Request, error: Exception) -> None:
         if not request.answer.done():
             request.answer.set_exception(error)
+            self._some_left = True  # other slices of it
             if self._observer is not None:
                 self._observer.failed(time.perf_counter() - request.came)
 
@@ -292,12 +299,12 @@ class Batcher:
             for row, (piece, values) in enumerate(zip(batch, source, strict=True)):
                 padded[row, : piece.length] = values[piece.start, : piece.length]
             return {self._sequence: padded}
-        pieces = [
-            {name: value[piece.start : piece.stop] for name, value in piece.request.inputs.items()} for piece in batch
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        if len(batch) == 1 and batch[0].rows == batch[0].request.rows:
+            return batch[0].request.inputs
+        return {
+            name: np.concatenate([piece.request.inputs[name][piece.start : piece.stop] for piece in batch])
+            for name in batch[0].request.inputs
+        }
 
 
 def _follow(pace: float, latest: float) -> float:
@@ -305,17 +312,18 @@ def _follow(pace: float, latest: float) -> float:
     return 0.8 * pace + 0.2 * latest if pace else latest
 
 
-def _deliver(piece: Slice, outputs: Tensors) -> None:
-    """Adds computed rows to their request and answers it once all are there."""
+def _deliver(piece: Slice, outputs: Tensors) -> bool:
+    """Adds computed rows to their request and answers it once all are there; says whether it did."""
     request = piece.request
     if request.answer.done():
-        return
+        return False
+    if piece.rows == request.rows:
+        request.answer.set_result(outputs)
+        return True
     request.parts.append((piece.start, outputs))
     request.computed += piece.rows
     if request.computed < request.rows:
-        return
-    if len(request.parts) == 1:
-        request.answer.set_result(outputs)
-        return
+        return False
     request.parts.sort(key=lambda part: part[0])
     request.answer.set_result({name: np.concatenate([part[name] for _, part in request.parts]) for name in outputs})
+    return True

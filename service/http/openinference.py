@@ -109,6 +109,7 @@ class OpenInference:
         """The outputs of a model for the inputs of a request."""
         models = self._models()
         endpoint = models.tensors(*_model(request.path))
+        endpoint.batcher.check_room()
         started = asyncio.get_running_loop().time()
         body = await _body(request, self._settings.max_body_bytes)
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
@@ -182,9 +183,10 @@ def error_reply(error: ServiceError) -> Reply:
 
 async def _run(endpoint: TensorEndpoint, inference: Inference, started: float) -> Tensors:
     """The outputs, if they are there before the client's own timeout."""
-    left = started + inference.timeout - asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(None if left == math.inf else left):
+        if inference.timeout == math.inf:
+            return await endpoint.batcher.submit(inference.inputs)
+        async with asyncio.timeout_at(started + inference.timeout):
             return await endpoint.batcher.submit(inference.inputs)
     except TimeoutError as error:
         raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error

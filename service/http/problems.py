@@ -1,8 +1,8 @@
 """Errors as `application/problem+json` (RFC 9457): what a client can act on, never a stack trace or a path."""
 
-import json
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from service.errors import Fault, Invalid, Malformed, ServiceError
@@ -29,7 +29,7 @@ def problem(error: ServiceError, request_id: str) -> bytes:
             {"loc": [cut(place) if isinstance(place, str) else place for place in fault.loc], "msg": cut(fault.msg)}
             for fault in error.faults[:MOST_FAULTS]
         ]
-    return json.dumps(content).encode()
+    return msgspec.json.encode(content)
 
 
 def cut(text: str) -> str:

@@ -25,12 +25,15 @@ class TaskEndpoint:
     route: str
     predictor: type[Predictor[Any, Any, Any]]
     method: Callable[[Payload], Awaitable[Answer]]
+    check_room: Callable[[str | None], None]
+    """Refuses a request for a version that cannot answer it, before it is read."""
     settings: Settings
 
     async def __call__(self, request: HttpRequest, call: Call) -> Reply:
         """Answers one request."""
         representation = self._representation(request)
         call.version = _version(request.query)
+        self.check_room(call.version)
         payload = await self._payload(request)
         token = current_call.set(call)
         try:

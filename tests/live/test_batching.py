@@ -4,11 +4,14 @@ import asyncio
 import base64
 import io
 import re
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -16,6 +19,7 @@ import pytest
 from PIL import Image
 
 from service.predictors.mammogram import MEASUREMENTS
+from tests.live.conftest import serving
 from training import datasets
 from training.datasets import MNIST
 
@@ -168,3 +172,27 @@ def test_a_small_model_does_not_wait_for_a_large_one(server: str, client: httpx.
     waited = not large.is_alive()
     large.join()
     assert not waited
+
+
+def test_a_full_queue_turns_requests_away_before_they_are_read(tmp_path: Path) -> None:
+    longest = sorted(reviews(), key=len)[-64:]
+    with serving(tmp_path / "log", max_queue_rows="16") as url, httpx.Client(base_url=url, timeout=30) as client:
+        large = threading.Thread(target=at_once, args=(url, "/v1/sentiment", [{"reviews": longest}]))
+        large.start()
+        while runs(client, "sentiment", "1")[0] == 0:
+            assert large.is_alive()
+        for path in ("/v1/sentiment", "/v2/models/sentiment/infer"):
+            refused = answer_to_a_head_alone(url, path)
+            assert refused.startswith("HTTP/1.1 503 ")
+            assert re.search(r"retry-after: [1-9]", refused)
+        assert client.post("/v1/mammogram", json={"masses": [{"age": 50}]}).status_code == 200
+        large.join()
+        assert client.post("/v1/sentiment", json={"reviews": longest[:1]}).status_code == 200
+
+
+def answer_to_a_head_alone(url: str, path: str) -> str:
+    """What comes back to a request whose body is announced and never sent."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode())
+        return connection.recv(4096).decode()
