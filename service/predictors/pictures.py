@@ -6,7 +6,7 @@ fraction of their size, transparency and EXIF orientation taken into account. Wh
 
 import io
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -36,8 +36,15 @@ SOLID: Final = 0.75
 SEVERAL_TONES: Final = 96
 """Grey levels between the darkest and the brightest of several tones."""
 
+_EIGHT_BIT_GREY = b"\x08\x00"
+"""Bit depth and colour type, behind the size in a PNG's header."""
+_NOT_PLAIN = (b"tRNS", b"eXIf", b"acTL")
+"""Chunks of a PNG with transparency, with an orientation perhaps, with an animation."""
 _START_OF_SCAN = b"\xff\xda"
 _ORIENTATION = 0x0112
+
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged picture is the client's to know
 
 
 def read_grey(data: bytes) -> Grey:
@@ -50,6 +57,8 @@ def read_grey(data: bytes) -> Grey:
         TooLarge: its header announces more than `MAX_PIXELS`; nothing was decoded.
         Invalid: it is no picture of these formats, is damaged, or cannot be decoded.
     """
+    if (grey := _read_plain_png(data)) is not None:
+        return grey
     _check_webp_size(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -74,6 +83,16 @@ def is_small_png(data: bytes) -> bool:
         return False
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     return width * height <= SMALL_PIXELS
+
+
+def _read_plain_png(data: bytes) -> Grey | None:
+    """A small PNG of nothing but 8-bit grey, as MNIST's digits are sent, by OpenCV at a sixth of Pillow's cost.
+
+    None if it is another picture, or damaged.
+    """
+    if not is_small_png(data) or data[24:26] != _EIGHT_BIT_GREY or any(chunk in data for chunk in _NOT_PLAIN):
+        return None
+    return cast("Grey | None", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
 
 
 def check_together(pictures: Sequence[bytes]) -> None:

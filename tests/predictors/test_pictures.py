@@ -14,7 +14,9 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from service.errors import Invalid, TooLarge
 from service.predictors.framing import frame
@@ -136,6 +138,33 @@ def test_mnist_through_png_is_mnist() -> None:
     for picture in MNIST_TEST.pictures[:500]:
         assert np.array_equal(frame(read_grey(encode(Image.fromarray(picture)))), picture)
         assert np.array_equal(frame(read_grey(encode(Image.fromarray(255 - picture)))), picture)
+
+
+@given(
+    grey=arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))),
+    level=st.integers(0, 9),
+    gamma=st.integers(0, 100_000),
+    mode=st.sampled_from(["L", "RGB", "LA", "P"]),
+)
+@settings(deadline=None)
+def test_any_small_png_keeps_every_tone(grey: Grey, level: int, gamma: int, mode: str) -> None:
+    extra = PngInfo()
+    extra.add(b"gAMA", gamma.to_bytes(4, "big"))
+    buffer = io.BytesIO()
+    Image.fromarray(grey).convert(mode).save(buffer, "PNG", compress_level=level, pnginfo=extra)
+    assert np.array_equal(read_grey(buffer.getvalue()), grey)
+
+
+def test_a_small_png_is_turned_and_its_first_picture_taken() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    turned, animated = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(grey).save(turned, "PNG", exif=exif)
+    first, second = Image.fromarray(grey), Image.fromarray(grey + 100)
+    first.save(animated, "PNG", save_all=True, append_images=[second])
+    assert np.array_equal(read_grey(turned.getvalue()), grey[::-1, ::-1])
+    assert np.array_equal(read_grey(animated.getvalue()), grey)
 
 
 def test_all_of_mnist_is_recognised_as_framed_already() -> None:
