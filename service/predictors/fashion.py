@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
 
@@ -53,10 +53,21 @@ class FashionRequest(Payload):
     """Below 1 the pieces are more typical and more alike, above 1 more varied and less certain."""
 
 
+def png(picture: Pictures) -> bytes:
+    """A grey picture, uint8 `[height, width]`, as PNG."""
+    encoded: bytes = cv2.imencode(".png", picture)[1].tobytes()
+    return encoded
+
+
+def _base64_png(picture: Pictures) -> str:
+    return base64.b64encode(png(picture)).decode()
+
+
 class Clothing(BaseModel):
     """One piece."""
 
-    image: str
+    # An array until an answer in JSON asks for it: a grid of all pieces needs no PNG of each.
+    image: Annotated[Any, PlainSerializer(_base64_png, return_type=str), WithJsonSchema({"type": "string"})]
     """PNG of 28x28 grey pixels, white on black, in base64."""
     label: Label
     """What it was meant to be."""
@@ -67,7 +78,6 @@ class FashionAnswer(Answer):
 
     seed: int
     predictions: list[Clothing]
-    _pictures: Pictures = PrivateAttr()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +124,6 @@ def grid(pictures: Pictures, padding: int = PADDING) -> Pictures:
     return np.pad(joined, ((0, padding), (0, padding)))
 
 
-def png(picture: Pictures) -> bytes:
-    """A grey picture, uint8 `[height, width]`, as PNG."""
-    encoded: bytes = cv2.imencode(".png", picture)[1].tobytes()
-    return encoded
-
-
 class FashionPredictor(Predictor[FashionRequest, Order, FashionAnswer]):
     """Orders to pictures.
 
@@ -150,21 +154,19 @@ class FashionPredictor(Predictor[FashionRequest, Order, FashionAnswer]):
     def describe(self, outputs: Tensors, facts: Order) -> FashionAnswer:
         """From `picture`, uint8 `[n, 28, 28]`."""
         pictures = outputs["picture"].astype(np.uint8, copy=False)
-        answer = FashionAnswer(
+        return FashionAnswer(
             model=self.name,
             version=self.version,
             seed=facts.seed,
             predictions=[
-                Clothing(image=base64.b64encode(png(picture)).decode(), label=CLASSES[label])
+                Clothing(image=picture, label=CLASSES[label])
                 for picture, label in zip(pictures, facts.labels, strict=True)
             ],
         )
-        answer._pictures = pictures
-        return answer
 
     @classmethod
     def render(cls, answer: FashionAnswer, media_type: str) -> tuple[bytes, dict[str, str]]:
         """All pieces in one picture, their seed in the header `X-Seed`."""
         if media_type != "image/png":
             return super().render(answer, media_type)
-        return png(grid(answer._pictures)), {"X-Seed": str(answer.seed)}
+        return png(grid(np.stack([piece.image for piece in answer.predictions]))), {"X-Seed": str(answer.seed)}
