@@ -28,7 +28,7 @@ GOLDEN_TOLERANCE = {"f": 1e-4, "u": 1.0, "i": 0.0}
 """Largest difference from a golden output by kind of dtype; of floats above 1, as a share of them. Another processor
 rounds otherwise."""
 
-GOLDEN_ROWS = 8
+GOLDEN_ROWS = 4
 """Golden cases that run together: enough to show that neighbours do not matter, few enough to take little memory."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
