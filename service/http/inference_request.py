@@ -7,7 +7,7 @@ import msgspec
 from service.errors import Malformed
 from service.http.tensors import Number
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class InputParameters(msgspec.Struct, frozen=True):

@@ -312,6 +312,13 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
     ),
     ("an id that is no text", lambda r: r.update(id=7), "`$.id`"),
     ("a timeout that is no number", lambda r: r.update(parameters={"timeout": "soon"}), "timeout"),
+    ("a timeout without end", lambda r: r.update(parameters={"timeout": 10**400}), "timeout"),
+    (
+        "a huge binary size",
+        lambda r: r["inputs"][0].update(parameters={"binary_data_size": 10**30}),
+        "binary_data_size",
+    ),
+    ("a number of many digits", lambda r: r["inputs"][0]["data"].__setitem__(7, 10**4000), "no UINT8"),
     ("a negative priority", lambda r: r.update(parameters={"priority": -1}), "priority"),
 ]
 
@@ -371,8 +378,9 @@ def test_what_a_client_wrote_comes_back_cut(client: httpx.Client) -> None:
 def test_a_timeout_that_has_passed_is_a_504(client: httpx.Client) -> None:
     request = {"inputs": [picture()], "parameters": {"timeout": 1}}
     refused(client.post("/v2/models/digits/infer", json=request), 504)
-    request["parameters"] = {"timeout": 10_000_000, "priority": 1, "sequence_id": 7, "anything": "else"}
-    outputs_of(client.post("/v2/models/digits/infer", json=request))
+    for timeout in (10_000_000, 2**63 - 1):
+        request["parameters"] = {"timeout": timeout, "priority": 1, "sequence_id": 7, "anything": "else"}
+        outputs_of(client.post("/v2/models/digits/infer", json=request))
     hurried = {"X-Request-Timeout": "0.000001"}
     refused(client.post("/v2/models/digits/infer", json={"inputs": [picture()]}, headers=hurried), 504)
 
