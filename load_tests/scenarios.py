@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from service.engine.card import GRAPHS, Card
 from service.predictors.sentiment import ReviewReader, pad
 from training import datasets
 
@@ -78,7 +79,7 @@ def digits() -> Scenario:
     inputs = [picture[None] for picture in test.pictures[:BODIES]]
     return Scenario(
         name="digits",
-        graph=MODELS / "digits" / "2" / "model.onnx",
+        graph=_served(MODELS / "digits" / "2"),
         route="/v2/models/digits/versions/2/infer",
         bodies=[_tensor("pictures", picture) for picture in inputs],
         inputs=list(inputs),
@@ -87,6 +88,10 @@ def digits() -> Scenario:
         first=0,
         connections=(1, 8, 64),
     )
+
+
+def _served(directory: Path) -> Path:
+    return directory / GRAPHS[Card.read(directory).precisions[-1]]
 
 
 def _tensor(name: str, array: npt.NDArray[np.uint8]) -> bytes:
@@ -103,7 +108,7 @@ def sentiment() -> Scenario:
     reader = ReviewReader.of(directory)
     return Scenario(
         name="sentiment",
-        graph=directory / "model.onnx",
+        graph=_served(directory),
         route="/v1/sentiment",
         bodies=[json.dumps({"reviews": [text]}).encode() for text in texts],
         inputs=[pad([reader.read(text).ids]) for text in texts],

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.engine.card import Figure
-from training import datasets, digits_figures, evaluate, export
+from training import datasets, digits_figures, digits_int8, evaluate, export
 from training.datasets import MNIST, Pictures
 from training.loop import follow
 from training.run import Precision, Run
@@ -106,7 +106,7 @@ def train(h: Hyperparameters, run: Run) -> None:
     training, validation = everything.split(h.held_out, run.seed)
     network = fit(training, validation, h, run)
     network.temperature.fill_(evaluate.fit_temperature(logits_of(network, validation), validation.labels))
-    write(fold(network), test, h, run)
+    write(fold(network), training, test, h, run)
 
 
 def fit(training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) -> Convolutional:
@@ -241,16 +241,18 @@ def multiply_adds(network: Convolutional) -> int:
     return total
 
 
-def write(network: Convolutional, test: Pictures, h: Hyperparameters, run: Run) -> None:
+def write(network: Convolutional, training: Pictures, test: Pictures, h: Hyperparameters, run: Run) -> None:
     """Exports, proves, and measures on the test split."""
     directory = export.start(run.out)
     graph = digits_figures.write_graph(network, directory, test)
+    digits_int8.write_convolutional(network.layers, network.temperature, training.pictures, directory)
     digits_figures.plot(graph, test, run.history)
     digits_figures.write_card(
         directory,
         title="Digits, convolutional network",
+        test=test,
+        drawn=test[:100] if run.smoke else test,
         figures={
-            **digits_figures.measure(graph, test, test[:100] if run.smoke else test),
             "weights": Figure(value=sum(p.numel() for p in network.parameters()), how="parameters, batch norm folded"),
             "multiply_adds": Figure(
                 value=multiply_adds(network), how="one picture; the classic net needs 12.0 million"

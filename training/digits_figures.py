@@ -7,29 +7,59 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from service.engine.card import Card, Figure, TensorSpec, Training
-from training import evaluate, export, photographs
+from service.engine.card import GRAPHS, Card, Figure, TensorSpec, Training
+from training import evaluate, export, int8, photographs
 from training.datasets import MNIST, Labels, Pictures
 
 DIGITS = tuple("0123456789")
+SIZE = 28
 PHOTOGRAPH_SEED = 0
+
+INPUTS = (
+    TensorSpec(
+        name="pictures",
+        dtype="uint8",
+        shape=("batch", SIZE, SIZE),
+        meaning="grey pictures, centred and scaled as MNIST's",
+        range="0 (background) to 255 (ink)",
+    ),
+)
+OUTPUTS = (
+    TensorSpec(
+        name="probabilities",
+        dtype="float32",
+        shape=("batch", 10),
+        meaning="probability of each digit",
+        range="0 to 1, each row sums to 1",
+    ),
+)
+INT8 = (
+    "weights in seven bits, a step for each output; what layers pass on in eight, the steps fitted to pictures of the "
+    "training split; the last layer in float32"
+)
+
+Figures = dict[str, Figure]
 
 
 def write_graph(network: nn.Module, directory: Path, test: Pictures) -> Path:
     """The network's graph, proved at many batch sizes, with golden cases beside it."""
-    names, free = ("probabilities",), {"pictures": {0: "batch"}}
+    names, free = (OUTPUTS[0].name,), {INPUTS[0].name: {0: "batch"}}
     graph = export.write_graph(network, directory, {"pictures": test.pictures[:2]}, names, free)
     export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
     export.write_golden(network, directory, {"pictures": test.pictures[:32]}, names)
     return graph
 
 
-def measure(graph: Path, test: Pictures, drawn: Pictures) -> dict[str, Figure]:
-    """The figures of the card: on the `test` pictures as they are, and on the `drawn` ones drawn into photographs."""
+def measure(graphs: Sequence[Path], test: Pictures, drawn: Pictures) -> list[Figures]:
+    """Each graph's figures: on the `test` pictures as they are, and on the `drawn` ones drawn into photographs."""
+    framed, found = photographs.read_back(drawn.pictures, PHOTOGRAPH_SEED)
+    return [_measure(graph, test, Pictures(framed, drawn.labels), found) for graph in graphs]
+
+
+def _measure(graph: Path, test: Pictures, drawn: Pictures, found: npt.NDArray[np.bool_]) -> Figures:
     probabilities = _read(graph, test)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    framed, found = photographs.read_back(drawn.pictures, PHOTOGRAPH_SEED)
-    read = np.where(found, _read(graph, Pictures(framed, drawn.labels)).argmax(1), -1)
+    read = np.where(found, _read(graph, drawn).argmax(1), -1)
     how = f"{len(test):,} MNIST test pictures, through the ONNX graph"
     return {
         "accuracy": evaluate.accuracy(predicted, test.labels, how),
@@ -64,37 +94,29 @@ def write_card(
     directory: Path,
     *,
     title: str,
-    figures: dict[str, Figure],
+    test: Pictures,
+    drawn: Pictures,
+    figures: Figures,
     splits: dict[str, str],
     training: Training,
     intended_use: str,
     limits: tuple[str, ...],
 ) -> Card:
-    """Writes the card; what all versions have in common is said here."""
+    """Measures both graphs and writes the card; what all versions have in common is said here.
+
+    Args:
+        figures: further ones, of the network.
+    """
+    measured, in_int8 = measure([directory / GRAPHS[precision] for precision in ("float32", "int8")], test, drawn)
     return export.write_card(
         directory,
         title=title,
         task="Which handwritten digit is in the picture",
-        inputs=(
-            TensorSpec(
-                name="pictures",
-                dtype="uint8",
-                shape=("batch", 28, 28),
-                meaning="grey pictures, centred and scaled as MNIST's",
-                range="0 (background) to 255 (ink)",
-            ),
-        ),
-        outputs=(
-            TensorSpec(
-                name="probabilities",
-                dtype="float32",
-                shape=("batch", 10),
-                meaning="probability of each digit",
-                range="0 to 1, each row sums to 1",
-            ),
-        ),
+        inputs=INPUTS,
+        outputs=OUTPUTS,
         classes=DIGITS,
-        figures=figures,
+        figures=measured | figures,
+        int8=int8.settle(directory, measured, in_int8, _runs(test), INT8),
         data=(MNIST.describe(splits),),
         training=training,
         intended_use=intended_use,
@@ -104,6 +126,10 @@ def write_card(
             *limits,
         ),
     )
+
+
+def _runs(test: Pictures) -> dict[str, export.Tensors]:
+    return {str(rows): {INPUTS[0].name: test.pictures[:rows]} for rows in (1, 8, 64)}
 
 
 def _read(graph: Path, pictures: Pictures) -> npt.NDArray[np.float32]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.engine.card import Figure
-from training import datasets, digits_figures, evaluate, export
+from training import datasets, digits_figures, digits_int8, evaluate, export
 from training.datasets import MNIST, Pictures
 from training.loop import shift
 from training.run import Precision, Run
@@ -122,12 +122,14 @@ def write(network: Perceptron, test: Pictures, h: Hyperparameters, run: Run) -> 
     """Exports, proves, and measures on the test split: the only time that it is looked at."""
     directory = export.start(run.out)
     graph = digits_figures.write_graph(network, directory, test)
+    digits_int8.write_perceptron(network.layers, network.temperature, directory)
     digits_figures.plot(graph, test, run.history)
     digits_figures.write_card(
         directory,
         title="Digits, multi-layer perceptron",
+        test=test,
+        drawn=test[:100] if run.smoke else test,
         figures={
-            **digits_figures.measure(graph, test, test[:100] if run.smoke else test),
             "weights": Figure(value=sum(p.numel() for p in network.parameters()), how="trained parameters"),
         },
         splits={

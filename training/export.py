@@ -13,7 +13,7 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from service.engine.card import FILE_NAME, Card, DataSource, Figure, TensorSpec, Training, digests
+from service.engine.card import FILE_NAME, Card, DataSource, Figure, Int8, TensorSpec, Training, digests
 
 OPSET = 18
 TOLERANCE = 1e-5
@@ -130,6 +130,7 @@ def write_card(
     outputs: tuple[TensorSpec, ...],
     classes: tuple[str, ...],
     figures: dict[str, Figure],
+    int8: Int8 | None = None,
     data: tuple[DataSource, ...],
     training: Training,
     intended_use: str,
@@ -146,6 +147,7 @@ def write_card(
         outputs=outputs,
         classes=classes,
         figures=figures,
+        int8=int8,
         data=data,
         training=training,
         intended_use=intended_use,

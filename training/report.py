@@ -1,6 +1,7 @@
 """`make evaluate`: the table of the README, measured anew from the graphs in models/ and the real data.
 
-Ends with a failure if a figure is further than `AGREEMENT` from its card.
+The table is that of the references; graphs in eight-bit integers are measured too. Ends with a failure if a figure of
+either is further than `AGREEMENT` from its card.
 """
 
 import argparse
@@ -11,13 +12,14 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from service.engine.card import Card, Figure
+from service.engine.card import GRAPHS, Card, Figure, Precision
 from service.predictors.sentiment import ReviewReader
 from training import datasets, digits_figures, fashion_figures, mammogram, sentiment_figures
 from training.datasets import FASHION_MNIST, MNIST
 from training.sentiment_corpus import Corpus
 
 Figures = dict[str, Figure]
+Measured = dict[Precision, Figures]
 
 AGREEMENT = 0.002
 """How far a figure may be from its card: another processor rounds otherwise."""
@@ -52,40 +54,46 @@ ROWS = (
 )
 
 
-def digits(directory: Path, data_dir: Path | None) -> Figures:
+def digits(directory: Path, data_dir: Path | None) -> Measured:
     """Of one version of digits."""
     _, test = datasets.pictures(MNIST, data_dir)
-    return digits_figures.measure(directory / "model.onnx", test, test)
+    graphs = _graphs(directory)
+    return dict(zip(graphs, digits_figures.measure(list(graphs.values()), test, test), strict=True))
 
 
-def sentiment(directory: Path, data_dir: Path | None) -> Figures:
+def sentiment(directory: Path, data_dir: Path | None) -> Measured:
     """Of the sentiment model and its parts."""
     _, test = datasets.reviews(data_dir)
-    return sentiment_figures.measure(directory / "model.onnx", Corpus.of(test, ReviewReader.of(directory)))
+    corpus = Corpus.of(test, ReviewReader.of(directory))
+    return {precision: sentiment_figures.measure(graph, corpus) for precision, graph in _graphs(directory).items()}
 
 
-def mammograms(directory: Path, data_dir: Path | None) -> Figures:
+def mammograms(directory: Path, data_dir: Path | None) -> Measured:
     """Of the procedure that made the mammogram model, with the card's hyperparameters: no rows are left to test on."""
     made = Card.read(directory).training
-    return mammogram.cross_validate(mammogram.Hyperparameters(**made.hyperparameters), made.seed, data_dir)
+    return {"float32": mammogram.cross_validate(mammogram.Hyperparameters(**made.hyperparameters), made.seed, data_dir)}
 
 
-def fashion(directory: Path, data_dir: Path | None) -> Figures:
+def fashion(directory: Path, data_dir: Path | None) -> Measured:
     """Of ten thousand drawn pictures."""
     made = Card.read(directory).training
     everything, test = datasets.pictures(FASHION_MNIST, data_dir)
     training, _ = everything.split(made.hyperparameters["held_out"], made.seed)
-    drawn = fashion_figures.draw(directory / "model.onnx", len(test), made.seed + 1)
-    return fashion_figures.measure(drawn, training, test)[0]
+    drawn = fashion_figures.draw(directory / GRAPHS["float32"], len(test), made.seed + 1)
+    return {"float32": fashion_figures.measure(drawn, training, test)[0]}
 
 
-MEASURES: dict[str, Callable[[Path, Path | None], Figures]] = {
+MEASURES: dict[str, Callable[[Path, Path | None], Measured]] = {
     "digits/1": digits,
     "digits/2": digits,
     "sentiment/1": sentiment,
     "mammogram/1": mammograms,
     "fashion/1": fashion,
 }
+
+
+def _graphs(directory: Path) -> dict[Precision, Path]:
+    return {precision: directory / GRAPHS[precision] for precision in Card.read(directory).precisions}
 
 
 def main() -> None:
@@ -104,9 +112,13 @@ def main() -> None:
         for version, measured in running.items():
             found = measured.result()
             for row in (row for row in ROWS if row.version == version):
-                print(_line(row, found[row.figure]), flush=True)
+                print(_line(row, found["float32"][row.figure]), flush=True)
             card = Card.read(options.models_dir / version)
-            strays += [f"{version} {name}" for name in _strays(found, card.figures)]
+            strays += [
+                f"{version} in {precision}, {name}"
+                for precision, figures in found.items()
+                for name in _strays(figures, _on_card(card, precision))
+            ]
     if strays:
         sys.exit(f"not as on the card: {', '.join(strays)}")
 
@@ -118,6 +130,10 @@ def _line(row: Row, figure: Figure) -> str:
 
 def _show(row: Row, value: float) -> str:
     return f"{100 * value:.2f} %" if row.share else f"{value:.3f}"
+
+
+def _on_card(card: Card, precision: Precision) -> Figures:
+    return card.figures if card.int8 is None or precision == "float32" else card.int8.figures
 
 
 def _strays(found: Figures, card: Figures) -> Iterator[str]:

@@ -115,9 +115,9 @@ class Card(Section):
         return cls.model_validate_json((directory / FILE_NAME).read_bytes())
 
     @property
-    def fastest(self) -> Precision:
-        """What CPUs run, unless the reference is asked for."""
-        return "int8" if self.int8 is not None and self.int8.served else "float32"
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that have a graph; CPUs run the last, unless the reference is asked for."""
+        return ("float32", "int8") if self.int8 is not None and self.int8.served else ("float32",)
 
     def write(self, directory: Path) -> None:
         """Puts the card into `directory`."""

@@ -101,7 +101,7 @@ def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceS
             return _open(directory, card, replace(runtime, device="cpu"))
     if runtime.device != "cpu":
         return _open_on_gpu(directory / GRAPHS["float32"], runtime.device, runtime), "float32"
-    precision = card.fastest if runtime.precision == "auto" else runtime.precision
+    precision = card.precisions[-1] if runtime.precision == "auto" else runtime.precision
     options = _options()
     options.intra_op_num_threads = runtime.threads
     # A thread that spins while it waits takes the core from the next request.

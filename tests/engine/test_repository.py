@@ -4,11 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from service.engine.card import Card, digests
+from service.engine.card import Card, Precision, digests
 from service.engine.inference import Device, Runtime
 from service.engine.repository import Repository, State
 from service.errors import NotFound, Unavailable
@@ -16,8 +17,8 @@ from service.errors import NotFound, Unavailable
 SHIPPED = Path(__file__).parent.parent.parent / "models"
 
 
-def loaded(root: Path, device: Device = "cpu") -> Repository:
-    repository = Repository(root, Runtime(device))
+def loaded(root: Path, device: Device = "cpu", precision: Precision | Literal["auto"] = "auto") -> Repository:
+    repository = Repository(root, Runtime(device, precision))
     repository.load()
     return repository
 
@@ -101,7 +102,7 @@ def claim_another_dtype(version: Path) -> None:
 def change_the_golden_outputs(version: Path) -> None:
     with np.load(version / "golden.npz") as golden:
         arrays = dict(golden)
-    arrays["out:probabilities"] = arrays["out:probabilities"][::-1]
+    arrays["int8:probabilities"] = arrays["int8:probabilities"][::-1]
     np.savez(version / "golden.npz", allow_pickle=False, **arrays)
     reseal(version)
 
@@ -109,7 +110,7 @@ def change_the_golden_outputs(version: Path) -> None:
 def change_the_shape_of_golden_outputs(version: Path) -> None:
     with np.load(version / "golden.npz") as golden:
         arrays = dict(golden)
-    arrays["out:probabilities"] = arrays["out:probabilities"][:, :3]
+    arrays["int8:probabilities"] = arrays["int8:probabilities"][:, :3]
     np.savez(version / "golden.npz", allow_pickle=False, **arrays)
     reseal(version)
 
@@ -123,8 +124,15 @@ def add_a_folder(version: Path) -> None:
     (version / "extra").mkdir()
 
 
+def forget_the_golden_outputs(version: Path) -> None:
+    with np.load(version / "golden.npz") as golden:
+        arrays = {name: values for name, values in golden.items() if not name.startswith("int8:")}
+    np.savez(version / "golden.npz", allow_pickle=False, **arrays)
+    reseal(version)
+
+
 def replace_the_graph_by_garbage(version: Path) -> None:
-    (version / "model.onnx").write_bytes(b"garbage")
+    (version / "model.int8.onnx").write_bytes(b"garbage")
     reseal(version)
 
 
@@ -133,6 +141,7 @@ def replace_the_graph_by_garbage(version: Path) -> None:
     [
         (drop("card.json"), "card.json"),
         (drop("model.onnx"), "model.onnx"),
+        (drop("model.int8.onnx"), "model.int8.onnx"),
         (drop("golden.npz"), "golden.npz"),
         (truncate("card.json"), "card.json"),
         (truncate("model.onnx"), "model.onnx"),
@@ -141,7 +150,8 @@ def replace_the_graph_by_garbage(version: Path) -> None:
         (claim_another_name, "letters"),
         (claim_another_dtype, "inputs"),
         (change_the_golden_outputs, "golden"),
-        (replace_the_graph_by_garbage, "model.onnx"),
+        (forget_the_golden_outputs, "golden"),
+        (replace_the_graph_by_garbage, "model.int8.onnx"),
         (empty_the_golden_cases, "golden"),
         (change_the_shape_of_golden_outputs, ""),
         (add_a_folder, ""),
@@ -168,6 +178,27 @@ def test_a_version_runs_on_the_device_asked_for_or_says_that_it_cannot(models: P
         else:
             assert version.reason is not None
             assert "cuda" in version.reason
+
+
+def test_the_precision_on_the_card_is_served_unless_the_reference_is_asked_for(models: Path) -> None:
+    pictures = {"pictures": np.load(models / "digits" / "1" / "golden.npz")["in:pictures"]}
+    answers = {}
+    for asked, served in (("auto", "int8"), ("float32", "float32")):
+        session = loaded(models, precision=asked).newest("digits").session
+        assert session is not None
+        assert session.precision == served
+        answers[served] = session.run(pictures)["probabilities"]
+    difference = np.abs(answers["int8"] - answers["float32"])
+    assert 0 < difference.max() < 0.05
+
+
+def test_a_version_whose_card_knows_no_integers_serves_its_reference(models: Path) -> None:
+    version = models / "digits" / "2"
+    (version / "model.int8.onnx").unlink()
+    Card.read(version).model_copy(update={"int8": None, "files": digests(version)}).write(version)
+    session = loaded(models).newest("digits").session
+    assert session is not None
+    assert session.precision == "float32"
 
 
 def test_what_is_not_there_is_not_found(models: Path) -> None:

@@ -1,6 +1,7 @@
 """The convolutional network that is committed, from its graph, and the training that made it."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +9,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import numpy_helper
 
-from service.engine.card import Card, digests
+from service.engine.card import GRAPHS, Card, Precision, digests
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from training import datasets, export, photographs
@@ -22,9 +24,14 @@ MODELS = Path(__file__).parents[2] / "models" / "digits"
 MODEL, BASELINE = MODELS / "2", MODELS / "1"
 
 
+@pytest.fixture(scope="module", params=GRAPHS)
+def precision(request: pytest.FixtureRequest) -> Precision:
+    return cast(Precision, request.param)
+
+
 @pytest.fixture(scope="module")
-def graph() -> ort.InferenceSession:
-    return export.session(MODEL / "model.onnx")
+def graph(precision: Precision) -> ort.InferenceSession:
+    return export.session(MODEL / GRAPHS[precision])
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +80,45 @@ def test_the_graph_is_one_file_of_a_recent_opset_without_batch_norm() -> None:
 
 
 def test_golden_cases_are_test_pictures_and_come_out_as_in_training(
-    graph: ort.InferenceSession, test_pictures: Pictures
+    graph: ort.InferenceSession, precision: Precision, test_pictures: Pictures
 ) -> None:
     golden = np.load(MODEL / "golden.npz")
-    pictures, expected = golden["in:pictures"], golden["out:probabilities"]
+    recorded = {"float32": "out:probabilities", "int8": "int8:probabilities"}
+    pictures, expected = golden["in:pictures"], golden[recorded[precision]]
     assert len(pictures) >= 16
     assert np.array_equal(pictures, test_pictures.pictures[: len(pictures)])
     np.testing.assert_allclose(probabilities(graph, pictures), expected, rtol=0, atol=1e-5)
 
 
-def test_the_figure_on_the_card_is_what_the_graph_does(graph: ort.InferenceSession, test_pictures: Pictures) -> None:
+def test_the_figure_on_the_card_is_what_the_graph_does(
+    graph: ort.InferenceSession, precision: Precision, test_pictures: Pictures
+) -> None:
     found = probabilities(graph, test_pictures.pictures)
     accuracy = float((found.argmax(1) == test_pictures.labels).mean())
-    assert accuracy == pytest.approx(Card.read(MODEL).figures["accuracy"].value, abs=1e-4)
+    card = Card.read(MODEL)
+    assert card.int8 is not None
+    figures = card.figures if precision == "float32" else card.int8.figures
+    assert accuracy == pytest.approx(figures["accuracy"].value, abs=1e-4)
+
+
+@pytest.mark.parametrize("directory", [MODEL, BASELINE], ids=lambda directory: str(directory.name))
+def test_eight_bits_are_as_good_and_the_same_in_any_company(directory: Path, test_pictures: Pictures) -> None:
+    card = Card.read(directory)
+    assert card.int8 is not None
+    assert card.int8.served
+    for name, figure in card.int8.figures.items():
+        assert figure.value == pytest.approx(card.figures[name].value, abs=0.001)
+    graph, pictures = export.session(directory / "model.int8.onnx"), test_pictures.pictures[:64]
+    alone = np.concatenate([probabilities(graph, pictures[row : row + 1]) for row in range(64)])
+    assert np.array_equal(probabilities(graph, pictures), alone)  # whole numbers, in whatever order they are added
+
+
+@pytest.mark.parametrize("directory", [MODEL, BASELINE], ids=lambda directory: str(directory.name))
+def test_no_pair_of_products_overflows_sixteen_bits(directory: Path) -> None:
+    model = onnx.load(directory / "model.int8.onnx")
+    constants = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    largest = max(int(np.abs(array.astype(int)).max()) for array in constants if array.dtype == np.int8)
+    assert 2 * largest * 255 < 2**15
 
 
 def test_a_picture_is_read_alike_in_any_company(graph: ort.InferenceSession, test_pictures: Pictures) -> None:

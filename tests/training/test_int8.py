@@ -1,0 +1,52 @@
+"""Weights are rounded as closely as seven bits allow, and eight-bit integers are served only where they pay."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from service.engine.card import Figure
+from training.int8 import WEIGHT_LEVELS, quantized, settle
+
+MODEL = Path(__file__).parents[2] / "models/digits/1"
+RIGHT = Figure(value=0.9, how="a test")
+
+
+@given(arrays.arrays(np.float32, (3, 4, 2), elements=st.floats(-100, 100, width=32)))
+def test_weights_are_off_by_half_a_step_at_most(weights: np.ndarray) -> None:
+    integers, steps = quantized(weights)
+    assert integers.dtype == np.int8
+    assert np.abs(integers.astype(int)).max() <= WEIGHT_LEVELS
+    steps = steps[:, None, None]
+    assert (np.abs(integers * steps - weights) <= 0.501 * steps).all()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(MODEL, tmp_path / "digits" / "1"))
+
+
+def runs(directory: Path) -> dict[str, dict[str, np.ndarray]]:
+    pictures = np.load(directory / "golden.npz")["in:pictures"]
+    return {str(rows): {"pictures": pictures[:rows]} for rows in (1, 32)}
+
+
+def test_a_graph_that_pays_is_served_and_its_answers_recorded(directory: Path) -> None:
+    kept = settle(directory, {"accuracy": RIGHT}, {"accuracy": RIGHT}, runs(directory), "as a test")
+    # Faster by how much depends on the processor; that it is served exactly if it is faster does not.
+    faster = all(figure.value > 1 for figure in kept.speedup.values())
+    assert kept.served == faster == (directory / "model.int8.onnx").exists()
+    golden = np.load(directory / "golden.npz")
+    np.testing.assert_allclose(golden["int8:probabilities"], golden["out:probabilities"], atol=0.05)
+
+
+def test_a_graph_that_loses_accuracy_is_not(directory: Path) -> None:
+    worse = {"accuracy": Figure(value=0.898, how="a test")}
+    kept = settle(directory, {"accuracy": RIGHT}, worse, runs(directory), "as a test")
+    assert not kept.served
+    assert kept.figures == worse
+    assert not (directory / "model.int8.onnx").exists()
