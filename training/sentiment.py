@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from service.engine.card import Figure
 from service.predictors.sentiment import MAX_TOKENS, ReviewReader, pad
-from training import datasets, evaluate, export, sentiment_figures
+from training import datasets, evaluate, export, sentiment_figures, sentiment_graph
 from training.run import Precision, Run
 from training.sentiment_corpus import Corpus, Rows, bucketed, by_length, make_tokenizer, padded
 from training.sentiment_counts import count, fit_linear, word_vectors
@@ -184,19 +184,18 @@ def write(network: Sentiment, reader: ReviewReader, test: Corpus, held_out: int,
     """Exports, proves, and measures on the test split: the only time that it is looked at."""
     directory = export.start(run.out)
     reader.save(directory)
-    example = {"tokens": padded(test.ids, range(2)).numpy()}
-    free = {"tokens": {0: "batch", 1: "length"}}
-    graph = export.write_graph(network, directory, example, ("probabilities", "log_odds"), free)
+    graph = sentiment_graph.write(network, directory, "float32")
     export.check_parity(network, graph, _batches_of_many_shapes(test))
     order = np.argsort([len(ids) for ids in test.ids], kind="stable")
     golden = padded(test.ids, order[np.linspace(0, len(order) - 1, 24).astype(int)]).numpy()
     export.write_golden(network, directory, {"tokens": golden}, ("probabilities", "log_odds"))
-    figures = sentiment_figures.measure(graph, test) | {
+    sentiment_graph.write(network, directory, "int8")
+    sentiment_figures.plot(graph, test, run.history)
+    weights = {
         "weight_recurrent": Figure(value=network.blend[0], how="of its log-odds, by the validation reviews"),
         "weight_linear": Figure(value=network.blend[1], how="of its log-odds, by the validation reviews"),
     }
-    sentiment_figures.plot(graph, test, run.history)
-    sentiment_figures.write_card(directory, h.cell, h.vocabulary, held_out, figures, run.finish(h))
+    sentiment_figures.write_card(directory, h.cell, h.vocabulary, held_out, test, weights, run.finish(h))
 
 
 def _batches_of_many_shapes(test: Corpus) -> Iterator[dict[str, Rows]]:

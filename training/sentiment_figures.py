@@ -1,19 +1,24 @@
 """How good the sentiment model is, and what its card says: from its ONNX graph and the reviews of the test split."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from service.engine.card import Card, Figure, TensorSpec, Training
-from service.predictors.sentiment import MAX_TOKENS, TOKENIZER_FILE
-from training import evaluate, export
+from service.engine.card import GRAPHS, Card, Figure, Training
+from service.predictors.sentiment import MAX_TOKENS
+from training import evaluate, export, int8
 from training.datasets import IMDB
 from training.sentiment_corpus import Corpus, by_length, padded
+from training.sentiment_graph import OUTPUTS, inputs
 
 CLASSES = ("negative", "positive")
+INT8 = (
+    "weights of the convolution in seven bits, a step for each output; vectors are bytes in both precisions; the "
+    "recurrent layers and all else in float32"
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -52,41 +57,27 @@ def write_card(
     cell: Literal["lstm", "gru"],
     vocabulary: int,
     held_out: int,
-    figures: dict[str, Figure],
+    test: Corpus,
+    figures: Mapping[str, Figure],
     training: Training,
 ) -> Card:
-    """Writes the card: `vocabulary` words are known, `held_out` reviews of the training split were held out."""
+    """Measures both graphs and writes the card.
+
+    Args:
+        vocabulary: words that are known.
+        held_out: reviews of the training split that were held out.
+        figures: further ones, of the network.
+    """
+    measured, in_int8 = (measure(directory / GRAPHS[precision], test) for precision in ("float32", "int8"))
     return export.write_card(
         directory,
         title=f"Sentiment, {cell.upper()} beside bigrams",
         task="Does the reviewer like the film",
-        inputs=(
-            TensorSpec(
-                name="tokens",
-                dtype="int64",
-                shape=("batch", "length"),
-                meaning=f"ids of the last {MAX_TOKENS} words and marks by {TOKENIZER_FILE}, padded on the right with 0",
-                range=f"0 to {vocabulary - 1}; any other number is an unknown word",
-            ),
-        ),
-        outputs=(
-            TensorSpec(
-                name="probabilities",
-                dtype="float32",
-                shape=("batch", 2),
-                meaning="probability that the review is negative, and positive",
-                range="0 to 1, each row sums to 1",
-            ),
-            TensorSpec(
-                name="log_odds",
-                dtype="float32",
-                shape=("batch", 2),
-                meaning="log-odds of positive by the recurrent network alone, and by the linear model alone",
-                range="any; uncalibrated",
-            ),
-        ),
+        inputs=inputs(vocabulary),
+        outputs=OUTPUTS,
         classes=CLASSES,
-        figures=figures,
+        figures={**measured, **figures},
+        int8=int8.settle(directory, measured, in_int8, _runs(test), INT8),
         data=(
             IMDB.describe(
                 {
@@ -107,6 +98,13 @@ def write_card(
             "It knows the actors and directors of 2011 and before by their reputation then, and leans on it.",
         ),
     )
+
+
+def _runs(test: Corpus) -> dict[str, export.Tensors]:
+    """Reviews of about middle length, by how many."""
+    order = np.argsort([len(ids) for ids in test.ids], kind="stable")
+    middle = len(order) // 2
+    return {str(rows): {"tokens": padded(test.ids, order[middle : middle + rows]).numpy()} for rows in (1, 8, 64)}
 
 
 def _read(graph: Path, test: Corpus) -> tuple[Floats, Floats]:

@@ -6,15 +6,17 @@ and the mean and maximum of what they say over time. Wide: one weight per word a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.predictors.sentiment import PADDING, UNKNOWN
-from training import export
 from training.sentiment_counts import LinearModel, bigrams, distinct
+
+POOLED = 4
+"""Places of which the strongest answer goes on."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,16 @@ class Recurrent(nn.Module):
         self.out = nn.Linear(4 * h.hidden, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        length = tokens.shape[1]
-        tokens = F.pad(tokens, (0, (length + 3) // 4 * 4 - length))
+        tokens = F.pad(tokens, (0, -tokens.shape[1] % POOLED))
         known = tokens != PADDING
         places = self._convolve(self._vectors(tokens)).masked_fill(~known[..., None], -1e4)
-        quarters = places.reshape(tokens.shape[0], -1, 4, self.h.channels).amax(2).relu()
-        known = known[:, ::4]
+        quarters = places.reshape(tokens.shape[0], -1, POOLED, self.h.channels).amax(2).relu()
+        known = known[:, ::POOLED]
         lengths = known.sum(1, keepdim=True).clamp(min=1)
         position = torch.arange(quarters.shape[1], device=tokens.device)
         mirror = torch.where(position < lengths, lengths - 1 - position, position)[..., None].expand_as(quarters)
         # Reading backwards starts at each review's own end, or what a review says would depend on its neighbours.
-        states = torch.cat(
-            [_states(self.forwards, quarters), _states(self.backwards, quarters.gather(1, mirror))], dim=2
-        ).float()
+        states = torch.cat([self.forwards(quarters)[0], self.backwards(quarters.gather(1, mirror))[0]], dim=2).float()
         highest = states.masked_fill(~known[..., None], -1).amax(1)
         mean = (states * known[..., None]).sum(1) / lengths
         pooled = F.dropout(torch.cat([highest, mean], dim=1), self.h.output_dropout, self.training)
@@ -156,33 +155,3 @@ class Sentiment(nn.Module):
 def _chosen(tokens: Tensor, share: float) -> Tensor:
     """True for a random share of the places."""
     return torch.rand(tokens.shape, device=tokens.device) < share
-
-
-def _states(layer: nn.LSTM | nn.GRU, inputs: Tensor) -> Tensor:
-    """The layer's output at each place, `[batch, length, hidden]`."""
-    if torch.compiler.is_exporting():
-        return _onnx_states(layer, inputs)
-    states: Tensor = layer(inputs)[0]
-    return states
-
-
-def _onnx_states(layer: nn.LSTM | nn.GRU, inputs: Tensor) -> Tensor:
-    """The same by ONNX's own operator: torch 2.13 takes minutes to trace an LSTM and fails at a GRU."""
-    # Torch has the gates input, forget, cell, output, or reset, update, new; ONNX input, output, forget, cell, or
-    # update, reset, new.
-    order = (0, 3, 1, 2) if isinstance(layer, nn.LSTM) else (1, 0, 2)
-    gates = [weight.reshape(len(order), layer.hidden_size, -1)[torch.tensor(order)] for weight in layer.parameters()]
-    inner, outer = (weight.flatten(0, 1)[None] for weight in gates[:2])
-    biases = torch.cat([bias.flatten()[None] for bias in gates[2:]], dim=1)
-    attributes: dict[str, Any] = {"hidden_size": layer.hidden_size}
-    if isinstance(layer, nn.GRU):
-        attributes["linear_before_reset"] = 1
-    states = torch.onnx.ops.symbolic(
-        layer.mode,
-        (inputs.transpose(0, 1), inner, outer, biases),
-        attributes,
-        dtype=torch.float32,
-        shape=(inputs.shape[1], 1, inputs.shape[0], layer.hidden_size),
-        version=export.OPSET,
-    )
-    return states[:, 0].transpose(0, 1)
