@@ -1,21 +1,24 @@
 """`make bench`: one command, one run, one table. How fast is deepserve, beside its ceiling and beside other servers?
 
-Every server serves the same ONNX file to the same requests, with one worker on one core; wrk asks from another. The
-servers take turns, each started anew in every round, and what is printed are the medians over the rounds. At the first
-run each peer gets an environment of its own, which takes some minutes.
+Every server serves the same ONNX file to the same requests, with one worker on one core; wrk asks from another. All are
+started and warmed first; then they take turns, and what is printed are the medians over many short rounds, so that a
+machine that is faster now and slower then is so to all of them. At the first run each peer gets an environment of its
+own, which takes some minutes.
 """
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from load_tests import report
 from load_tests.load import check_tools
-from load_tests.processes import StartError
-from load_tests.results import BATCHED, OWN_BATCHES, Results, Standings, Turn
-from load_tests.rig import Rig
+from load_tests.processes import ServerError
+from load_tests.results import BATCHED, OWN_BATCHES, Record, Results, Standings
+from load_tests.rig import Rig, Trial
 from load_tests.scenarios import Scenario, WrongAnswer, digits, sentiment
 from load_tests.strain import strain
 from load_tests.subjects import BARE, DEEPSERVE, Subject, deepserve, peers
@@ -37,9 +40,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="in under five minutes: 2 rounds of 2 seconds")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of a measurement; of those with few connections half")
+    parser.add_argument("--quick", action="store_true", help="in under five minutes: 2 rounds")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=int, default=2, help="of a measurement; of those with few connections half")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--servers", nargs="+", help="titles of the servers to measure; the default is all")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for bench.json and bench.png")
@@ -50,53 +53,82 @@ def _options() -> argparse.Namespace:
 
 
 def measure(rig: Rig, rounds: int, parts: Sequence[str], titles: Sequence[str] | None) -> Results:
-    """Round after round all servers of the scenarios among `parts`, or those with these `titles`; then the strain."""
+    """The servers of the scenarios among `parts`, or those with these `titles`, round after round; then the strain."""
     results = Results()
     pictures = digits()
-    reviews = sentiment() if "sentiment" in parts else None
-    for number in range(1, rounds + 1):
-        say(f"round {number} of {rounds}")
+    with ExitStack() as stack:
+        contests = []
         if "digits" in parts:
-            take_turns(rig, pictures, results.digits, [BARE, *peers(pictures.name)], titles)
-            time_alone(rig, pictures, results.digits)
-        if reviews is not None:
-            take_turns(rig, reviews, results.sentiment, peers(reviews.name), titles)
+            subjects = [deepserve(pictures.route), BARE, *peers(pictures.name)]
+            contests.append(Contest(rig, pictures, results.digits, subjects))
+        if "sentiment" in parts:
+            reviews = sentiment()
+            subjects = [deepserve(reviews.route), *peers(reviews.name)]
+            contests.append(Contest(rig, reviews, results.sentiment, subjects))
+        for contest in contests:
+            contest.start(stack, titles)
+        for number in range(1, rounds + 1):
+            say(f"round {number} of {rounds}")
+            for contest in contests:
+                contest.take_turns()
+            if "digits" in parts:
+                time_alone(rig, pictures, results.digits)
     if "strain" in parts:
         say("deepserve under strain")
         results.strain = strain(rig, pictures)
     return results
 
 
-def take_turns(
-    rig: Rig, scenario: Scenario, standings: Standings, others: Sequence[Subject], titles: Sequence[str] | None
-) -> None:
-    """Deepserve and the others, one after the other."""
-    for subject in (deepserve(scenario.route), *others):
-        if titles is None or subject.title in titles:
-            take_turn(rig, subject, scenario, standings)
+@dataclass
+class Contest:
+    """The servers of one scenario."""
 
+    rig: Rig
+    scenario: Scenario
+    standings: Standings
+    subjects: Sequence[Subject]
+    trials: list[Trial] = field(default_factory=list)
 
-def take_turn(rig: Rig, subject: Subject, scenario: Scenario, standings: Standings) -> None:
-    """Measures one server once; one that failed is not tried again."""
-    if subject.title in standings.failures:
-        return
-    try:
-        with rig.trying(subject, scenario) as trial:
-            loads = [trial.load(connections) for connections in scenario.connections]
-            turn = Turn(trial.server.seconds_to_ready, trial.server.memory(), loads)
-    except (StartError, WrongAnswer) as error:
+    def start(self, stack: ExitStack, titles: Sequence[str] | None) -> None:
+        """Starts them all, or those with these titles, until the stack closes; notes who could not be started."""
+        for subject in self.subjects:
+            if titles is not None and subject.title not in titles:
+                continue
+            say(f"starting {subject.title}")
+            try:
+                self.trials.append(stack.enter_context(self.rig.trying(subject, self.scenario)))
+            except (ServerError, WrongAnswer) as error:
+                self._fail(subject, error)
+
+    def take_turns(self) -> None:
+        """One round: each is asked over few and many connections; one that goes away is measured no more."""
+        for trial in list(self.trials):
+            try:
+                self._take_turn(trial)
+            except ServerError as error:
+                self._fail(trial.subject, error)
+                self.trials.remove(trial)
+
+    def _take_turn(self, trial: Trial) -> None:
+        server, title = trial.server, trial.subject.title
+        with trial.turn():
+            loads = [trial.load(connections) for connections in self.scenario.connections]
+            memory = server.memory()
+        record = self.standings.records.setdefault(title, Record(server.seconds_to_ready, memory, []))
+        record.memory = memory
+        record.loads += loads
+        say(f"  {self.scenario.name}: {title}: {loads[-1].per_second:.0f}/s, {loads[-1].cpu_us:.0f} us a request")
+
+    def _fail(self, subject: Subject, error: Exception) -> None:
         say(f"  {subject.title}: {error}")
-        standings.failures[subject.title] = str(error)
-        return
-    standings.turns.setdefault(subject.title, []).append(turn)
-    say(f"  {scenario.name}: {subject.title}: {loads[-1].per_second:.0f}/s, {loads[-1].cpu_us:.0f} us a request")
+        self.standings.failures[subject.title] = str(error)
 
 
 def time_alone(rig: Rig, scenario: Scenario, standings: Standings) -> None:
     """ONNX Runtime alone, in runs of as many rows as there are connections, and as deepserve had so far."""
     for rows in scenario.connections:
         standings.alone.setdefault(str(rows), []).append(rig.alone(scenario, rows))
-    own = standings.load(DEEPSERVE, BATCHED, lambda load: load.rows)
+    own = standings.median(DEEPSERVE, BATCHED, lambda load: load.rows)
     if own is not None:
         standings.alone.setdefault(OWN_BATCHES, []).append(rig.alone(scenario, round(own)))
 

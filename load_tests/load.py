@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import httpx
 
-from load_tests.processes import Process, pinned
+from load_tests.processes import Process, ServerError, pinned
 
 SCRIPT = Path(__file__).parent / "cycle.lua"
 
@@ -71,11 +71,16 @@ def post(
         seconds: for how long.
         cores: where wrk runs.
         rows: the Prometheus histogram at the server's /metrics that holds the rows of each run.
+
+    Raises:
+        ServerError: it cannot be reached.
     """
     wrk = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
     command = pinned([*wrk, "--script", str(SCRIPT), server.url + route, "--", str(bodies)], cores)
     before = _read(server, rows)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerError((done.stderr or done.stdout).strip())
     spent = Meters(*(late - early for early, late in zip(before, _read(server, rows), strict=True)))
     figures = json.loads(done.stdout.splitlines()[-1])
     shares_cores = bool(set(cores) & set(server.cores))

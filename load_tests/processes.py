@@ -21,8 +21,8 @@ START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
 
-class StartError(Exception):
-    """A server did not start; the message is the end of what it wrote."""
+class ServerError(Exception):
+    """A server did not start, or went away; the message says what is known of it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,14 @@ class Process:
         """Of the tree, now."""
         used = self._of_each(lambda process: process.memory_full_info())
         return Memory(max(one.rss for one in used) / 2**20, sum(one.pss for one in used) / 2**20)
+
+    def suspend(self) -> None:
+        """Stops the tree where it is."""
+        self._of_each(psutil.Process.suspend)
+
+    def resume(self) -> None:
+        """Lets it run again."""
+        self._of_each(psutil.Process.resume)
 
     def _of_each(self, figure: Callable[[psutil.Process], T]) -> list[T]:
         """A figure of each process of the tree; one that ends meanwhile is left out, its parent has its time."""
@@ -99,7 +107,7 @@ def running(
     """The server that `command` starts, from the first 200 at `ready` on; it and its children end with the block.
 
     Raises:
-        StartError: it ended, or was not ready within `START_SECONDS`.
+        ServerError: it ended, or was not ready within `START_SECONDS`.
     """
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
@@ -127,7 +135,7 @@ def _wait_until_ready(child: subprocess.Popen[bytes], url: str, started: float, 
         except httpx.TransportError:
             pass
         time.sleep(0.02)
-    raise StartError(_reason(log.read_text(errors="replace")) or f"ended with {child.returncode} and wrote nothing")
+    raise ServerError(_reason(log.read_text(errors="replace")) or f"ended with {child.returncode} and wrote nothing")
 
 
 def _reason(written: str) -> str:
@@ -140,7 +148,10 @@ def _reason(written: str) -> str:
 def _stop(child: subprocess.Popen[bytes]) -> None:
     """Asks the tree to end; what is left of it after `STOP_SECONDS` is killed."""
     tree = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
+    for process in tree:
+        process.resume()
     child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGCONT)
     try:
         child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

@@ -44,7 +44,7 @@ def publish(results: Results, settings: dict[str, Any], out: Path) -> None:
         (f"Digits: a picture a request, {BATCHED} connections where a column does not say", results.digits),
         (f"Sentiment: a review a request, long and short ones mixed, {BATCHED} connections", results.sentiment),
     ):
-        if standings.turns:
+        if standings.records:
             print("\n".join(["", title, "", *table(standings)]))
     if (others := results.others()) > QUIET:
         print(f"\nOther programs had {others:.0%} of the server's core: trust CPU time alone.")
@@ -80,12 +80,12 @@ def machine() -> dict[str, Any]:
 
 def table(standings: Standings) -> list[str]:
     """Lines of Markdown: the floor and the ceiling, then the servers, least CPU time first, then those that failed."""
-    servers = sorted(standings.servers, key=lambda title: standings.load(title, BATCHED, lambda load: load.cpu_us) or 0)
+    cpu_us = {title: standings.median(title, BATCHED, lambda load: load.cpu_us) or 0 for title in standings.servers}
     rows = [
         *_alone(standings),
-        *(_server(standings, title) for title in standings.turns if title == BARE.title),
+        *(_server(standings, title) for title in standings.records if title == BARE.title),
         *_ceiling(standings),
-        *(_server(standings, title) for title in servers),
+        *(_server(standings, title) for title in sorted(cpu_us, key=cpu_us.__getitem__)),
     ]
     widths = [max(len(cells[column]) for cells in [HEADS, *rows]) for column in range(len(HEADS))]
     lines = [
@@ -103,18 +103,18 @@ def _line(cells: list[str], widths: list[int]) -> str:
 
 
 def _server(standings: Standings, title: str) -> list[str]:
-    loads = [load for turn in standings.turns[title] for load in turn.loads]
+    record = standings.records[title]
     return [
         title,
-        *(_figure(standings.load(title, connections, figure)) for _, connections, figure in COLUMNS),
-        _figure(standings.turn(title, lambda turn: turn.memory.pss)),
-        _figure(standings.turn(title, lambda turn: turn.seconds_to_ready)),
-        str(sum(load.refused + load.lost for load in loads)),
+        *(_figure(standings.median(title, connections, figure)) for _, connections, figure in COLUMNS),
+        _figure(record.memory.pss),
+        _figure(record.seconds_to_ready),
+        str(sum(load.refused + load.lost for load in record.loads)),
     ]
 
 
 def _alone(standings: Standings) -> list[list[str]]:
-    own = _figure(standings.load(DEEPSERVE, BATCHED, lambda load: load.rows))
+    own = _figure(standings.median(DEEPSERVE, BATCHED, lambda load: load.rows))
     return [
         _bound(
             f"ONNX Runtime alone, rows a run: {f'{own}, as deepserve' if rows == OWN_BATCHES else rows}",
@@ -126,7 +126,7 @@ def _alone(standings: Standings) -> list[list[str]]:
 
 
 def _ceiling(standings: Standings) -> list[list[str]]:
-    bare = standings.load(BARE.title, BATCHED, lambda load: load.cpu_us)
+    bare = standings.median(BARE.title, BATCHED, lambda load: load.cpu_us)
     pace = standings.ceiling()
     if bare is None or pace is None:
         return []
@@ -162,10 +162,13 @@ def plot(results: Results, path: Path) -> None:
 def _bars(
     axes: Axes, title: str, standings: Standings, value: Callable[[Load], float], *, descending: bool = False
 ) -> None:
-    bars = sorted(((standings.load(name, BATCHED, value) or 0, name) for name in standings.servers), reverse=descending)
+    bars = sorted(
+        ((standings.median(name, BATCHED, value) or 0, name) for name in standings.servers), reverse=descending
+    )
     colors = ["tab:blue" if name == DEEPSERVE else "lightgrey" for _, name in bars]
     drawn = axes.barh([name for _, name in bars], [length for length, _ in bars], color=colors)
     axes.bar_label(drawn, fmt="{:,.0f}", padding=3)
     axes.set_title(title)
+    axes.set_visible(bool(bars))
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)

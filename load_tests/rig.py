@@ -20,7 +20,6 @@ from load_tests.subjects import Subject
 
 MANY = 64
 """Connections that keep any server busy."""
-WARM_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,20 @@ class Rig:
 
     @contextmanager
     def trying(self, subject: Subject, scenario: Scenario) -> Iterator["Trial"]:
-        """The server: started, its answers checked, warm.
+        """The server: started, its answers checked, warm, and at rest.
 
         Raises:
-            StartError: it does not start.
+            ServerError: it does not start.
             WrongAnswer: it does not answer as ONNX Runtime does.
         """
         bodies = self.directory / f"{scenario.name}.jsonl"
         bodies.write_bytes(b"\n".join(scenario.bodies))
-        with subject.serving(scenario.graph, self.server_cores, self.directory / "log") as server:
+        with subject.serving(scenario.graph, self.server_cores, self.directory) as server:
             if subject.checked:
                 scenario.check(server.url + subject.route)
-            trial = Trial(self, server, subject, bodies)
-            trial.load(MANY, WARM_SECONDS)
+            trial = Trial(subject, server, bodies, self.client_cores, max(self.seconds, scenario.least_seconds))
+            with trial.turn():  # warm
+                trial.load(MANY)
             yield trial
 
     def alone(self, scenario: Scenario, rows: int) -> Alone:
@@ -77,28 +77,37 @@ class Rig:
 class Trial:
     """A running server and what is asked of it."""
 
-    rig: Rig
-    server: Process
     subject: Subject
+    server: Process
     bodies: Path
+    client_cores: tuple[int, ...]
+    seconds: int
 
-    def load(self, connections: int, seconds: int | None = None) -> Load:
-        """Asks over that many connections; if no time is given for the rig's, for half of it if they are few."""
-        usual = self.rig.seconds if connections >= MANY else max(1, self.rig.seconds // 2)
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The server is awake within the block, and afterwards at rest."""
+        if self.subject.restless:
+            self.server.resume()
+        yield
+        if self.subject.restless:
+            self.server.suspend()
+
+    def load(self, connections: int) -> Load:
+        """Asks over that many connections; for half the time if they are few."""
         return post(
             self.server,
             self.subject.route,
             self.bodies,
             connections=connections,
-            seconds=seconds or usual,
-            cores=self.rig.client_cores,
+            seconds=self.seconds if connections >= MANY else max(1, self.seconds // 2),
+            cores=self.client_cores,
             rows=self.subject.rows,
         )
 
     def overload(self, rate: float, connections: int) -> Overload:
         """Asks `rate` times a second over at most that many connections, whether or not there are answers."""
         url = self.server.url + self.subject.route
-        printed = _program("overload", self.rig.client_cores, url, self.bodies, rate, connections, self.rig.seconds)
+        printed = _program("overload", self.client_cores, url, self.bodies, rate, connections, self.seconds)
         return Overload(**json.loads(printed))
 
 

@@ -48,6 +48,8 @@ class Scenario:
     """The column of the graph's output at which they start."""
     connections: tuple[int, ...]
     """How many clients ask at once, from few to many."""
+    least_seconds: int
+    """Shorter than this, a measurement would hold too few answers."""
 
     def check(self, url: str) -> None:
         """Posts `CHECKED` bodies at once and compares the answers with ONNX Runtime's own, one row at a time.
@@ -87,10 +89,12 @@ def digits() -> Scenario:
         read=lambda answer: np.ravel((answer["outputs"] if isinstance(answer, dict) else answer)[0]["data"]).tolist(),
         first=0,
         connections=(1, 8, 64),
+        least_seconds=1,
     )
 
 
 def _served(directory: Path) -> Path:
+    """The graph that deepserve runs on CPU."""
     return directory / GRAPHS[Card.read(directory).precisions[-1]]
 
 
@@ -115,4 +119,5 @@ def sentiment() -> Scenario:
         read=lambda answer: [answer["predictions"][0]["probability_positive"]],
         first=1,
         connections=(64,),
+        least_seconds=3,
     )

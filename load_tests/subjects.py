@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from load_tests.processes import Process, StartError, free_ports, running
+from load_tests.processes import Process, ServerError, free_ports, running
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
@@ -47,12 +47,14 @@ class Subject:
     directory: Path = ROOT
     checked: bool = True
     """Whether its answers mean anything."""
+    restless: bool = False
+    """Whether it keeps its core busy when nobody asks; if so it is suspended between its turns."""
 
-    def serving(self, graph: Path, cores: Sequence[int], log: Path) -> AbstractContextManager[Process]:
-        """The running server, its tree of processes bound to `cores`.
+    def serving(self, graph: Path, cores: Sequence[int], logs: Path) -> AbstractContextManager[Process]:
+        """The running server, its tree of processes bound to `cores`, what it writes in the folder `logs`.
 
         Raises:
-            StartError: its environment cannot be made, or it does not start.
+            ServerError: its environment cannot be made, or it does not start.
         """
         port, second, third = free_ports(3)
         places = {"port": port, "second": second, "third": third, "libraries": sysconfig.get_config_var("LIBDIR")}
@@ -73,7 +75,7 @@ class Subject:
             ready=self.ready,
             directory=self.directory,
             environment=variables,
-            log=log,
+            log=logs / f"{port}.log",
         )
 
 
@@ -119,7 +121,7 @@ def environment(dependencies: Sequence[str]) -> Path:
     """The folder of programs of a virtual environment with these packages, made if it is not there.
 
     Raises:
-        StartError: a package cannot be installed.
+        ServerError: a package cannot be installed.
     """
     place = ENVIRONMENTS / hashlib.sha256("\n".join(dependencies).encode()).hexdigest()[:12]
     programs = place / "bin"
@@ -132,6 +134,6 @@ def environment(dependencies: Sequence[str]) -> Path:
         [str(programs / "pip"), "install", "--quiet", *dependencies], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise StartError([line for line in done.stderr.splitlines() if line.strip()][-1])
+        raise ServerError([line for line in done.stderr.splitlines() if line.strip()][-1])
     (place / "complete").touch()
     return programs

@@ -5,6 +5,7 @@
 # command = "python digits_litserve.py {port}"
 # route = "/predict"
 # ready = "/health"
+# restless = true
 # ///
 """LitServe with its batching on, one worker; no longer wait for a batch than mosec's."""
 

@@ -12,9 +12,9 @@ import pytest
 from load_tests.alone import alone
 from load_tests.goals import goals
 from load_tests.load import Load, check_tools
-from load_tests.processes import Memory, StartError, free_ports, running
+from load_tests.processes import Memory, ServerError, free_ports, running
 from load_tests.report import publish
-from load_tests.results import Results, Standings, Turn
+from load_tests.results import Record, Results, Standings
 from load_tests.scenarios import WrongAnswer, digits
 from load_tests.subjects import BARE, PEERS, peers
 
@@ -35,10 +35,10 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 def standings(**cpu_us: float) -> Standings:
-    """One turn of each server: 64 connections, that much CPU time a request."""
+    """One round of each server: 64 connections, that much CPU time a request."""
     return Standings(
         {
-            title: [Turn(1.0, Memory(100.0, 100.0), [Load(64, 1000, 1.0, 5.0, 9.0, 0, 0, cpu, 0.1, 0.25, 32.0)])]
+            title: Record(1.0, Memory(100.0, 100.0), [Load(64, 1000, 1.0, 5.0, 9.0, 0, 0, cpu, 0.1, 0.25, 32.0)])
             for title, cpu in cpu_us.items()
         }
     )
@@ -64,7 +64,7 @@ def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> N
     command = [sys.executable, "-c", "raise SystemExit('there is no model')"]
     (port,) = free_ports(1)
     with (
-        pytest.raises(StartError, match="there is no model"),
+        pytest.raises(ServerError, match="there is no model"),
         running(
             command,
             cores=CORES,
@@ -80,7 +80,7 @@ def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> N
 
 def test_the_bare_server_answers_and_its_constant_is_noticed(tmp_path: Path) -> None:
     scenario = digits()
-    with BARE.serving(scenario.graph, CORES, tmp_path / "log") as server:
+    with BARE.serving(scenario.graph, CORES, tmp_path) as server:
         answer = httpx.post(server.url + BARE.route, content=scenario.bodies[0])
         assert answer.status_code == 200
         with pytest.raises(WrongAnswer):
@@ -91,8 +91,8 @@ def test_onnx_runtime_alone_takes_time_for_a_row(tmp_path: Path) -> None:
     scenario = digits()
     inputs = tmp_path / "inputs.npy"
     np.save(inputs, np.concatenate(scenario.inputs[:16]))
-    measured = alone(str(scenario.graph), str(inputs), rows=4, seconds=0.05)
-    assert 0 < measured.cpu_us <= 1.1 * measured.us
+    measured = alone(str(scenario.graph), str(inputs), rows=4, seconds=0.3)
+    assert 0 < measured.cpu_us < 1.2 * measured.us, "one thread cannot have more CPU time than passes"
 
 
 @pytest.mark.parametrize("path", sorted(PEERS.glob("*.py")), ids=lambda path: path.stem)
@@ -105,7 +105,8 @@ def test_a_peer_is_pinned_and_says_how_it_starts(path: Path) -> None:
 
 def test_goals_compare_medians_and_never_pass_for_want_of_a_peer() -> None:
     measured = standings(deepserve=100.0, mosec=200.0)
-    measured.turns["mosec"] += standings(mosec=90.0).turns["mosec"] + standings(mosec=80.0).turns["mosec"]
+    for cpu_us in (90.0, 80.0):
+        measured.records["mosec"].loads += standings(mosec=cpu_us).records["mosec"].loads
     verdicts = {goal.text: goal for goal in goals(Results(digits=measured))}
     mosec, fastapi = verdicts["CPU a request / mosec's"], verdicts["CPU a request / unbatched FastAPI's"]
     assert mosec.measured == pytest.approx(100 / 90)
