@@ -129,6 +129,8 @@ def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path)
         for _ in range(40):
             assert httpx.post(f"{url}/v1/mammogram", json=body).status_code == 200  # a connection each
         text = httpx.get(f"{url}/metrics").text
+        [statistics] = httpx.get(f"{url}/v2/models/mammogram/stats").json()["model_stats"]
+    assert statistics["inference_count"] == statistics["inference_stats"]["success"]["count"] == 40
     counted = re.search(r'deepserve_requests_total{outcome="ok",route="/v1/mammogram"} (\S+)', text)
     assert counted is not None
     assert float(counted[1]) == 40
