@@ -75,7 +75,7 @@ def post(
     Raises:
         ServerError: it cannot be reached.
     """
-    wrk = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
+    wrk = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--timeout", "10s"]
     command = pinned([*wrk, "--script", str(SCRIPT), server.url + route, "--", str(bodies)], cores)
     before = _read(server, rows)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
