@@ -21,7 +21,7 @@ from load_tests.results import BATCHED, OWN_BATCHES, Record, Results, Standings
 from load_tests.rig import Rig, Trial
 from load_tests.scenarios import Scenario, WrongAnswer, digits, sentiment
 from load_tests.strain import strain
-from load_tests.subjects import BARE, DEEPSERVE, Subject, deepserve, peers
+from load_tests.subjects import BARE, DEEPSERVE, ROOT, Subject, deepserve, peers
 
 PARTS = ("digits", "sentiment", "strain")
 OUT = Path(__file__).parent / "results"
@@ -73,7 +73,7 @@ def measure(rig: Rig, rounds: int, parts: Sequence[str], titles: Sequence[str] |
                 contest.take_turns()
             if "digits" in parts:
                 time_alone(rig, pictures, results.digits)
-    if "strain" in parts:
+    if "strain" in parts and DEEPSERVE not in results.digits.failures:
         say("deepserve under strain")
         results.strain = strain(rig, pictures)
     return results
@@ -91,6 +91,7 @@ class Contest:
 
     def start(self, stack: ExitStack, titles: Sequence[str] | None) -> None:
         """Starts them all, or those with these titles, until the stack closes; notes who could not be started."""
+        self.standings.graph = str(self.scenario.graph.relative_to(ROOT))
         for subject in self.subjects:
             if titles is not None and subject.title not in titles:
                 continue

@@ -24,8 +24,9 @@ class Goal:
     reached: bool
 
     def __str__(self) -> str:
-        figure = "not measured" if self.measured is None else f"{self.measured:.3g}"
-        return f"{'reached' if self.reached else 'NOT REACHED':11}  {self.text}: {figure} ({self.bound})"
+        if self.measured is None:
+            return f"not measured  {self.text} ({self.bound})"
+        return f"{'reached' if self.reached else 'NOT REACHED':12}  {self.text}: {self.measured:.3g} ({self.bound})"
 
 
 def at_most(bound: float, text: str, measured: float | None) -> Goal:

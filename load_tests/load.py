@@ -114,7 +114,10 @@ def _read(server: Process, rows: str | None) -> Meters:
 
 def _rows_and_runs(server: Process, rows: str) -> tuple[float, float]:
     """Sum and count of the histogram, over all label values."""
-    text = httpx.get(f"{server.url}/metrics", timeout=10).text
+    try:
+        text = httpx.get(f"{server.url}/metrics", timeout=10).text
+    except httpx.TransportError as error:
+        raise ServerError(f"/metrics: {error}") from error
     total, count = (
         sum(map(float, re.findall(rf"^{rows}_{suffix}(?:{{.*}})? (\S+)", text, re.MULTILINE)))
         for suffix in ("sum", "count")

@@ -70,6 +70,8 @@ class Process:
 
     def _of_each(self, figure: Callable[[psutil.Process], T]) -> list[T]:
         """A figure of each process of the tree; one that ends meanwhile is left out, its parent has its time."""
+        if not self.root.is_running():
+            raise ServerError("it has ended")
         found = []
         for process in [self.root, *self.root.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):

@@ -40,12 +40,12 @@ PACKAGES = ("bentoml", "numpy", "onnxruntime", "uvicorn", "uvloop", "httptools")
 def publish(results: Results, settings: dict[str, Any], out: Path) -> None:
     """Prints the tables and the goals; writes `bench.json` and `bench.png` into the folder `out`."""
     reached = goals(results)
-    for title, standings in (
-        (f"Digits: a picture a request, {BATCHED} connections where a column does not say", results.digits),
-        (f"Sentiment: a review a request, long and short ones mixed, {BATCHED} connections", results.sentiment),
+    for standings, asked in (
+        (results.digits, f"a picture a request, {BATCHED} connections where a column does not say"),
+        (results.sentiment, f"a review a request, long and short ones mixed, {BATCHED} connections"),
     ):
         if standings.records:
-            print("\n".join(["", title, "", *table(standings)]))
+            print("\n".join(["", f"{standings.graph}: {asked}", "", *table(standings)]))
     if (others := results.others()) > QUIET:
         print(f"\nOther programs had {others:.0%} of the server's core: trust CPU time alone.")
     print("\n".join(["", "Goals", "", *map(str, reached)]))

@@ -31,6 +31,8 @@ class Record:
 class Standings:
     """How the servers of one scenario did, by their titles."""
 
+    graph: str = ""
+    """The file that all of them served."""
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     """Why a server could not be measured."""

@@ -69,7 +69,10 @@ class Scenario:
                 raise WrongAnswer(f"request {row} was answered {answer}, ONNX Runtime says {right.tolist()}")
 
     def _ask(self, client: httpx.Client, url: str, body: bytes) -> Sequence[float]:
-        answer = client.post(url, content=body, headers={"Content-Type": "application/json"})
+        try:
+            answer = client.post(url, content=body, headers={"Content-Type": "application/json"})
+        except httpx.TransportError as error:
+            raise WrongAnswer(f"no answer: {error}") from error
         if answer.status_code != httpx.codes.OK:
             raise WrongAnswer(f"{answer.status_code} {answer.text[:200]}")
         return self.read(answer.json())

@@ -37,7 +37,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 def standings(**cpu_us: float) -> Standings:
     """One round of each server: 64 connections, that much CPU time a request."""
     return Standings(
-        {
+        records={
             title: Record(1.0, Memory(100.0, 100.0), [Load(64, 1000, 1.0, 5.0, 9.0, 0, 0, cpu, 0.1, 0.25, 32.0)])
             for title, cpu in cpu_us.items()
         }
