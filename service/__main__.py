@@ -14,6 +14,7 @@ from service.settings import PREFIX, Settings, settings
 
 def main() -> None:
     """Serves until it is told to stop, or ends with a failure that names the setting at fault."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool has a thread for each core of the host
     try:
         chosen = settings()
         _check_port(chosen)
