@@ -87,4 +87,7 @@ class Results:
     def others(self) -> float:
         """The mean share of the server's core that went to programs which are no part of this."""
         records = [*self.digits.records.values(), *self.sentiment.records.values()]
-        return fmean([load.others for record in records for load in record.loads] or [0.0])
+        loads = [load for record in records for load in record.loads]
+        if self.strain is not None:
+            loads += self.strain.narrow
+        return fmean([load.others for load in loads] or [0.0])
