@@ -29,6 +29,7 @@ from service.predictors.fashion import CLASSES, LATENT, latents
 from training import datasets, evaluate, export, fashion_figures
 from training.datasets import FASHION_MNIST, Bytes, Labels, Pictures
 from training.fashion_figures import frechet_distance, judgement
+from training.fashion_graph import fold
 from training.loop import follow
 from training.run import Precision, Run
 
@@ -236,7 +237,7 @@ def write(generator: Generator, training: Pictures, test: Pictures, h: Hyperpara
     directory = export.start(run.out)
     cases = {size: _orders(size, run.seed) for size in (1, 2, 7, 20, 64)}
     free = {"latent": {0: "batch"}, "label": {0: "batch"}}
-    graph = export.write_graph(generator, directory, cases[2], ("picture",), free)
+    graph = export.write_graph(fold(generator), directory, cases[2], ("picture",), free)
     check_shades(generator, graph, list(cases.values()))
     export.check_parity(generator, graph, cases.values(), tolerance=1)
     export.write_golden(generator, directory, cases[20], ("picture",))

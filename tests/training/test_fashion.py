@@ -6,12 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import pytest
+import torch
 
 from service.engine.card import Card
 from service.predictors.fashion import CLASSES, LATENT, FashionPredictor, FashionRequest, latents
 from training import datasets, export, fashion_figures
 from training.datasets import FASHION_MNIST, Pictures
+from training.fashion import Generator
 from training.fashion_figures import JUDGE, diversity, frechet_distance, judgement, mean_distance
+from training.fashion_graph import fold
 
 MODEL = Path(__file__).parents[2] / "models/fashion/1"
 FRESH_SEED = 987_654_321
@@ -149,3 +152,19 @@ def test_any_latent_gives_a_picture(graph: ort.InferenceSession) -> None:
     for latent in (np.zeros((10, LATENT), np.float32), np.full((10, LATENT), 50, np.float32)):
         picture = draw(graph, latent, in_turn(10))
         assert (picture.dtype, picture.shape) == (np.uint8, (10, 28, 28))
+
+
+def test_folding_changes_no_picture() -> None:
+    torch.manual_seed(0)
+    generator = Generator(16)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.uniform_(-0.4, 0.4)
+        for name, buffer in generator.named_buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(*((0.5, 2) if "var" in name else (-0.4, 0.4)))
+    latent, label = torch.from_numpy(latents(3, 40)), torch.from_numpy(in_turn(40))
+    with torch.inference_mode():
+        expected, found = generator.eval()(latent, label), fold(generator)(latent, label)
+    assert expected.float().std() > 1
+    torch.testing.assert_close(found.int(), expected.int(), rtol=0, atol=1)
