@@ -1,8 +1,10 @@
-"""What accompanies a request through the house beside its payload: its id, and the version it asks for."""
+"""What accompanies a request through the house beside its payload: its id, the version it asks for, its deadline."""
 
+import asyncio
 import random
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -13,6 +15,14 @@ class Call:
 
     version: str | None = None
     """The model version that the client asked for; None for the newest ready one."""
+
+    expired: bool = False
+    """Whether its deadline has passed."""
+
+    def expire(self, task: "asyncio.Task[Any]") -> None:
+        """Its deadline has passed: `task`, which works for it, is cancelled."""
+        self.expired = True
+        task.cancel()
 
 
 NO_CALL = Call()

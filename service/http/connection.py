@@ -124,7 +124,7 @@ class Exchange:
         return self._head is not None
 
     def _compose(self, status: int, headers: Any) -> bytes:
-        parts = [_STATUS_LINES[status], *self._connection.common_headers()]
+        parts = [_STATUS_LINES[status], self._connection.common_headers()]
         framed = status in _NO_BODY or self.scope["method"] == "HEAD"
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
@@ -297,9 +297,9 @@ class Connection(asyncio.Protocol):
             self._reading = True
             self._transport.resume_reading()
 
-    def common_headers(self) -> list[bytes]:
+    def common_headers(self) -> bytes:
         """The server's own, such as the date: uvicorn renews them each second."""
-        return [part for name, value in self._server.default_headers for part in (name, b": ", value, b"\r\n")]
+        return b"".join([b"%b: %b\r\n" % pair for pair in self._server.default_headers])
 
     def finish(self, exchange: Exchange) -> None:
         """Goes on to the next request once one is answered."""
@@ -375,7 +375,7 @@ class Connection(asyncio.Protocol):
         request_id = new_request_id()
         body = problem(error, request_id)
         head = (
-            *(_STATUS_LINES[error.status], *self.common_headers(), b"content-type: ", MEDIA_TYPE.encode()),
+            *(_STATUS_LINES[error.status], self.common_headers(), b"content-type: ", MEDIA_TYPE.encode()),
             *(b"\r\ncontent-length: ", str(len(body)).encode(), b"\r\nx-request-id: ", request_id.encode()),
             b"\r\nconnection: close\r\n\r\n",
         )
