@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -66,14 +67,22 @@ class FixedShapes:
         self._bound: dict[tuple[int, ...], Bound] = {}
         self._lock = threading.Lock()
 
-    def warm(self, rows: int, like: Tensors) -> None:
-        """Runs every shape up to `rows` rows and the lengths of `like`, valid inputs of the graph.
+    def warm(self, rows: int, elements: int, like: Tensors) -> None:
+        """Runs every shape that a run can have.
 
-        The largest comes first and the smallest next: memory grows once, and TensorRT builds once for all between.
+        Those with most rows, with the longest sequences and the smallest come first: memory grows to its most at once,
+        and TensorRT, which builds anew beyond what it has seen, builds no more for all between.
+
+        Args:
+            rows: most of a run.
+            elements: most of a run of sequences, unless it is of a single row.
+            like: valid inputs of the graph, as long as sequences can be.
         """
         largest = self._sizes(like) | {BATCH: padded_size(BATCH, rows)}
-        shapes = list(product(*(_doublings(padded_size(name, 1), size) for name, size in largest.items())))
-        for shape in [shapes[-1], *shapes[:-1]]:
+        every = product(*(_doublings(padded_size(name, 1), size) for name, size in largest.items()))
+        shapes = [shape for shape in every if _fits(dict(zip(largest, shape, strict=True)), elements)]
+        corners = [max(shapes, key=lambda shape: (shape[axis], prod(shape))) for axis in range(len(largest))]
+        for shape in dict.fromkeys([*corners, *shapes]):
             sizes = dict(zip(largest, shape, strict=True))
             inputs = {spec.name: np.resize(like[spec.name], _shape(spec, sizes)) for spec in self._inputs}
             for _ in range(_RUNS_TO_RECORD):
@@ -121,6 +130,12 @@ class FixedShapes:
 
 def _doublings(least: int, most: int) -> list[int]:
     return [least << times for times in range((most // least).bit_length())]
+
+
+def _fits(sizes: Mapping[str, int], elements: int) -> bool:
+    """Whether some run is padded to these sizes: one row or no sequences, or no more than `elements` before padding."""
+    fewest = [1 if size == padded_size(name, 1) else size // 2 + 1 for name, size in sizes.items()]
+    return sizes[BATCH] == 1 or sizes.keys() == {BATCH} or prod(fewest) <= elements
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from service.engine import gpu
+from service.engine.batching import Limits
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
 from service.engine.fixed_shapes import FixedShapes
 
@@ -74,7 +75,7 @@ class Session:
         """
         if self._shapes is not None:
             try:
-                self._shapes.warm(self._max_rows, like)
+                self._shapes.warm(self._max_rows, Limits.run_elements, like)
             except Exception as error:
                 raise SessionError(f"the run failed: {gpu.readable(error)}") from error
 

@@ -156,7 +156,7 @@ def verify_files(directory: Path) -> Card:
 
 
 def verify_golden(directory: Path, card: Card, session: Session) -> None:
-    """Runs the golden cases, some together and one by one, and warms the session up for the rest.
+    """Warms the session up, and runs the golden cases, some together and one by one.
 
     `golden.npz` holds the inputs as `in:NAME`, what torch makes of them as `out:NAME`, and what the graph in eight-bit
     integers, if there is one, makes of them as `int8:NAME`: these are the same on every processor.
@@ -171,12 +171,12 @@ def verify_golden(directory: Path, card: Card, session: Session) -> None:
             expected = {spec.name: golden[f"{recorded}:{spec.name}"] for spec in card.outputs}
     except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise VerificationError(f"golden.npz: {error}") from error
+    session.warm(inputs)
     count = len(next(iter(inputs.values())))
     sequences = {spec.name for spec in card.inputs if not all(isinstance(size, int) for size in spec.shape[1:])}
     for rows in [slice(row, row + step) for step in (GOLDEN_ROWS, 1) for row in range(0, count, step)]:
         cut = {name: _filled(value[rows]) if name in sequences else value[rows] for name, value in inputs.items()}
         _agree(session.run(cut), {name: value[rows] for name, value in expected.items()})
-    session.warm(inputs)
 
 
 def _filled(sequences: Array) -> Array:

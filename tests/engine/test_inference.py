@@ -75,7 +75,7 @@ def test_fixed_shapes_answer_as_any_shape_does(directory: Path) -> None:
 def test_warming_binds_every_shape_that_requests_can_have() -> None:
     card, session = Card.read(DIGITS), CountingSession(graph(DIGITS))
     shapes = FixedShapes(session, card.inputs, card.outputs, memory="cpu")
-    shapes.warm(24, examples(DIGITS))
+    shapes.warm(24, 16, examples(DIGITS))  # pictures are no sequences
     assert session.shapes == 6  # 1, 2, 4, 8, 16, 32
     for rows in range(1, 25):
         shapes.run({"pictures": np.zeros((rows, 28, 28), np.uint8)})
@@ -85,11 +85,22 @@ def test_warming_binds_every_shape_that_requests_can_have() -> None:
 def test_warming_binds_every_length_up_to_the_longest() -> None:
     card, session = Card.read(SENTIMENT), CountingSession(graph(SENTIMENT))
     shapes = FixedShapes(session, card.inputs, card.outputs, memory="cpu")
-    shapes.warm(2, {"tokens": examples(SENTIMENT)["tokens"][:, :60]})
+    shapes.warm(2, 4096, {"tokens": examples(SENTIMENT)["tokens"][:, :60]})
     assert session.shapes == 2 * 3  # 1 and 2 rows of 16, 32 and 64
     for length in range(1, 65, 7):
         shapes.run({"tokens": np.ones((2, length), np.int64)})
     assert session.shapes == 2 * 3
+
+
+def test_warming_leaves_out_what_no_run_is_large_enough_for() -> None:
+    card, session = Card.read(SENTIMENT), CountingSession(graph(SENTIMENT))
+    shapes = FixedShapes(session, card.inputs, card.outputs, memory="cpu")
+    shapes.warm(8, 64, {"tokens": examples(SENTIMENT)["tokens"][:, :60]})
+    assert session.shapes == 3 + 2 + 2 + 1  # of the 3 lengths, for 1, 2, 4 and 8 rows
+    for rows in range(1, 9):
+        for length in range(1, 61 if rows == 1 else 64 // rows + 1):
+            shapes.run({"tokens": np.ones((rows, length), np.int64)})
+    assert session.shapes == 3 + 2 + 2 + 1
 
 
 @given(size=st.integers(1, 100_000), name=st.sampled_from([BATCH, "length"]))
