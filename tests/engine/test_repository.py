@@ -153,8 +153,8 @@ def replace_the_graph_by_garbage(version: Path) -> None:
         (forget_the_golden_outputs, "golden"),
         (replace_the_graph_by_garbage, "model.int8.onnx"),
         (empty_the_golden_cases, "golden"),
-        (change_the_shape_of_golden_outputs, ""),
-        (add_a_folder, ""),
+        (change_the_shape_of_golden_outputs, "cannot be read"),
+        (add_a_folder, "cannot be read"),
     ],
 )
 def test_a_damaged_version_is_unavailable_and_the_other_serves(
