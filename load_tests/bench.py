@@ -27,9 +27,9 @@ PARTS = ("digits", "sentiment", "strain")
 OUT = Path(__file__).parent / "results"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints the table and the goals, and writes both and a plot into a folder."""
-    options = _options()
+    options = _options(arguments)
     check_tools()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         rig = Rig.on_this_machine(options.seconds, Path(directory))
@@ -38,18 +38,26 @@ def main() -> None:
     report.publish(results, settings, options.out)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="in under five minutes: 2 rounds")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=int, default=2, help="of a measurement; of those with few connections half")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--servers", nargs="+", help="titles of the servers to measure; the default is all")
+    parser.add_argument(
+        "--servers", nargs="+", choices=_titles(), metavar="TITLE", help="servers to measure; the default is all"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="folder for bench.json and bench.png")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds = 2, 2
     return options
+
+
+def _titles() -> list[str]:
+    """Of every server in any scenario."""
+    others = {peer.title for scenario in ("digits", "sentiment") for peer in peers(scenario)}
+    return [DEEPSERVE, BARE.title, *sorted(others)]
 
 
 def measure(rig: Rig, rounds: int, parts: Sequence[str], titles: Sequence[str] | None) -> Results:

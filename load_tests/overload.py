@@ -34,8 +34,8 @@ class Overload:
     """With status 200."""
     refused_share: float
     """Of the requests sent, those that got 503."""
-    refused_p99_ms: float
-    """How long they took to be refused; 0 if none was."""
+    refused_p99_ms: float | None
+    """How long they took to be refused; None if none was."""
     failed: int
     """Requests that got another status or no answer."""
     unsent_share: float
@@ -131,7 +131,7 @@ async def overload(url: str, bodies: list[bytes], rate: float, connections: int,
         offered_per_second=offered / elapsed,
         answered_per_second=answered / elapsed,
         refused_share=len(refused) / len(asked),
-        refused_p99_ms=float(np.percentile(refused, 99)) * 1e3 if refused else 0.0,
+        refused_p99_ms=float(np.percentile(refused, 99)) * 1e3 if refused else None,
         failed=len(late) + sum(end.status not in (200, 503) for end in ends),
         unsent_share=1 - len(asked) / offered,
         probes=len(probes),

@@ -27,7 +27,7 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Memory:
-    """Of a tree of processes, in MiB."""
+    """Of a tree of processes, in MB, 1,000,000 bytes each."""
 
     rss_largest: float
     """Resident memory of the largest process: of a server with one worker, the worker."""
@@ -58,7 +58,7 @@ class Process:
     def memory(self) -> Memory:
         """Of the tree, now."""
         used = self._of_each(lambda process: process.memory_full_info())
-        return Memory(max(one.rss for one in used) / 2**20, sum(one.pss for one in used) / 2**20)
+        return Memory(max(one.rss for one in used) / 1e6, sum(one.pss for one in used) / 1e6)
 
     def suspend(self) -> None:
         """Stops the tree where it is."""

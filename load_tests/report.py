@@ -31,7 +31,7 @@ COLUMNS: tuple[tuple[str, int, Callable[[Load], float | None]], ...] = (
     ("1: p50", 1, lambda load: load.p50_ms),
 )
 """Of the table: at so many connections, this figure of a load."""
-HEADS = ["server", *(name for name, _, _ in COLUMNS), "MiB", "ready s", "errors"]
+HEADS = ["server", *(name for name, _, _ in COLUMNS), "MB (PSS)", "ready s", "errors"]
 QUIET = 0.03
 """Share of the server's core that other programs may have."""
 PACKAGES = ("bentoml", "numpy", "onnxruntime", "uvicorn", "uvloop", "httptools")

@@ -11,7 +11,7 @@ from load_tests.processes import Memory
 from load_tests.subjects import BARE
 
 BATCHED = 64
-"""Connections at which throughput and CPU time are compared."""
+"""Connections at which throughput and CPU time are compared: they keep any server busy."""
 OWN_BATCHES = "deepserve's"
 """The key in `Standings.alone` of runs with as many rows as deepserve's had at `BATCHED` connections."""
 

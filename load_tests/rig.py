@@ -15,11 +15,9 @@ from load_tests.alone import Alone
 from load_tests.load import Load, post
 from load_tests.overload import Overload
 from load_tests.processes import Process, pinned
+from load_tests.results import BATCHED
 from load_tests.scenarios import Scenario
 from load_tests.subjects import Subject
-
-MANY = 64
-"""Connections that keep any server busy."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Rig:
                 scenario.check(server.url + subject.route)
             trial = Trial(subject, server, bodies, self.client_cores, max(self.seconds, scenario.least_seconds))
             with trial.turn():  # warm
-                trial.load(MANY)
+                trial.load(BATCHED)
             yield trial
 
     def alone(self, scenario: Scenario, rows: int) -> Alone:
@@ -99,7 +97,7 @@ class Trial:
             self.subject.route,
             self.bodies,
             connections=connections,
-            seconds=self.seconds if connections >= MANY else max(1, self.seconds // 2),
+            seconds=self.seconds if connections >= BATCHED else max(1, self.seconds // 2),
             cores=self.client_cores,
             rows=self.subject.rows,
         )

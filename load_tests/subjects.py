@@ -127,7 +127,7 @@ def environment(dependencies: Sequence[str]) -> Path:
     programs = place / "bin"
     if (place / "complete").exists():
         return programs
-    print(f"installing {' '.join(dependencies)}", flush=True)
+    print(f"installing {' '.join(dependencies)}", file=sys.stderr, flush=True)
     shutil.rmtree(place, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     done = subprocess.run(

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 
 from load_tests.alone import alone
-from load_tests.goals import goals
+from load_tests.bench import main
+from load_tests.goals import Goal, goals
 from load_tests.load import Load, check_tools
+from load_tests.overload import Overload
 from load_tests.processes import Memory, ServerError, free_ports, running
 from load_tests.report import publish
-from load_tests.results import Record, Results, Standings
+from load_tests.results import Record, Results, Standings, Strain
 from load_tests.scenarios import WrongAnswer, digits
 from load_tests.subjects import BARE, PEERS, peers
 
@@ -113,6 +116,32 @@ def test_goals_compare_medians_and_never_pass_for_want_of_a_peer() -> None:
     assert not mosec.reached
     assert fastapi.measured is None
     assert not fastapi.reached
+
+
+def test_an_overload_that_nobody_was_refused_in_tells_nothing_of_refusals() -> None:
+    """Not that they were refused at once."""
+    load = standings(deepserve=100.0).records["deepserve"].loads[0]
+    calm = Overload(100.0, 100.0, 0.0, None, 0, 0.0, 20, 20, 3.0)
+    refusing = replace(calm, refused_share=0.5, refused_p99_ms=60.0)
+
+    def p99(*overloads: Overload) -> Goal:
+        strain = Strain([load], [load], list(overloads), [1.8 * load.per_second], load, load)
+        (goal,) = (goal for goal in goals(Results(strain=strain)) if "p99 of a 503" in goal.text)
+        return goal
+
+    assert p99(calm, calm).measured is None
+    assert str(p99(calm)).startswith("not measured")
+    assert p99(calm, refusing).measured == 60
+    assert not p99(calm, refusing).reached
+
+
+def test_a_server_that_there_is_not_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--servers", "deepserve", "mosek"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "mosek" in said
+    assert all(title in said for title in ("deepserve", "mosec", *(peer.title for peer in peers("sentiment"))))
 
 
 def test_the_report_names_who_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
