@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service import metrics
+from service.engine.card import GRAPHS
 from service.engine.repository import Repository, State, Version
 from service.http.tensors import DATATYPES, protocol_shape
 from service.predictors import MAX_ITEMS
@@ -15,7 +16,7 @@ SERVER: Document = {
     "version": "2",
     "extensions": ["binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics"],
 }
-"""The metadata of the server."""
+"""The metadata of the server. Of `schedule_policy` it has the timeout; no model has levels of priority."""
 
 
 def metadata(version: Version, ready: Sequence[str]) -> Document:
@@ -34,8 +35,13 @@ def metadata(version: Version, ready: Sequence[str]) -> Document:
     }
 
 
-def configuration(version: Version) -> Document:
-    """The model configuration, as far as it means something here. Dimensions are those of a row, as Triton has them."""
+def configuration(version: Version, max_wait: float) -> Document:
+    """The model configuration, as far as it means something here. Dimensions are those of a row, as Triton has them.
+
+    Args:
+        version: a ready one.
+        max_wait: seconds that a run waits for company.
+    """
     card, session = version.card, version.session
     assert card is not None
     assert session is not None
@@ -59,9 +65,9 @@ def configuration(version: Version) -> Document:
         "max_batch_size": MAX_ITEMS,
         "input": inputs,
         "output": outputs,
-        "dynamic_batching": {"max_queue_delay_microseconds": 0},
+        "dynamic_batching": {"max_queue_delay_microseconds": round(max_wait * 1e6)},
         "instance_group": [{"name": card.name, "kind": kind, "count": 1}],
-        "default_model_filename": "model.onnx",
+        "default_model_filename": GRAPHS[session.precision],
     }
 
 

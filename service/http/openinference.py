@@ -70,7 +70,7 @@ class OpenInference:
 
         Args:
             models: gives the models, once start-up is complete.
-            settings: the body limit and the deadline.
+            settings: the body limit, the deadline, and how long a run waits.
         """
         self._models = models
         self._settings = settings
@@ -154,7 +154,7 @@ class OpenInference:
         return _json({"name": self._version(request).name, "ready": True})
 
     async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
-        return _json(model_metadata.configuration(self._version(request)))
+        return _json(model_metadata.configuration(self._version(request), self._settings.max_wait))
 
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
         name, number = _model(request.path)

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.engine.card import Card
+from service.engine.card import GRAPHS, Card
 from service.engine.repository import GOLDEN_TOLERANCE
 from service.http.tensors import DATATYPES
 from tests.live.conftest import ROOT, serving
@@ -444,6 +444,7 @@ def test_a_model_describes_itself(client: httpx.Client, directory: Path) -> None
         assert all(tensor["shape"][0] == -1 for tensor in metadata[kind])
     config = client.get(f"{address(directory)}/config").json()
     assert config["max_batch_size"] == 64
+    assert config["default_model_filename"] == GRAPHS[card.precisions[-1]]
     assert [tensor["dims"] for tensor in config["input"]] == [tensor["shape"][1:] for tensor in metadata["inputs"]]
     assert client.get(f"{address(directory)}/ready").json() == {"name": card.name, "ready": True}
 
