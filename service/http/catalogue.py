@@ -1,12 +1,11 @@
 """`GET /v1/models...`: which models there are, the state of their versions, and their cards."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from service.call import Call
 from service.engine.repository import Repository, State, Version
-from service.http.messages import HttpRequest, Reply
+from service.http.messages import HttpRequest, Reply, json_reply
 
 
 class Catalogue:
@@ -17,18 +16,18 @@ class Catalogue:
 
     async def list_models(self, _request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models`: every model, what it does, and its versions."""
-        return _json({"models": [self._summary(name) for name in self._repository().models]})
+        return json_reply({"models": [self._summary(name) for name in self._repository().models]})
 
     async def show_model(self, request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models/{name}`: the same for one model, and the card of the newest ready version."""
         name = request.path.split("/")[3]
-        return _json({**self._summary(name), "card": _card(self._newest(name))})
+        return json_reply({**self._summary(name), "card": _card(self._newest(name))})
 
     async def show_version(self, request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models/{name}/versions/{version}`: one version's state and card."""
         _, _, _, name, _, number = request.path.split("/")
         version = self._repository().version(name, number)
-        return _json({"name": name, **_state(version), "card": _card(version)})
+        return json_reply({"name": name, **_state(version), "card": _card(version)})
 
     def _summary(self, name: str) -> dict[str, Any]:
         versions = self._repository().versions(name)
@@ -51,7 +50,3 @@ def _state(version: Version) -> dict[str, str]:
 
 def _card(version: Version | None) -> dict[str, Any] | None:
     return None if version is None or version.card is None else version.card.model_dump(mode="json")
-
-
-def _json(content: dict[str, Any]) -> Reply:
-    return Reply(json.dumps(content).encode())

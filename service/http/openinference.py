@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from service.http import model_metadata
 from service.http.bodies import read_body
 from service.http.encodings import WORTHWHILE, compress, inflate, preferred_coding
 from service.http.inference import JSON_LENGTH, Inference, TensorModel, answer, read
-from service.http.messages import Handler, HttpRequest, Reply, Route
+from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
 from service.settings import Settings
 
@@ -128,15 +128,15 @@ class OpenInference:
         return put_together() if quick else await models.apart(put_together)
 
     async def _server(self, _request: HttpRequest, _call: Call) -> Reply:
-        return _json(model_metadata.SERVER)
+        return json_reply(model_metadata.SERVER)
 
     async def _live(self, _request: HttpRequest, _call: Call) -> Reply:
-        return _json({"live": True})
+        return json_reply({"live": True})
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         if not self._models().repository.ready:
             raise Unavailable("Not every model is ready; the index of the repository says which and why.")
-        return _json({"ready": True})
+        return json_reply({"ready": True})
 
     async def _index(self, request: HttpRequest, _call: Call) -> Reply:
         body = await _body(request, LARGE)
@@ -144,26 +144,28 @@ class OpenInference:
             wanted = msgspec.json.decode(body or b"{}", type=IndexRequest)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"The body is no request for the index: {error}.") from error
-        return _json(model_metadata.index(self._models().repository, only_ready=wanted.ready))
+        return json_reply(model_metadata.index(self._models().repository, only_ready=wanted.ready))
 
     async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
-        return _json(model_metadata.metadata(version, [each.version for each in self._ready_versions(version.name)]))
+        return json_reply(
+            model_metadata.metadata(version, [each.version for each in self._ready_versions(version.name)])
+        )
 
     async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
-        return _json({"name": self._version(request).name, "ready": True})
+        return json_reply({"name": self._version(request).name, "ready": True})
 
     async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
-        return _json(model_metadata.configuration(self._version(request), self._settings.max_wait))
+        return json_reply(model_metadata.configuration(self._version(request), self._settings.max_wait))
 
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
         name, number = _model(request.path)
         versions = self._ready_versions(name) if number is None else [self._version(request)]
-        return _json({"model_stats": [model_metadata.statistics(version) for version in versions]})
+        return json_reply({"model_stats": [model_metadata.statistics(version) for version in versions]})
 
     async def _all_statistics(self, _request: HttpRequest, _call: Call) -> Reply:
         versions = [version for name in self._models().repository.models for version in self._ready_versions(name)]
-        return _json({"model_stats": [model_metadata.statistics(version) for version in versions]})
+        return json_reply({"model_stats": [model_metadata.statistics(version) for version in versions]})
 
     def _ready_versions(self, name: str) -> list[Version]:
         versions = self._models().repository.versions(name).values()
@@ -211,7 +213,3 @@ def _compressed(reply: Reply, accept_encoding: str) -> Reply:
         return reply
     headers = {**reply.headers, "Content-Encoding": coding, "Vary": "Accept-Encoding"}
     return Reply(compress(reply.body, coding), reply.media_type, headers=headers)
-
-
-def _json(content: Any) -> Reply:
-    return Reply(msgspec.json.encode(content))
