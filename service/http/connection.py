@@ -8,17 +8,18 @@ request. A client that hangs up cancels the task of its request, so that nothing
 import asyncio
 import logging
 from collections import deque
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httptools
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from service import metrics
 from service.call import new_request_id
 from service.errors import HeadTooLarge, Malformed, ServiceError
+from service.http.exchange import STATUS_LINES, Exchange
 from service.http.problems import MEDIA_TYPE, problem
 
 logger = logging.getLogger(__name__)
@@ -27,118 +28,8 @@ MOST_HEAD_BYTES = 65536
 """Of a request line and its headers; they are counted when a packet is parsed, so that one packet more may be held."""
 MOST_BODY_AHEAD = 65536
 """Bytes of a body that are read before the app asks for them; again, one packet more."""
-
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-
-
-class Exchange:
-    """One request and its answer: the app's `receive` and `send`."""
-
-    __slots__ = (
-        "_chunked",
-        "_chunks",
-        "_connection",
-        "_delivered",
-        "_expects_continue",
-        "_head",
-        "_waiter",
-        "answered",
-        "arrived",
-        "keep_alive",
-        "scope",
-        "size",
-        "task",
-    )
-
-    def __init__(self, connection: "Connection", scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
-        self._connection = connection
-        self.scope = scope
-        self.keep_alive = keep_alive
-        self.task: asyncio.Task[None] | None = None
-        self.arrived = False
-        """Whether all of the body is here."""
-        self.size = 0
-        """Bytes of it that the app has not taken."""
-        self.answered = False
-        self._chunks: list[bytes] = []
-        self._delivered = False
-        self._expects_continue = expects_continue
-        self._waiter: asyncio.Future[None] | None = None
-        self._head: bytes | None = None
-        self._chunked = False
-
-    def add(self, chunk: bytes) -> None:
-        """A piece of the body; nobody wants it once there is an answer."""
-        if not self.answered:
-            self._chunks.append(chunk)
-            self.size += len(chunk)
-            self.wake()
-
-    def wake(self) -> None:
-        """Has `receive` look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def receive(self) -> Message:
-        """The body as far as it is here; after its end, the end of the exchange."""
-        while not self._chunks and (self._delivered or not self.arrived):
-            if self.answered or self._connection.lost:
-                return {"type": "http.disconnect"}
-            if self._expects_continue:
-                self._expects_continue = False
-                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._connection.read_on()
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self.size = 0
-        self._delivered = self.arrived
-        return {"type": "http.request", "body": body, "more_body": not self.arrived}
-
-    async def send(self, message: Message) -> None:
-        """Writes the answer, head and first piece of the body at once."""
-        if message["type"] == "http.response.start":
-            self._head = self._compose(message["status"], message.get("headers", ()))
-            return
-        if self._connection.write_blocked is not None:
-            await self._connection.write_blocked
-        body: bytes = message.get("body", b"")
-        if self.scope["method"] == "HEAD":
-            body = b""
-        more = message.get("more_body", False)
-        if self._chunked:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
-        if self._head is not None:
-            body, self._head = self._head + body, b""
-        self._connection.write(body)
-        if not more:
-            self.answered = True
-            self.wake()
-            self._connection.finish(self)
-
-    @property
-    def started(self) -> bool:
-        """Whether the head of the answer is known."""
-        return self._head is not None
-
-    def _compose(self, status: int, headers: Any) -> bytes:
-        parts = [_STATUS_LINES[status], self._connection.common_headers()]
-        framed = status in _NO_BODY or self.scope["method"] == "HEAD"
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                framed = True
-        if not framed and self.scope["http_version"] == "1.1":
-            self._chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
-        if self._expects_continue and not self.arrived:
-            self.keep_alive = False  # whether the body still comes, nobody can tell
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"\r\n")
-        return b"".join(parts)
+MOST_UNREAD_SECONDS = 60.0
+"""How long an answer is kept for a client that does not read it."""
 
 
 class Connection(asyncio.Protocol):
@@ -202,12 +93,9 @@ class Connection(asyncio.Protocol):
             self._active.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes = self._head_bytes + len(data) if self._incoming is None else 0
+        self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as stop:
-            self._decline_upgrade(data[stop.args[0] :])
-            return
+            self._parse(data)
         except httptools.HttpParserError:
             self._refuse(Malformed("This is not HTTP/1.1."))
             return
@@ -220,12 +108,13 @@ class Connection(asyncio.Protocol):
             self._start(self._active)
 
     def pause_writing(self) -> None:
+        self._idle_since = self.loop.time()
         self.write_blocked = self.loop.create_future()
 
     def resume_writing(self) -> None:
-        if self.write_blocked is not None:
+        if self.write_blocked is not None and not self.write_blocked.done():
             self.write_blocked.set_result(None)
-            self.write_blocked = None
+        self.write_blocked = None
 
     # uvicorn calls this
 
@@ -246,6 +135,8 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._incoming is not None:  # a trailer: behind the body, where no proxy has looked at it
+            return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
@@ -271,6 +162,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         assert self._incoming is not None
+        self._head_bytes = 0
         self._incoming.add(body)
 
     def on_message_complete(self) -> None:
@@ -306,7 +198,7 @@ class Connection(asyncio.Protocol):
         self._server.total_requests += 1
         self._active = None
         self._idle_since = self.loop.time()
-        if not exchange.keep_alive:
+        if not exchange.keep_alive or self._transport.is_closing():
             self._transport.close()
         elif self._queue:
             self._active = self._queue.popleft()
@@ -316,16 +208,23 @@ class Connection(asyncio.Protocol):
         else:
             self.read_on()
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Stays with HTTP/1.1: the parser stops where a head offers another protocol, as Java's client does (`h2c`).
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Feeds the parser, which stops where a head offers another protocol, as Java's client does (`h2c`).
 
-        A new parser goes on at the body, behind a head that says no more than how long it is.
+        The offer is declined: a new parser goes on at the body, behind a head that says no more than how long it is.
         """
-        framing = [pair for pair in self._headers if pair[0] in (b"content-length", b"transfer-encoding")]
-        head = b"".join(b"%b: %b\r\n" % pair for pair in framing)
-        self._parser = httptools.HttpRequestParser(self)
-        self._is_stand_in = True
-        self.data_received(b"POST / HTTP/1.1\r\n" + head + b"\r\n" + rest)
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                data = memoryview(data)[stop.args[0] :]
+                framing = [pair for pair in self._headers if pair[0] in (b"content-length", b"transfer-encoding")]
+                self._parser = httptools.HttpRequestParser(self)
+                self._is_stand_in = True
+                lines = b"".join(b"%b: %b\r\n" % pair for pair in framing)
+                self._parser.feed_data(b"POST / HTTP/1.1\r\n" + lines + b"\r\n")
+            else:
+                return
 
     def _scope(self) -> Scope:
         raw_path, _, query = self._url.partition(b"?")
@@ -352,6 +251,7 @@ class Connection(asyncio.Protocol):
     def _start(self, exchange: Exchange) -> None:
         exchange.task = self.loop.create_task(self._answer(exchange))
         self._server.tasks.add(exchange.task)
+        exchange.task.add_done_callback(self._server.tasks.discard)
 
     async def _answer(self, exchange: Exchange) -> None:
         """Runs the app; one that fails or ends early cannot leave the client waiting."""
@@ -360,22 +260,24 @@ class Connection(asyncio.Protocol):
         except Exception:
             logger.exception("the application failed")
         finally:
-            assert exchange.task is not None
-            self._server.tasks.discard(exchange.task)
             if not exchange.answered and not self.lost:
                 self._transport.close()
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answers bytes that are no request and hangs up; a whole request before them is answered first."""
+        """Answers bytes that are no request and hangs up; a whole request under way is answered first."""
+        metrics.count("other", error.outcome, 0)
         self._pause()
         if self._active is not None and self._active.arrived:
             self._active.keep_alive = False
             self._queue.clear()
             return
+        if self._incoming is not None and self._incoming.answered:
+            self._transport.close()
+            return
         request_id = new_request_id()
         body = problem(error, request_id)
         head = (
-            *(_STATUS_LINES[error.status], self.common_headers(), b"content-type: ", MEDIA_TYPE.encode()),
+            *(STATUS_LINES[error.status], self.common_headers(), b"content-type: ", MEDIA_TYPE.encode()),
             *(b"\r\ncontent-length: ", str(len(body)).encode(), b"\r\nx-request-id: ", request_id.encode()),
             b"\r\nconnection: close\r\n\r\n",
         )
@@ -388,10 +290,12 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _watch(self) -> None:
-        """Closes the connection once it has been without a whole request for too long; looks again until then."""
-        now = self.loop.time()
-        idle = 0.0 if self._active is not None else now - self._idle_since
-        if idle >= self._most_idle:
-            self._transport.close()
+        """Ends the connection if it has waited too long for a whole request, or for the client to read its answer."""
+        unread = self._transport.get_write_buffer_size() > 0
+        limit = MOST_UNREAD_SECONDS if unread else self._most_idle
+        busy = self._active is not None and self.write_blocked is None
+        idle = 0.0 if busy else self.loop.time() - self._idle_since
+        if idle < limit:
+            self._timer = self.loop.call_later(limit - idle, self._watch)
         else:
-            self._timer = self.loop.call_later(self._most_idle - idle, self._watch)
+            self._transport.abort()

@@ -80,12 +80,10 @@ class FrontDoor:
         self._page = Route("page", {"GET": _always(_OK)}, public=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._bentoml_app(scope, receive, send)
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": 1000})
+            await self._bentoml_app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens."""
@@ -94,24 +92,26 @@ class FrontDoor:
         route = self._find(path)
         request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive)
         call = Call(request_id=_request_id(request.headers.get(b"x-request-id")))
-        if route is self._page and method in ("GET", "HEAD"):
-            await self._bentoml_app(scope, receive, _identified(send, call))
-            metrics.count(route.template, "ok", time.perf_counter() - started)
-            return
-        outcome = "ok"
+        outcome = "failed"
         try:
-            reply = await self._answer(route, request, call)
+            if route is self._page and method in ("GET", "HEAD"):
+                await self._bentoml_app(scope, receive, _identified(send, call))
+                outcome = "ok"
+                return
+            try:
+                reply, ending = await self._answer(route, request, call), "ok"
+            except ServiceError as error:
+                reply, ending = _refusal(error, path, call), error.outcome
+            except Exception:
+                logger.exception("request %s failed", call.request_id)
+                failure = ServiceError("The server failed to answer.")
+                reply, ending = _refusal(failure, path, call), failure.outcome
+            await _send(reply, call, send, with_body=method != "HEAD")
+            outcome = ending
         except (ClientGone, asyncio.CancelledError):  # `Connection` cancels what nobody waits for
-            metrics.count(route.template, "abandoned", time.perf_counter() - started)
-            return
-        except ServiceError as error:
-            reply, outcome = _refusal(error, path, call), error.outcome
-        except Exception:
-            logger.exception("request %s failed", call.request_id)
-            failure = ServiceError("The server failed to answer.")
-            reply, outcome = _refusal(failure, path, call), failure.outcome
-        await _send(reply, call, send, with_body=method != "HEAD")
-        metrics.count(route.template, outcome, time.perf_counter() - started)
+            outcome = "abandoned"
+        finally:
+            metrics.count(route.template, outcome, time.perf_counter() - started)
 
     def _find(self, path: str) -> Route:
         if (route := self._routes.get(path)) is not None:
