@@ -144,13 +144,14 @@ class DeepServe:
         self.repository = Repository(SETTINGS.models_dir, RUNTIME)
         self.repository.load()
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._free_decoders = asyncio.Semaphore(DECODERS)
         self._decoding = 0
         self._served: dict[tuple[str, str | None], ServedVersion] = {}
         """By model and version; the newest ready version also by None."""
         for name, versions in self.repository.models.items():
             for number, version in versions.items():
-                if name in PREDICTORS and version.state is State.READY:
-                    self._admit(PREDICTORS[name], version)
+                if version.state is State.READY:
+                    self._admit(PREDICTORS.get(name), version)
                 metrics.READY.labels(name, number).set(version.state is State.READY)
                 if version.session is not None:
                     metrics.PROVIDER.labels(name, number, RUNTIME.device, version.session.provider).set(1)
@@ -159,8 +160,11 @@ class DeepServe:
         gc.freeze()
         gc.set_threshold(10_000, 10, 10)
 
-    def _admit(self, predictor: type[AnyPredictor], version: Version) -> None:
+    def _admit(self, predictor: type[AnyPredictor] | None, version: Version) -> None:
         """Puts a predictor before a version; one that it cannot work with is not ready after all."""
+        if predictor is None:
+            version.state, version.reason = State.UNAVAILABLE, "there is no task of this name"
+            return
         try:
             served = _serve(predictor, version)
             self._served[version.name, version.version] = self._served[version.name, None] = served
@@ -204,7 +208,8 @@ class DeepServe:
             raise Unavailable("Too many large requests are being read.")
         self._decoding += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+            async with self._free_decoders:  # one who leaves before a thread is free takes the request along
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         finally:
             self._decoding -= 1
 

@@ -19,7 +19,7 @@ REQUESTS = Counter(
 )
 REQUEST_SECONDS = Histogram(
     "deepserve_request_seconds",
-    "From the first byte of a request to the last of its answer",
+    "From the head of a request to the last byte of its answer",
     ("route",),
     buckets=_SECONDS,
 )
@@ -68,11 +68,14 @@ class ModelSeries:
         self._answered, self._answered_seconds = _ended(*labels, "ok")
         self._failed, self._failed_seconds = _ended(*labels, "failed")
 
-    def ran(self, rows: int, seconds: float, waiting: int) -> None:
-        """A run of `rows` took `seconds`; so many rows wait."""
+    def waits(self, rows: int) -> None:
+        """So many rows wait."""
+        self._queue_rows.set(rows)
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """A run of `rows` took `seconds`."""
         self._rows.observe(rows)
         self._seconds.observe(seconds)
-        self._queue_rows.set(waiting)
 
     def answered(self, requests: int, seconds: float, waited: float) -> None:
         """So many requests have their outputs, `seconds` after they came, of which they `waited` for a run: totals."""

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,8 +51,11 @@ class Limits:
 class Observer(Protocol):
     """Is told what a batcher does."""
 
-    def ran(self, rows: int, seconds: float, waiting: int) -> None:
-        """A run of `rows` took `seconds`; so many rows wait."""
+    def waits(self, rows: int) -> None:
+        """So many rows wait."""
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """A run of `rows` took `seconds`."""
 
     def answered(self, requests: int, seconds: float, waited: float) -> None:
         """So many requests have their outputs, `seconds` after they came, of which they `waited` for a run: totals."""
@@ -116,7 +120,14 @@ class Batcher:
         self._queue: deque[Slice] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._worker: asyncio.Task[None] | None = None
-        self._rows_per_second = self._elements_per_second = 0.0
+        self._rows_per_second = 0.0
+        """At which the queue drains, what happens between runs included."""
+        self._elements_per_second = 0.0
+        """Of a run alone."""
+        self._last_run_ended = 0.0
+        """By `time.perf_counter`; 0 if nothing has waited since."""
+        self._filled = asyncio.Event()
+        """Set once a run can have all its rows."""
         self._some_left = False
         """Whether rows may be in the queue that nobody waits for."""
         self.waiting = 0
@@ -139,6 +150,8 @@ class Batcher:
         request = Request(inputs, rows, loop.create_future(), time.perf_counter())
         self._queue.extend(self._slices(request))
         self.waiting += rows
+        if self.waiting >= self._limits.run_rows:
+            self._filled.set()
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         try:
@@ -187,19 +200,30 @@ class Batcher:
         """Runs until the queue is empty."""
         try:
             while self._queue:
-                if self._limits.max_wait and self.waiting < self._limits.run_rows:
-                    await asyncio.sleep(self._limits.max_wait)
+                if self._limits.max_wait:
+                    await self._wait_for_company()
                 self._drop_unwanted()
                 if self._queue:
                     await self._serve(self._take())
                     await asyncio.sleep(0)  # let those come in who waited for a run on the loop to end
         finally:
             self._worker = None
+            if self._observer is not None:
+                self._observer.waits(self.waiting)
+
+    async def _wait_for_company(self) -> None:
+        """Until a run can have all its rows, at most `max_wait`."""
+        if self.waiting < self._limits.run_rows:
+            self._filled.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._filled.wait(), self._limits.max_wait)
 
     def _take(self) -> list[Slice]:
         """Takes the next run's slices out of the queue: the oldest, and those behind it that fit beside it."""
         batch = self._take_alike() if self._sequence is not None else self._take_in_order()
         self.waiting -= sum(piece.rows for piece in batch)
+        if self._observer is not None:
+            self._observer.waits(self.waiting)
         return batch
 
     def _take_in_order(self) -> list[Slice]:
@@ -268,14 +292,17 @@ class Batcher:
         else:
             loop = asyncio.get_running_loop()
             outputs = await loop.run_in_executor(self._thread, self._run, self._stack(batch))
-        seconds = max(time.perf_counter() - started, 1e-6)
+        ended = time.perf_counter()
+        seconds = max(ended - started, 1e-6)
         if any(len(value) != rows for value in outputs.values()):
             raise ValueError(f"the outputs of {rows} rows have {[len(value) for value in outputs.values()]}")
         for piece in batch:
             piece.request.began = piece.request.began or started
         if self._observer is not None:
-            self._observer.ran(rows, seconds, self.waiting)
-        self._rows_per_second = _follow(self._rows_per_second, rows / seconds)
+            self._observer.ran(rows, seconds)
+        drained = ended - self._last_run_ended if self._last_run_ended else seconds
+        self._rows_per_second = _follow(self._rows_per_second, rows / max(drained, 1e-6))
+        self._last_run_ended = ended if self._queue else 0.0
         self._elements_per_second = _follow(self._elements_per_second, elements / seconds)
         return outputs
 

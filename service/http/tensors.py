@@ -32,7 +32,7 @@ def protocol_shape(shape: Sequence[int | str]) -> list[int]:
 
 
 def _uint8(numbers: Sequence[Any]) -> Array:
-    return np.frombuffer(bytes(numbers), np.uint8)
+    return np.frombuffer(bytearray(numbers), np.uint8)  # half the time of `bytes`
 
 
 def _int64(numbers: Sequence[Any]) -> Array:

@@ -5,6 +5,7 @@ fraction of their size, transparency and EXIF orientation taken into account. Wh
 """
 
 import io
+import zlib
 from collections.abc import Sequence
 from typing import Final, TypeVar, cast
 
@@ -25,7 +26,7 @@ MAX_PIXELS_TOGETHER: Final = 4 * MAX_PIXELS
 WORKING_SIDE: Final = 1024
 """Longest side of what `read_grey` gives; larger pictures are averaged down to it."""
 SMALL_BYTES: Final = 4096
-SMALL_PIXELS: Final = 64 * 64
+SMALL_SIDE: Final = 64
 MAX_SCANS: Final = 100
 """A progressive JPEG has about ten scans, each a pass over the whole picture; one with thousands is an attack."""
 
@@ -36,6 +37,7 @@ SOLID: Final = 0.75
 SEVERAL_TONES: Final = 96
 """Grey levels between the darkest and the brightest of several tones."""
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EIGHT_BIT_GREY = b"\x08\x00"
 """Bit depth and colour type, behind the size in a PNG's header."""
 _NOT_PLAIN = (b"tRNS", b"eXIf", b"acTL")
@@ -44,7 +46,7 @@ _START_OF_SCAN = b"\xff\xda"
 _ORIENTATION = 0x0112
 
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged picture is the client's to know
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_grey(data: bytes) -> Grey:
@@ -79,10 +81,10 @@ def read_grey(data: bytes) -> Grey:
 
 def is_small_png(data: bytes) -> bool:
     """Whether this is a PNG that decodes in a fraction of a millisecond, by its first bytes."""
-    if len(data) > SMALL_BYTES or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
+    if len(data) > SMALL_BYTES or data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR":
         return False
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    return width * height <= SMALL_PIXELS
+    return width <= SMALL_SIDE and height <= SMALL_SIDE
 
 
 def _read_plain_png(data: bytes) -> Grey | None:
@@ -92,7 +94,20 @@ def _read_plain_png(data: bytes) -> Grey | None:
     """
     if not is_small_png(data) or data[24:26] != _EIGHT_BIT_GREY or any(chunk in data for chunk in _NOT_PLAIN):
         return None
+    if not _is_undamaged_png(data):  # of which libpng would complain on the standard error, whatever the log level
+        return None
     return cast("Grey | None", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+
+
+def _is_undamaged_png(data: bytes) -> bool:
+    """Whether its chunks follow each other to the end, each with the right check sum."""
+    at = len(_PNG_SIGNATURE)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return False
+        at = end
+    return at == len(data)
 
 
 def check_together(pictures: Sequence[bytes]) -> None:

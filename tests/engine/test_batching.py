@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -100,6 +101,24 @@ async def test_a_full_queue_turns_away_at_once_and_says_when_to_come_back() -> N
         assert await answers(*tasks) == [[0], [2, 4, 6, 8]]
 
 
+async def test_a_full_queue_says_when_it_is_empty_at_the_pace_of_the_last_runs() -> None:
+    def slow(inputs: Tensors) -> Tensors:
+        time.sleep(0.05)
+        return inputs
+
+    b = Batcher(slow, Limits(run_rows=1, queue_rows=60))
+    tasks = [asyncio.create_task(b.submit(rows(i))) for i in range(10)]
+    await asyncio.gather(*tasks)
+    waiting = await queued(b, rows(0), *(rows(*range(10)) for _ in range(6)))
+    with pytest.raises(Unavailable) as refused:
+        await b.submit(rows(1))
+    assert 3 <= int(refused.value.headers["Retry-After"]) <= 6  # 60 rows at 0.05 seconds each, or somewhat more
+    for task in waiting[1:]:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await b.close()
+
+
 async def test_rows_that_nobody_waits_for_leave_room_in_the_queue() -> None:
     run = Recorder(held=True)
     async with batcher(run, queue_rows=4) as b:
@@ -145,6 +164,28 @@ async def test_a_waiter_that_leaves_disturbs_no_other_and_is_not_computed() -> N
     assert [batch[:, 0].tolist() for batch in run.batches] == [[0], [2]]
 
 
+async def test_a_waiter_that_leaves_during_its_run_disturbs_no_other() -> None:
+    run = Recorder(held=True)
+    async with batcher(run) as b:
+        tasks = await queued(b, rows(0), rows(1), rows(2))
+        tasks[0].cancel()  # its run is under way
+        run.gate.set()
+        assert await answers(*tasks[1:]) == [[2], [4]]
+    assert run.rows == [1, 2]
+
+
+@pytest.mark.parametrize("sequence", [None, "x"])
+async def test_a_bad_row_of_a_split_request_fails_that_request_alone(sequence: str | None) -> None:
+    run = Recorder(fails=lambda inputs: 13 in inputs["x"], held=True)
+    async with batcher(run, sequence, run_rows=2) as b:
+        first, good, bad, also_good = await queued(b, rows(1), rows(2, 3, 4), rows(5, 6, 13, 7, 8), rows(9, 10))
+        run.gate.set()
+        assert await answers(first, good, also_good) == [[2], [4, 6, 8], [18, 20]]
+        with pytest.raises(ValueError, match="a bad row"):
+            await bad
+    assert b.waiting == 0
+
+
 async def test_if_a_run_fails_only_the_bad_rows_request_fails() -> None:
     run = Recorder(fails=lambda inputs: 13 in inputs["x"], held=True)
     async with batcher(run) as b:
@@ -171,9 +212,11 @@ class Ledger:
         self.requests = self.failures = 0
         self.seconds = self.waited = 0.0
 
-    def ran(self, rows: int, seconds: float, waiting: int) -> None:
+    def waits(self, rows: int) -> None:
+        self.waiting = rows
+
+    def ran(self, rows: int, seconds: float) -> None:
         assert seconds > 0
-        assert waiting >= 0
         self.rows.append(rows)
 
     def answered(self, requests: int, seconds: float, waited: float) -> None:
@@ -208,6 +251,16 @@ async def test_with_max_wait_requests_that_come_close_together_share_a_run() -> 
         await asyncio.sleep(0.01)
         assert await answers(first, asyncio.create_task(b.submit(rows(2)))) == [[2], [4]]
     assert run.rows == [2]
+
+
+async def test_with_max_wait_a_run_that_is_full_does_not_wait() -> None:
+    run = Recorder()
+    async with batcher(run, max_wait=60, run_rows=2) as b:
+        assert await answers(*(asyncio.create_task(b.submit(rows(i))) for i in range(2))) == [[0], [2]]
+        first = asyncio.create_task(b.submit(rows(1)))
+        await asyncio.sleep(0.01)
+        assert await answers(first, asyncio.create_task(b.submit(rows(2)))) == [[2], [4]]
+    assert run.rows == [2, 2]
 
 
 def sequences(*lengths: int) -> Tensors:

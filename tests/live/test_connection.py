@@ -124,6 +124,35 @@ def test_a_head_without_end_is_refused(open_connection: Open, lines: bytes) -> N
     assert is_closed(connection)
 
 
+@pytest.mark.parametrize(
+    "rest", [b"0\r\n" + b"a: b\r\n" * 12_000, b"1;" + b"x" * 70_000], ids=["trailers", "extension"]
+)
+def test_chunks_without_end_are_refused(open_connection: Open, rest: bytes) -> None:
+    connection = open_connection()
+    connection.sendall(b"POST /v1/fashion HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    time.sleep(0.1)  # bytes are counted from one packet to the next
+    connection.sendall(rest)
+    assert answer(connection)[0] == 431
+    assert is_closed(connection)
+
+
+def test_a_trailer_is_no_header(open_connection: Open) -> None:
+    connection = open_connection()
+    head = b"POST /v1/fashion HTTP/1.1\r\nHost: x\r\nX-Request-ID: head\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.sendall(head + b"0\r\nX-Request-ID: trailer\r\n\r\n")
+    status, text, _ = answer(connection)
+    assert status == 200
+    assert "x-request-id: head" in text
+
+
+def test_many_offers_of_another_protocol_are_declined_in_order(open_connection: Open) -> None:
+    connection = open_connection()
+    offer = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    connection.sendall(b"".join(request("/v1/fashion", {"seed": seed}, offer) for seed in range(300)))
+    for seed in range(300):
+        assert f"x-seed: {seed}\r\n" in answer(connection)[1]
+
+
 def test_half_a_head_does_not_hold_a_connection(open_connection: Open) -> None:
     connection = open_connection()
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
