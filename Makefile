@@ -37,5 +37,5 @@ clean:
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,train,load,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,train,dev]'
 	touch $@
