@@ -28,7 +28,7 @@ from service.engine.inference import Runtime
 from service.engine.repository import Repository, State, Version
 from service.errors import Unavailable
 from service.http.front_door import FrontDoor
-from service.http.inference import TensorModel
+from service.http.inference_body import TensorModel
 from service.http.openinference import OpenInference, TensorEndpoint
 from service.http.tasks import TaskEndpoint
 from service.predictors import Answer, Payload, Predictor

@@ -19,7 +19,7 @@ from service.errors import DeadlineExceeded, Malformed, ServiceError, Unavailabl
 from service.http import model_metadata
 from service.http.bodies import read_body
 from service.http.encodings import WORTHWHILE, compress, inflate, preferred_coding
-from service.http.inference import JSON_LENGTH, Inference, TensorModel, answer, read
+from service.http.inference_body import JSON_LENGTH, Inference, TensorModel, answer, read
 from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
 from service.settings import Settings

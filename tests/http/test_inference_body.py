@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from service.engine.card import Card, TensorSpec
 from service.errors import Malformed
-from service.http.inference import JSON_LENGTH, TensorModel, answer, read
+from service.http.inference_body import JSON_LENGTH, TensorModel, answer, read
 from service.http.tensors import DATATYPES
 
 LONGEST = 6
