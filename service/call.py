@@ -4,6 +4,7 @@ import asyncio
 import random
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 
@@ -32,5 +33,9 @@ current_call: ContextVar[Call] = ContextVar("current_call", default=NO_CALL)
 
 
 def new_request_id() -> str:
-    """32 hexadecimal digits that no other request has. Not a secret, so that no system call is spent on it."""
-    return f"{random.getrandbits(128):032x}"
+    """32 hexadecimal digits that no other request has: the process', drawn at random, and a number."""
+    return f"{_PROCESS}{next(_numbers):016x}"
+
+
+_PROCESS = f"{random.getrandbits(64):016x}"
+_numbers = count()

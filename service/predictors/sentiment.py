@@ -3,6 +3,7 @@
 Training reads texts with the same `ReviewReader`, so that both see the same ids.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
 from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its batches take a thread per core
 
 TOKENIZER_FILE = "tokenizer.json"
 PADDING = 0
@@ -82,8 +85,8 @@ class ReviewReader:
 
     def read(self, text: str) -> Reading:
         """The last `MAX_TOKENS` tokens of the text."""
-        # One text at a time: the library's batches start a thread per core behind the server's back.
-        ids = self._tokenizer.encode(text).ids
+        # Without the offsets that nobody asks for: a quarter faster than `encode`.
+        ids = self._tokenizer.encode_batch_fast([text])[0].ids
         return Reading(ids[-MAX_TOKENS:], len(ids) > MAX_TOKENS)
 
 
