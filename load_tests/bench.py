@@ -22,6 +22,7 @@ from load_tests.rig import Rig, Trial
 from load_tests.scenarios import Scenario, WrongAnswer, digits, sentiment
 from load_tests.strain import strain
 from load_tests.subjects import BARE, DEEPSERVE, ROOT, Subject, deepserve, peers
+from training.datasets import DataError
 
 PARTS = ("digits", "sentiment", "strain")
 OUT = Path(__file__).parent / "results"
@@ -33,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_tools()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         rig = Rig.on_this_machine(options.seconds, Path(directory))
-        results = measure(rig, options.rounds, options.parts, options.servers)
+        try:
+            results = measure(rig, options.rounds, options.parts, options.servers)
+        except DataError as error:
+            raise SystemExit(str(error)) from error
     settings = {"rounds": options.rounds, "seconds": options.seconds}
     report.publish(results, settings, options.out)
 

@@ -3,7 +3,9 @@
 Training reads texts with the same `ReviewReader`, so that both see the same ids.
 """
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +68,42 @@ class Reading:
     truncated: bool
 
 
+class AsciiReader:
+    """Gives the ids that a tokenizer gives for texts in ASCII, which is most of them, at a third of its cost."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Does what the tokenizer's definition says; in ASCII, NFKC changes nothing.
+
+        Raises:
+            ValueError: the definition has steps that are not known here.
+        """
+        definition = json.loads(tokenizer.to_str())
+        steps = definition["normalizer"]["normalizers"]
+        kinds = [step["type"] for step in steps]
+        if set(kinds) != {"Replace", "NFKC", "Lowercase"} or kinds[-1] != "Lowercase":
+            raise ValueError(f"a tokenizer with the steps {kinds} cannot be read here")
+        self._replacements = [
+            (re.compile(step["pattern"]["Regex"], re.ASCII), step["content"])
+            for step in steps
+            if step["type"] == "Replace"
+        ]
+        self._token = re.compile(definition["pre_tokenizer"]["pattern"]["Regex"], re.ASCII)
+        self._vocabulary: dict[str, int] = definition["model"]["vocab"]
+
+    def read(self, text: str) -> list[int]:
+        """The ids of all tokens."""
+        for pattern, content in self._replacements:
+            text = pattern.sub(content, text)
+        identify = self._vocabulary.get
+        return [identify(token, UNKNOWN) for token in self._token.findall(text.lower())]
+
+
 class ReviewReader:
     """Turns texts into token ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._ascii = AsciiReader(tokenizer)
         # Else "[PAD]" in a text would become padding in the middle of a row.
         tokenizer.encode_special_tokens = True
 
@@ -85,8 +118,8 @@ class ReviewReader:
 
     def read(self, text: str) -> Reading:
         """The last `MAX_TOKENS` tokens of the text."""
-        # Without the offsets that nobody asks for: a quarter faster than `encode`.
-        ids = self._tokenizer.encode_batch_fast([text])[0].ids
+        # `encode_batch_fast` leaves out the offsets that nobody asks for: a quarter faster than `encode`.
+        ids = self._ascii.read(text) if text.isascii() else self._tokenizer.encode_batch_fast([text])[0].ids
         return Reading(ids[-MAX_TOKENS:], len(ids) > MAX_TOKENS)
 
 

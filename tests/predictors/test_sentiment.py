@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from service.predictors import MAX_ITEMS
 from service.predictors.sentiment import (
@@ -17,12 +17,14 @@ from service.predictors.sentiment import (
     PADDING,
     TOKENIZER_FILE,
     UNKNOWN,
+    AsciiReader,
     Reading,
     ReviewReader,
     SentimentPredictor,
     SentimentRequest,
     pad,
 )
+from training import datasets
 
 MODEL = Path("models/sentiment/1")
 PREDICTOR = SentimentPredictor(MODEL)
@@ -100,6 +102,38 @@ def test_every_text_becomes_a_row_of_known_ids(texts: list[str]) -> None:
         assert reading == READER.read(text)
         assert PADDING not in reading.ids
         assert np.count_nonzero(row) == max(1, len(reading.ids))
+
+
+def tokenizer() -> Tokenizer:
+    """The model's, as the reader has it: nothing in a text is special."""
+    plain = Tokenizer.from_file(str(MODEL / TOKENIZER_FILE))
+    plain.encode_special_tokens = True
+    return plain
+
+
+PLAIN = tokenizer()
+ASCII_READER = AsciiReader(PLAIN)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.lists(st.one_of(st.characters(codec="ascii"), st.sampled_from(["<br />", "[PAD]", "8.5/10", "don't", "..."])))
+)
+def test_ascii_is_read_as_the_tokenizer_reads_it(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert ASCII_READER.read(text) == PLAIN.encode(text).ids
+
+
+def test_real_reviews_are_read_as_the_tokenizer_reads_them() -> None:
+    for text in datasets.reviews()[1].texts[::25]:
+        assert READER.read(text).ids == PLAIN.encode(text).ids[-MAX_TOKENS:]
+
+
+def test_a_tokenizer_of_another_kind_is_refused() -> None:
+    other = tokenizer()
+    other.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
+    with pytest.raises(ValueError, match="NFD"):
+        ReviewReader(other)
 
 
 @settings(deadline=None)
