@@ -208,6 +208,7 @@ class Batcher:
                     await asyncio.sleep(0)  # let those come in who waited for a run on the loop to end
         finally:
             self._worker = None
+            self._last_run_ended = 0.0
             if self._observer is not None:
                 self._observer.waits(self.waiting)
 

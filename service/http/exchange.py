@@ -100,11 +100,6 @@ class Exchange:
             self.wake()
             self._connection.finish(self)
 
-    @property
-    def started(self) -> bool:
-        """Whether the head of the answer is known."""
-        return self._head is not None
-
     def _compose(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         parts = [STATUS_LINES[status], self._connection.common_headers()]
         framed = status in _NO_BODY or self.scope["method"] == "HEAD"
