@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from service.engine.card import GRAPHS, Card
-from service.engine.repository import GOLDEN_TOLERANCE
+from service.engine.verification import GOLDEN_TOLERANCE
 from service.http.tensors import DATATYPES
 from tests.live.conftest import ROOT, serving
 
