@@ -6,11 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import StartupError
 from service.machine import cores
+from service.names import ModelName
+from service.traffic import Diversion
 
 PREFIX = "DEEPSERVE_"
 
@@ -68,6 +71,18 @@ class Settings(BaseSettings):
     request_timeout: float = Field(30.0, gt=0)
     """Longest time that a request may take, in seconds; clients may ask for less with `X-Request-Timeout`."""
 
+    canary: Annotated[dict[ModelName, Diversion], NoDecode] = {}
+    """By model, the version that answers a share of the requests which ask for none; the same request id meets the same
+    version each time. As in `{"digits": {"version": "2", "share": 0.1}}`."""
+
+    shadow: Annotated[dict[ModelName, Diversion], NoDecode] = {}
+    """By model, the version that gets a copy of a share of the requests, as `canary` has it. Its answers are compared
+    with those that clients get, in the metrics; it works when nothing else does."""
+
+    cache: Annotated[dict[ModelName, PositiveInt], NoDecode] = {}
+    """By model, bytes of answers that each worker keeps for those who ask the same again; a model that is not named
+    keeps none. As in `{"digits": 67108864}`."""
+
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = frozenset()
     """Keys that open the models, separated by commas; none means that everybody may use them."""
 
@@ -80,6 +95,11 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return [key for part in value.split(",") if (key := part.strip())]
+
+    @field_validator("canary", "shadow", "cache", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        return from_json(value) if isinstance(value, str) else value
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -105,8 +125,13 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         faults = "; ".join(
-            f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}"
+            f"{PREFIX}{str(e['loc'][0]).upper()}: {_place(e['loc'][1:])}{e['msg']}"
             for e in error.errors()
             if e["type"] != "default_factory_not_called"  # follows from another setting, which is at fault
         )
         raise StartupError(faults) from error
+
+
+def _place(loc: tuple[str | int, ...]) -> str:
+    """Where in a setting of many parts a fault is."""
+    return f"{'.'.join(map(str, loc))}: " if loc else ""
