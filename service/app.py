@@ -28,9 +28,9 @@ from service.engine.inference import Runtime
 from service.engine.repository import Repository, State, Version
 from service.errors import Unavailable
 from service.http.front_door import FrontDoor
-from service.http.inference_body import TensorModel
-from service.http.openinference import OpenInference, TensorEndpoint
 from service.http.tasks import TaskEndpoint
+from service.http.v2.body import TensorModel
+from service.http.v2.routes import OpenInference, TensorEndpoint
 from service.predictors import Answer, Payload, Predictor
 from service.predictors.digits import DigitsPredictor
 from service.predictors.fashion import FashionPredictor

@@ -62,7 +62,16 @@ def test_only_these_rooms_know(package: str, rooms: tuple[str, ...]) -> None:
 
 
 def test_the_ground_floor_imports_none_of_the_floors_above() -> None:
-    for module in ("settings.py", "errors.py", "metrics.py", "call.py", "machine.py", "names.py", "traffic.py"):
+    for module in (
+        "settings.py",
+        "errors.py",
+        "metrics.py",
+        "call.py",
+        "machine.py",
+        "names.py",
+        "traffic.py",
+        "arrays.py",
+    ):
         above = ("service.app", "service.http", "service.engine", "service.predictors")
         assert not [name for name in imports(ROOT / "service" / module) if name.startswith(above)]
 

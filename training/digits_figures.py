@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card, Figure, TensorSpec, Training
 from training import evaluate, export, int8, photographs
 from training.datasets import MNIST, Labels, Pictures
@@ -128,7 +129,7 @@ def write_card(
     )
 
 
-def _runs(test: Pictures) -> dict[str, export.Tensors]:
+def _runs(test: Pictures) -> dict[str, Tensors]:
     return {str(rows): {INPUTS[0].name: test.pictures[:rows]} for rows in (1, 8, 64)}
 
 

@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import torch
 from torch import nn
 
+from service.arrays import Array, Tensors
 from service.engine.card import FILE_NAME, Card, DataSource, Figure, Int8, TensorSpec, Training, digests
 
 OPSET = 18
 TOLERANCE = 1e-5
 """Largest difference between a probability of the graph and the same one of torch."""
-
-Tensors = Mapping[str, npt.NDArray[np.generic]]
 
 
 class ParityError(Exception):
@@ -104,7 +102,7 @@ def check_parity(network: nn.Module, path: Path, batches: Iterable[Tensors], tol
     return worst
 
 
-def run_torch(network: nn.Module, batch: Tensors) -> tuple[npt.NDArray[np.generic], ...]:
+def run_torch(network: nn.Module, batch: Tensors) -> tuple[Array, ...]:
     """The network's outputs on CPU, in evaluation mode."""
     with torch.inference_mode():
         result = network.cpu().eval()(*(torch.from_numpy(np.asarray(value)) for value in batch.values()))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from service.arrays import Tensors
 from service.engine.card import TensorSpec
 from service.predictors.fashion import CLASSES, LATENT, latents
 from training import datasets, evaluate, export, fashion_figures
@@ -298,11 +299,11 @@ def write(generator: Generator, training: Pictures, test: Pictures, h: Hyperpara
     )
 
 
-def _orders(count: int, seed: int) -> export.Tensors:
+def _orders(count: int, seed: int) -> Tensors:
     return {"latent": latents(seed, count), "label": np.arange(count, dtype=np.int64) % len(CLASSES)}
 
 
-def check_shades(generator: Generator, path: Path, batches: Iterable[export.Tensors]) -> float:
+def check_shades(generator: Generator, path: Path, batches: Iterable[Tensors]) -> float:
     """The largest difference between pixels of graph and network before they are rounded, of a range of 1.
 
     Raises:

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from service.arrays import Array
 from service.engine.card import TensorSpec
 from training.export import OPSET
 
 MICROSOFT = "com.microsoft"
 """The domain of the operators that ONNX Runtime adds to the standard's."""
 
-Array = npt.NDArray[np.generic]
 Constant = Array | np.generic | Sequence[int]
 
 

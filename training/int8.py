@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from service.arrays import Tensors
 from service.engine.card import GRAPHS, Figure, Int8
 from training import evaluate
-from training.export import Tensors
 
 WEIGHT_LEVELS = 63
 """Weights are -63 to 63, seven bits: processors without VNNI add two products of a weight and an unsigned byte in 16

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card, Figure, Training
 from service.predictors.sentiment import MAX_TOKENS
 from training import evaluate, export, int8
@@ -100,7 +101,7 @@ def write_card(
     )
 
 
-def _runs(test: Corpus) -> dict[str, export.Tensors]:
+def _runs(test: Corpus) -> dict[str, Tensors]:
     """Reviews of about middle length, by how many."""
     order = np.argsort([len(ids) for ids in test.ids], kind="stable")
     middle = len(order) // 2

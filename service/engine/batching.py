@@ -10,19 +10,16 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from service.arrays import Tensors
 from service.errors import Unavailable
-
-Array = npt.NDArray[np.generic]
-Tensors = Mapping[str, Array]
 
 LENGTH_RATIO = 1.25
 """Sequences share a run if the longest is at most this many times as long as the shortest..."""

@@ -13,13 +13,10 @@ from math import prod
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
+from service.arrays import Array, Tensors
 from service.engine.card import TensorSpec
-
-Array = npt.NDArray[np.generic]
-Tensors = Mapping[str, Array]
 
 BATCH = "batch"
 """The dimension that is the rows."""

@@ -1,21 +1,19 @@
 """One warm ONNX Runtime session: a graph that is what its card says, and runs on the device that was asked for."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
+from service.arrays import Tensors
 from service.engine import gpu
 from service.engine.batching import Limits
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
 from service.engine.fixed_shapes import FixedShapes
 
-Tensors = Mapping[str, npt.NDArray[np.generic]]
 Device = Literal["cpu", "cuda", "tensorrt", "auto"]
 
 logger = logging.getLogger(__name__)

@@ -8,13 +8,11 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
+from service.arrays import Array, Tensors
 from service.engine.card import Card, digests
-from service.engine.inference import Runtime, Session, SessionError, Tensors
-
-Array = npt.NDArray[np.generic]
+from service.engine.inference import Runtime, Session, SessionError
 
 GOLDEN_TOLERANCE = {"f": 1e-4, "u": 1.0, "i": 0.0}
 """Largest difference from a golden output by kind of dtype; of floats above 1, as a share of them. Another processor

@@ -22,10 +22,10 @@ from service.http.catalogue import Catalogue
 from service.http.keys import check_key
 from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.openapi import api_page, openapi
-from service.http.openinference import OpenInference, error_reply
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
+from service.http.v2.routes import OpenInference, error_reply
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)

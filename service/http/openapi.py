@@ -15,9 +15,9 @@ from pydantic.json_schema import models_json_schema
 
 from service.engine.card import Card
 from service.http.messages import JSON, Reply
-from service.http.openapi_tensors import tensor_paths, tensor_schemas
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.tasks import MULTIPART, TaskEndpoint
+from service.http.v2.openapi import tensor_paths, tensor_schemas
 
 Document = dict[str, Any]
 

@@ -10,12 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-Tensors = Mapping[str, npt.NDArray[np.generic]]
-"""Named arrays that share their first dimension, the rows: one per item, in the order of the request."""
+from service.arrays import Tensors
 
 MAX_ITEMS = 64
 """Most items a single request may hold."""

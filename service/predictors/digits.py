@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.arrays import Tensors
 from service.errors import Fault, Invalid, ServiceError, TooLarge
-from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
+from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
 from service.predictors.framing import SIZE, frame
 from service.predictors.pictures import check_together, is_small_png, read_grey
 

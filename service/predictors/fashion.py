@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
+from service.arrays import Tensors
+from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
 
 Label = Literal[
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
+from service.arrays import Tensors
+from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
 
 MEASUREMENTS = ("age", "shape", "margin", "density")
 """The columns of the graph's input, in order."""

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
-from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, Tensors
+from service.arrays import Tensors
+from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its batches take a thread per core
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batching import Batcher, Limits, Tensors
+from service.arrays import Tensors
+from service.engine.batching import Batcher, Limits
 from service.errors import Unavailable
 
 pytestmark = pytest.mark.anyio

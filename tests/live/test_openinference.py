@@ -15,7 +15,7 @@ import pytest
 
 from service.engine.card import GRAPHS, Card
 from service.engine.verification import GOLDEN_TOLERANCE
-from service.http.tensors import DATATYPES
+from service.http.v2.tensors import DATATYPES
 from tests.live.conftest import ROOT, serving
 
 Tensors = dict[str, np.ndarray]

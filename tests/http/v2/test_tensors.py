@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from service.engine.card import TensorSpec
 from service.errors import Malformed
-from service.http.tensors import InputForm, OutputForm, protocol_shape, strings_to_bytes
+from service.http.v2.tensors import InputForm, OutputForm, protocol_shape, strings_to_bytes
 
 LONGEST = 8
 FORMS = {

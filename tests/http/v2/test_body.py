@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 
 from service.engine.card import Card, TensorSpec
 from service.errors import Malformed
-from service.http.inference_body import JSON_LENGTH, TensorModel, answer, read
-from service.http.tensors import DATATYPES
+from service.http.v2.body import JSON_LENGTH, TensorModel, answer, read
+from service.http.v2.tensors import DATATYPES
 
 LONGEST = 6
 INPUTS = {"pixels": ("uint8", ("batch", 2, 3)), "ids": ("int64", ("batch", "length")), "row": ("float32", ("batch", 4))}

@@ -12,16 +12,17 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from service.arrays import Tensors
 from service.call import Call
-from service.engine.batching import Batcher, Tensors
+from service.engine.batching import Batcher
 from service.engine.repository import Repository, State, Version
 from service.errors import DeadlineExceeded, Malformed, ServiceError, Unavailable
-from service.http import model_metadata
 from service.http.bodies import read_body
-from service.http.encodings import WORTHWHILE, compress, inflate, preferred_coding
-from service.http.inference_body import JSON_LENGTH, Inference, TensorModel, answer, read
 from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
+from service.http.v2 import metadata
+from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
+from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_coding
 from service.settings import Settings
 
 LARGE = 65536
@@ -128,7 +129,7 @@ class OpenInference:
         return put_together() if quick else await models.apart(put_together)
 
     async def _server(self, _request: HttpRequest, _call: Call) -> Reply:
-        return json_reply(model_metadata.SERVER)
+        return json_reply(metadata.SERVER)
 
     async def _live(self, _request: HttpRequest, _call: Call) -> Reply:
         return json_reply({"live": True})
@@ -144,28 +145,26 @@ class OpenInference:
             wanted = msgspec.json.decode(body or b"{}", type=IndexRequest)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"The body is no request for the index: {error}.") from error
-        return json_reply(model_metadata.index(self._models().repository, only_ready=wanted.ready))
+        return json_reply(metadata.index(self._models().repository, only_ready=wanted.ready))
 
     async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
-        return json_reply(
-            model_metadata.metadata(version, [each.version for each in self._ready_versions(version.name)])
-        )
+        return json_reply(metadata.metadata(version, [each.version for each in self._ready_versions(version.name)]))
 
     async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
         return json_reply({"name": self._version(request).name, "ready": True})
 
     async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
-        return json_reply(model_metadata.configuration(self._version(request), self._settings.max_wait))
+        return json_reply(metadata.configuration(self._version(request), self._settings.max_wait))
 
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
         name, number = _model(request.path)
         versions = self._ready_versions(name) if number is None else [self._version(request)]
-        return json_reply({"model_stats": [model_metadata.statistics(version) for version in versions]})
+        return json_reply({"model_stats": [metadata.statistics(version) for version in versions]})
 
     async def _all_statistics(self, _request: HttpRequest, _call: Call) -> Reply:
         versions = [version for name in self._models().repository.models for version in self._ready_versions(name)]
-        return json_reply({"model_stats": [model_metadata.statistics(version) for version in versions]})
+        return json_reply({"model_stats": [metadata.statistics(version) for version in versions]})
 
     def _ready_versions(self, name: str) -> list[Version]:
         versions = self._models().repository.versions(name).values()

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from service.errors import Malformed
-from service.http.tensors import Number
+from service.http.v2.tensors import Number
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Malformed, TooLarge, UnsupportedMediaType
-from service.http.encodings import compress, inflate, preferred_coding
+from service.http.v2.encodings import compress, inflate, preferred_coding
 
 LIMIT = 100_000
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from service.http.inference_request import InferRequest
 from service.http.messages import JSON
-from service.http.openinference import IndexRequest
+from service.http.v2.request import InferRequest
+from service.http.v2.routes import IndexRequest
 
 Document = dict[str, Any]
 

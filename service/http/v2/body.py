@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from service.engine.batching import Tensors
+from service.arrays import Array, Tensors
 from service.engine.card import Card
 from service.errors import Malformed, TooLarge
-from service.http.inference_request import InferRequest, InputTensor, decode_request
 from service.http.messages import Reply
-from service.http.tensors import Array, InputForm, OutputForm, strings_to_bytes
+from service.http.v2.request import InferRequest, InputTensor, decode_request
+from service.http.v2.tensors import InputForm, OutputForm, strings_to_bytes
 from service.predictors import MAX_ITEMS
 
 JSON_LENGTH = "Inference-Header-Content-Length"

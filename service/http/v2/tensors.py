@@ -13,13 +13,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from service.arrays import Array
 from service.engine.card import TensorSpec
 from service.errors import Malformed
 from service.predictors import MAX_ITEMS
 
-Array = npt.NDArray[np.generic]
 Number = int | float
 
 DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}

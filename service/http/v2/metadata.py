@@ -6,7 +6,7 @@ from typing import Any
 from service import metrics
 from service.engine.card import GRAPHS
 from service.engine.repository import Repository, State, Version
-from service.http.tensors import DATATYPES, protocol_shape
+from service.http.v2.tensors import DATATYPES, protocol_shape
 from service.predictors import MAX_ITEMS
 
 Document = dict[str, Any]
