@@ -44,6 +44,20 @@ QUEUE_ROWS = Gauge(
     ("model", "version"),
     multiprocess_mode="livesum",
 )
+CACHE_REQUESTS = Counter(
+    "deepserve_cache_requests",
+    "Requests for models with a cache: hit or miss",
+    ("model", "version", "outcome"),
+)
+CACHE_SECONDS = Counter(
+    "deepserve_cache_seconds",
+    "Time spent on looking for answers, and on keeping those that were missing, added up",
+    ("model", "version", "outcome"),
+)
+CACHE_BYTES = Gauge(
+    "deepserve_cache_bytes", "Memory that the kept answers take", ("model",), multiprocess_mode="livesum"
+)
+CACHE_EVICTIONS = Counter("deepserve_cache_evictions", "Answers that made room for others", ("model",))
 READY = Gauge(
     "deepserve_model_ready",
     "1 if the version serves, 0 if it failed its checks",
@@ -87,6 +101,43 @@ class ModelSeries:
         """A request has failed in a run, `seconds` after it came."""
         self._failed.inc()
         self._failed_seconds.inc(seconds)
+
+
+class CacheSeries:
+    """The series of a model's cache."""
+
+    def __init__(self, model: str) -> None:
+        self._bytes, self._evictions = CACHE_BYTES.labels(model), CACHE_EVICTIONS.labels(model)
+
+    def holds(self, size: int) -> None:
+        """All its answers take `size` bytes."""
+        self._bytes.set(size)
+
+    def evicted(self, answers: int) -> None:
+        """So many answers have made room for others."""
+        self._evictions.inc(answers)
+
+
+class LookupSeries:
+    """The series of what a version finds in its model's cache; times in seconds."""
+
+    def __init__(self, model: str, version: str) -> None:
+        self._hits, self._misses = (CACHE_REQUESTS.labels(model, version, each) for each in ("hit", "miss"))
+        self._hit_seconds, self._miss_seconds = (CACHE_SECONDS.labels(model, version, each) for each in ("hit", "miss"))
+
+    def hit(self, seconds: float) -> None:
+        """An answer was found, in `seconds`."""
+        self._hits.inc()
+        self._hit_seconds.inc(seconds)
+
+    def missed(self, seconds: float) -> None:
+        """It took `seconds` to see that an answer is not there."""
+        self._misses.inc()
+        self._miss_seconds.inc(seconds)
+
+    def kept(self, seconds: float) -> None:
+        """It took `seconds` to keep the answer to a request that had missed."""
+        self._miss_seconds.inc(seconds)
 
 
 def _ended(model: str, version: str, outcome: str) -> tuple[Counter, Counter]:

@@ -79,6 +79,10 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
         """Whether `decode` may take so long (over some 2 ms) that other requests should not wait for it."""
         return False
 
+    def is_repeatable(self, request: RequestT) -> bool:  # noqa: ARG002
+        """Whether `decode` gives the same inputs each time; if not, nobody can ask for the same answer again."""
+        return True
+
     @abstractmethod
     def decode(self, request: RequestT) -> tuple[Tensors, FactsT]:
         """The graph's inputs, one row per item.

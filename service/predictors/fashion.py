@@ -142,6 +142,9 @@ class FashionPredictor(Predictor[FashionRequest, Order, FashionAnswer]):
     bounds = MappingProxyType({"label": (0, len(CLASSES) - 1)})
     outputs = ("picture",)
 
+    def is_repeatable(self, request: FashionRequest) -> bool:
+        return request.seed is not None
+
     def decode(self, request: FashionRequest) -> tuple[Tensors, Order]:
         """`latent`, float32 `[n, LATENT]`, and `label`, int64 `[n]`."""
         seed = secrets.randbelow(EXACT_SEEDS) if request.seed is None else request.seed

@@ -106,6 +106,8 @@ def test_draws_a_fresh_seed_where_none_is_given(predictor: FashionPredictor) -> 
     seeds = {predictor.decode(FashionRequest())[1].seed for _ in range(20)}
     assert len(seeds) == 20
     assert max(seeds) < EXACT_SEEDS
+    assert not predictor.is_repeatable(FashionRequest())
+    assert predictor.is_repeatable(FashionRequest(seed=0))
 
 
 @pytest.mark.parametrize("label", ["ankle boot", "ANKLE BOOT", " Ankle Boot "])
