@@ -127,7 +127,12 @@ class Card(Section):
 def digests(directory: Path) -> dict[str, str]:
     """Name to sha256 of every file in `directory` but the card and hidden ones, in the order of names."""
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        path.name: _sha256(path)
         for path in sorted(directory.iterdir())
         if path.name != FILE_NAME and not path.name.startswith(".")
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,8 @@ from typing import Literal
 import onnxruntime as ort
 from onnxruntime.datasets import get_example
 
+from service.engine.failures import readable
+
 GPU = Literal["cuda", "tensorrt"]
 
 PROVIDERS: dict[GPU, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -53,12 +55,6 @@ def _missing_library(device: GPU) -> str | None:
         brings = next(what for library, what in _BROUGHT_BY.items() if missing.startswith(library))
         return f"{missing} ({brings} brings it)"
     return None
-
-
-def readable(error: Exception) -> str:
-    """The telling part of ONNX Runtime's message, which may begin with places in its source."""
-    failure = re.search(r"CU\w+ failure \d+: [^;]+", str(error))
-    return (failure[0] if failure else str(error)).strip()
 
 
 def providers(

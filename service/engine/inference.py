@@ -12,6 +12,7 @@ from service.arrays import Tensors
 from service.engine import gpu
 from service.engine.batching import Limits
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
+from service.engine.failures import readable
 from service.engine.fixed_shapes import FixedShapes
 
 Device = Literal["cpu", "cuda", "tensorrt", "auto"]
@@ -75,7 +76,7 @@ class Session:
             try:
                 self._shapes.warm(self._max_rows, Limits.run_elements, like)
             except Exception as error:
-                raise SessionError(f"the run failed: {gpu.readable(error)}") from error
+                raise SessionError(f"the run failed: {readable(error)}") from error
 
     def run(self, inputs: Tensors) -> Tensors:
         """Outputs by name, for inputs by name; all share the first dimension.
@@ -88,7 +89,7 @@ class Session:
                 return self._shapes.run(inputs)
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs, _RUN), strict=True))
         except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-            raise SessionError(f"the run failed: {gpu.readable(error)}") from error
+            raise SessionError(f"the run failed: {readable(error)}") from error
 
 
 def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceSession, Precision]:
@@ -135,7 +136,7 @@ def _options() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and need not be printed too
     return options
 
 
@@ -144,17 +145,17 @@ def _start(graph: Path, options: ort.SessionOptions, providers: Sequence[object]
         # Else what fails on a GPU, now or in a later run, is tried again on the CPU without a word.
         return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-        reason = gpu.readable(error).replace(str(graph), graph.name)
-        raise SessionError(f"{graph.name} does not load: {reason}") from error
+        raise SessionError(f"{graph.name} does not load: {readable(error)}") from error
 
 
 def _compare(kind: str, found: Sequence[ort.NodeArg], expected: Sequence[TensorSpec]) -> None:
     """Names, dtypes, and the dimensions that are not free."""
-    graph = [(arg.name, _DTYPES.get(arg.type, arg.type), _sizes(arg.shape)) for arg in found]
-    card = [(spec.name, spec.dtype, _sizes(spec.shape)) for spec in expected]
+    graph = [_tensor(arg.name, _DTYPES.get(arg.type, arg.type), arg.shape) for arg in found]
+    card = [_tensor(spec.name, spec.dtype, spec.shape) for spec in expected]
     if graph != card:
-        raise SessionError(f"the graph's {kind} are {graph}, the card's {card}")
+        raise SessionError(f"{kind}: the graph has {', '.join(graph) or 'none'}, the card {', '.join(card) or 'none'}")
 
 
-def _sizes(shape: Sequence[int | str | None]) -> list[int | None]:
-    return [size if isinstance(size, int) else None for size in shape]
+def _tensor(name: str, dtype: str, shape: Sequence[int | str | None]) -> str:
+    """As in `tokens int64[?, ?]`: what a free dimension is called does not matter."""
+    return f"{name} {dtype}[{', '.join(str(size) if isinstance(size, int) else '?' for size in shape)}]"

@@ -1,0 +1,27 @@
+"""What ONNX Runtime says when it fails, as a person reads it.
+
+Its messages begin with codes and with places in its source, quote paths of this machine, and run over several lines.
+"""
+
+import re
+
+_CUDA = re.compile(r"CU\w+ failure \d+: [^;]+")
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"|(?:Load model from .+? failed|Exception during initialization): ?"
+    r"|/\S+\.(?:cc|h|cu):\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? "  # a place in its source, and the function
+    r"|\w+\.(?:cc|h|cu):\d+ \w+ "
+)
+_PLACE = re.compile(r'(?<=")/[^"]*/(?=[^"]*")|(?<![\w.:/])/[^\s"]*/(?=[^\s"]*)')
+"""Of a file, all but its name."""
+
+
+def readable(error: Exception) -> str:
+    """The telling part of ONNX Runtime's message, in one line."""
+    failure = _CUDA.search(str(error))
+    return one_line(failure[0] if failure else _PLACE.sub("", _NOISE.sub("", str(error))))
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, and without what a terminal or a log would take for more than text."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
