@@ -22,9 +22,10 @@ from starlette.types import ASGIApp
 
 from service import metrics
 from service.call import current_call
-from service.engine.batching import Batcher, Limits
+from service.engine.batching import Batcher
 from service.engine.card import Card
 from service.engine.inference import Runtime
+from service.engine.queue import Limits
 from service.engine.repository import Repository, State, Version
 from service.errors import Unavailable
 from service.http.front_door import FrontDoor

@@ -10,10 +10,10 @@ import onnxruntime as ort
 
 from service.arrays import Tensors
 from service.engine import gpu
-from service.engine.batching import Limits
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
 from service.engine.failures import readable
 from service.engine.fixed_shapes import FixedShapes
+from service.engine.queue import Limits
 
 Device = Literal["cpu", "cuda", "tensorrt", "auto"]
 

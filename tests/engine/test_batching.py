@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.arrays import Tensors
-from service.engine.batching import Batcher, Limits
+from service.engine.batching import Batcher
+from service.engine.queue import Limits
 from service.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
