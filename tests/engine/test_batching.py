@@ -212,10 +212,16 @@ class Ledger:
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.requests = self.failures = 0
+        self._waiting: asyncio.Queue[int] = asyncio.Queue()
         self.seconds = self.waited = 0.0
 
     def waits(self, rows: int) -> None:
-        self.waiting = rows
+        self._waiting.put_nowait(rows)
+
+    async def is_told_that_so_many_wait(self, rows: int) -> None:
+        async with asyncio.timeout(5):
+            while await self._waiting.get() != rows:
+                pass
 
     def ran(self, rows: int, seconds: float) -> None:
         assert seconds > 0
@@ -244,6 +250,19 @@ async def test_an_observer_is_told_of_every_run_and_of_every_request_that_one_en
     assert (ledger.requests, ledger.failures) == (3, 1)
     assert 0.14 < ledger.seconds < 5
     assert 0.09 < ledger.waited < ledger.seconds
+
+
+async def test_an_observer_knows_how_many_rows_wait_while_a_run_is_under_way() -> None:
+    run, ledger = Recorder(held=True), Ledger()
+    b = Batcher(run, Limits(), observer=ledger)
+    tasks = await queued(b, rows(0), rows(1), rows(2, 3))
+    await ledger.is_told_that_so_many_wait(3)
+    tasks += await queued(b, rows(4))
+    await ledger.is_told_that_so_many_wait(4)
+    run.gate.set()
+    await answers(*tasks)
+    await ledger.is_told_that_so_many_wait(0)
+    await b.close()
 
 
 async def test_with_max_wait_requests_that_come_close_together_share_a_run() -> None:
