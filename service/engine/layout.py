@@ -1,0 +1,61 @@
+"""The folder of the models: `<name>/<version>/`, and what lies in it beside them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+"""Of a model's folder."""
+
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""Of a version's: a number, as it is written."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder of models holds."""
+
+    models: dict[str, list[str]]
+    """Versions by model, oldest first; each model has one at least."""
+    strays: list[str]
+    """Why other folders are ignored, a line each."""
+
+
+def scan(root: Path) -> Layout:
+    """What is in `root`; files, and what is hidden, are nobody's concern.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    models: dict[str, list[str]] = {}
+    strays = []
+    for folder in folders(root):
+        numbers = versions(folder)
+        if not NAME.fullmatch(folder.name):
+            strays.append(f"{folder.name}: the name of a model is like digits or digits-2")
+        elif not numbers:
+            strays.append(f"{folder.name}: no version in it; a version is a number, as in {folder.name}/1")
+        else:
+            models[folder.name] = numbers
+            others = (other.name for other in folders(folder) if other.name not in numbers)
+            strays += [f"{folder.name}/{name}: a version is a number, as in {folder.name}/1" for name in others]
+    return Layout(models, strays)
+
+
+def versions(model: Path) -> list[str]:
+    """The versions in the folder of a model, oldest first.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return sorted((folder.name for folder in folders(model) if VERSION.fullmatch(folder.name)), key=int)
+
+
+def folders(place: Path) -> Iterator[Path]:
+    """Those in `place` that are not hidden, in the order of names; a link to one is one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return (path for path in sorted(place.iterdir()) if path.is_dir() and not path.name.startswith("."))
