@@ -1,27 +1,50 @@
-"""`python -m service`: checks the settings, then has BentoML serve and supervise the workers."""
+"""`python -m service`: serves, and says before what could not be served and why."""
 
-import importlib.util
+import argparse
 import os
-import socket
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from multiprocessing import get_context
+import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from service import startup
 from service.errors import StartupError
-from service.settings import PREFIX, Settings, settings
+from service.settings import settings, strangers
 
 
 def main() -> None:
-    """Serves until it is told to stop, or ends with a failure that names the setting at fault."""
+    """Does what the command line asks for.
+
+    Exits with 0 if all is well, 1 if something is not, 2 if the command line is wrong.
+    """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool has a thread for each core of the host
+    chosen = _command_line().parse_args()
     try:
-        chosen = settings()
-        _check_port(chosen)
-        _check_runtime()
-        _check_device(chosen)
+        chosen.run(chosen)
     except StartupError as error:
         raise SystemExit(f"deepserve: {error}") from error
+
+
+def _command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serves the models. Every setting is an environment variable; `doctor` lists them.",
+    )
+    parser.set_defaults(run=_serve)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    commands.add_parser("serve", help="serve until told to stop; what is done without a command")
+    verify = commands.add_parser("verify", help="hold versions of models against their cards, before they are served")
+    verify.add_argument("folder", nargs="+", type=Path, help="a version, as models/digits/2, a model, or all models")
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _serve(_: argparse.Namespace) -> None:
+    """Has BentoML serve and supervise the workers, once the settings have been checked."""
+    chosen = settings()
+    startup.check(chosen)
+    for stranger in strangers(os.environ):
+        print(f"deepserve: warning: {stranger}", file=sys.stderr)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     # BentoML keeps the workers' metrics here and empties the folder at start: no two servers may share it.
     with TemporaryDirectory(prefix="deepserve-") as home:
@@ -32,35 +55,16 @@ def main() -> None:
         served.serve_http(host=chosen.host, port=chosen.port)
 
 
-def _check_port(chosen: Settings) -> None:
-    """BentoML would say so too, below a stack trace."""
-    family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((chosen.host, chosen.port))
-        except OSError as error:
-            message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
-            raise StartupError(message) from error
+def _verify(asked: argparse.Namespace) -> None:
+    startup.check_runtime()
+    from service import lint  # which needs it
 
-
-def _check_runtime() -> None:
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
-
-
-def _check_device(chosen: Settings) -> None:
-    """Tries the GPU that was asked for, in a process of its own: it would keep the memory, or die of a broken one."""
-    if chosen.device in ("cuda", "tensorrt"):
-        from service.engine import gpu
-
-        with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-            try:
-                trouble = apart.submit(gpu.trouble, chosen.device).result()
-            except BrokenExecutor:
-                trouble = "the process that tried it died"
-        if trouble is not None:
-            raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {trouble}")
+    try:
+        sound = lint.verify(asked.folder)
+    except lint.NothingThereError as error:
+        print(f"deepserve: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    raise SystemExit(not sound)
 
 
 if __name__ == "__main__":

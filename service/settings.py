@@ -2,6 +2,9 @@
 `DEEPSERVE_MAX_BODY_BYTES`. The defaults are right for a laptop.
 """
 
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +19,9 @@ from service.names import ModelName
 from service.traffic import Diversion
 
 PREFIX = "DEEPSERVE_"
+
+_NO_SETTINGS = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)")
+"""Variables of that prefix that others read, or that Kubernetes makes for a Service called deepserve."""
 
 
 class Settings(BaseSettings):
@@ -101,6 +107,15 @@ class Settings(BaseSettings):
     def _parse(cls, value: object) -> object:
         return from_json(value) if isinstance(value, str) else value
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_a_link(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                f"{value} comes from Kubernetes, for a Service of this name: set enableServiceLinks: false"
+            )
+        return value
+
     @field_validator("workers", mode="before")
     @classmethod
     def _count(cls, value: object) -> object:
@@ -135,3 +150,16 @@ def settings() -> Settings:
 def _place(loc: tuple[str | int, ...]) -> str:
     """Where in a setting of many parts a fault is."""
     return f"{'.'.join(map(str, loc))}: " if loc else ""
+
+
+def strangers(environment: Mapping[str, str]) -> list[str]:
+    """The variables that look like settings and are none, a line each: a misspelt one would be ignored in silence."""
+    found = []
+    for variable in sorted(environment):
+        name = variable.upper().removeprefix(PREFIX).lower()
+        ours = variable.upper().startswith(PREFIX) and not _NO_SETTINGS.fullmatch(variable)
+        if ours and name not in Settings.model_fields:
+            nearest = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.65)
+            meant = f"; is {PREFIX}{nearest[0].upper()} meant?" if nearest else ""
+            found.append(f"{variable} is not a setting{meant}")
+    return found

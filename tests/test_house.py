@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+
+from service.binding import task
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted([*ROOT.glob("service/**/*.py"), *ROOT.glob("training/**/*.py")])
@@ -53,8 +56,22 @@ def under(*places: str) -> set[str]:
         ("starlette", ("service/app.py", "service/http/")),
         ("service.app", ("service/__main__.py",)),
         ("service.http", ("service/app.py", "service/http/")),
-        ("service.engine", ("service/__main__.py", "service/app.py", "service/http/", "service/engine/", "training/")),
-        ("service.predictors", ("service/app.py", "service/http/", "service/predictors/", "training/")),
+        (
+            "service.engine",
+            (
+                "service/startup.py",
+                "service/binding.py",
+                "service/lint.py",
+                "service/app.py",
+                "service/http/",
+                "service/engine/",
+                "training/",
+            ),
+        ),
+        (
+            "service.predictors",
+            ("service/app.py", "service/binding.py", "service/http/", "service/predictors/", "training/"),
+        ),
     ],
 )
 def test_only_these_rooms_know(package: str, rooms: tuple[str, ...]) -> None:
@@ -81,6 +98,15 @@ def test_serving_loads_neither_torch_nor_anything_else_of_training() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout))
     assert not loaded & {"torch", "onnx", "onnxscript", "matplotlib", "scipy", "pooch", "training"}
+
+
+def test_every_task_is_registered_and_its_predictor_is_found_by_its_name() -> None:
+    registered = dict(
+        re.findall(r"^    (\w+) = endpoint\((\w+)\)$", (ROOT / "service/app.py").read_text(), re.MULTILINE)
+    )
+    modules = (path.stem for path in ROOT.glob("service/predictors/*.py") if path.stem != "__init__")
+    found = {name: predictor.__name__ for name in modules if (predictor := task(name)) is not None}
+    assert found == registered
 
 
 def test_the_models_together_are_under_40_megabytes() -> None:

@@ -1,0 +1,134 @@
+"""`python -m service verify`: holds versions of models against their cards before they go anywhere near a server.
+
+More than a server checks when it loads a version: every graph on the card and not only the one that would be served,
+the task that has to work with it, and what the card tells people.
+"""
+
+from collections.abc import Iterable, Iterator
+from os.path import abspath
+from pathlib import Path
+
+from service.binding import bind, task
+from service.checks import Check, lines
+from service.engine.card import FILE_NAME, GRAPHS, Card, TensorSpec
+from service.engine.inference import Runtime
+from service.engine.layout import NAME, VERSION, scan, versions
+from service.engine.verification import VerificationError, verify_files, verify_graph
+
+
+class NothingThereError(Exception):
+    """A folder in which there is nothing to verify."""
+
+
+def verify(folders: list[Path]) -> bool:
+    """Prints what is found in each folder: a version, a model or all models. Returns whether all is as it should be.
+
+    Raises:
+        NothingThereError: a folder is none, or holds no version.
+    """
+    found = [version for folder in folders for version in _versions(Path(abspath(folder)))]
+    failed = 0
+    for version in found:
+        checks = list(check(version))
+        failed += not all(each.ok for each in checks)
+        print(f"{version.parent.name} version {version.name}", *lines(checks), sep="\n")
+    print(f"{len(found)} verified, {failed} failed")
+    return not failed
+
+
+def _versions(folder: Path) -> list[Path]:
+    """Those in the folder; what is ignored in it is printed."""
+    if not folder.is_dir():
+        raise NothingThereError(f"{folder}: there is no such folder")
+    try:
+        if VERSION.fullmatch(folder.name) or (folder / FILE_NAME).exists():
+            return [folder]
+        if numbers := versions(folder):
+            return [folder / number for number in numbers]
+        layout = scan(folder)
+    except OSError as error:
+        raise NothingThereError(f"{folder}: {error.strerror}") from error
+    if not layout.models:
+        raise NothingThereError(f"{folder}: there is no version of a model in it")
+    for stray in layout.strays:
+        print(f"ignored: {stray}")
+    return [folder / name / number for name, numbers in layout.models.items() for number in numbers]
+
+
+def check(version: Path) -> Iterator[Check]:
+    """What is to be said of the version in `.../<name>/<number>`; after files that are wrong nothing more."""
+    name, number = version.parent.name, version.name
+    if not NAME.fullmatch(name) or not VERSION.fullmatch(number):
+        yield Check("place", f"{name}/{number} is not like digits/1: no server would look at it", ok=False)
+    try:
+        card = verify_files(version)
+    except VerificationError as error:
+        yield Check("files", str(error), ok=False)
+        return
+    sizes = {file: (version / file).stat().st_size for file in card.files}
+    if empty := [file for file, size in sizes.items() if not size]:
+        yield Check("files", f"{', '.join(empty)}: empty", ok=False)
+    yield Check("files", f"{len(sizes)}, {sum(sizes.values()) / 1e6:.1f} MB, sha256 as on the card")
+    yield from (_check_graph(version, card, graph) for graph in sorted(GRAPHS.values(), key=len) if graph in card.files)
+    yield _check_task(version, card)
+    faults = list(_faults(card))
+    yield from (Check("card", fault, ok=False) for fault in faults)
+    if not faults:
+        data = ", ".join(source.name for source in card.data)
+        yield Check("card", f"{len(card.figures)} figures, made from {data} by `{card.training.command}`")
+
+
+def _check_graph(version: Path, card: Card, graph: str) -> Check:
+    [precision] = (precision for precision, file in GRAPHS.items() if file == graph)
+    try:
+        verify_graph(version, card, Runtime(precision=precision))
+    except VerificationError as error:
+        return Check(graph, str(error), ok=False)
+    return Check(graph, f"{_signature(card.inputs)} -> {_signature(card.outputs)}, golden cases come out")
+
+
+def _check_task(version: Path, card: Card) -> Check:
+    predictor = task(card.name)
+    if predictor is None:
+        return Check("task", f"there is no predictor of {card.name}", ok=False)
+    try:
+        bind(predictor, version, card)
+    except VerificationError as error:
+        return Check("task", str(error), ok=False)
+    return Check("task", f"the predictor of {predictor.name} fits")
+
+
+def _faults(card: Card) -> Iterator[str]:
+    """What the card leaves a reader to guess."""
+    said = {
+        "title": card.title,
+        "task": card.task,
+        "intended_use": card.intended_use,
+        "limits": card.limits,
+        "figures": card.figures,
+        "data": card.data,
+        "training.command": card.training.command,
+        "training.commit": card.training.commit,
+        "training.libraries": card.training.libraries,
+    }
+    yield from (f"{field} is empty" for field, value in said.items() if not value)
+    for spec in (*card.inputs, *card.outputs):
+        if spec.shape[:1] != ("batch",):
+            yield f"the first dimension of {spec.name} is not batch"
+    for source in card.data:
+        missing = [field for field in ("source", "licence", "checksums", "splits") if not getattr(source, field)]
+        yield from (f"{field} of the data {source.name} is empty" for field in missing)
+    figures = dict(card.figures)
+    if card.int8 is not None:
+        figures |= {f"int8.{name}": figure for name, figure in (card.int8.figures | card.int8.speedup).items()}
+    for name, figure in figures.items():
+        if not figure.how:
+            yield f"how the figure {name} was measured is not said"
+        low, high = (figure.value if bound is None else bound for bound in (figure.low, figure.high))
+        if not low <= figure.value <= high:
+            yield f"the figure {name}, {figure.value:.4g}, is not within its bounds, {low:.4g} to {high:.4g}"
+
+
+def _signature(tensors: Iterable[TensorSpec]) -> str:
+    """As in `tokens int64[batch, length]`."""
+    return ", ".join(f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]" for spec in tensors)

@@ -1,0 +1,68 @@
+"""What must hold before the service starts: each check tells in one line what is wrong."""
+
+import importlib.util
+import socket
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Literal
+
+from service.errors import StartupError
+from service.settings import PREFIX, Settings
+
+
+def check(chosen: Settings) -> None:
+    """All of them, in turn.
+
+    Raises:
+        StartupError: the service cannot start with these settings here.
+    """
+    check_port(chosen)
+    check_runtime()
+    check_device(chosen)
+
+
+def check_port(chosen: Settings) -> None:
+    """The port is free. BentoML would say so too, below a stack trace.
+
+    Raises:
+        StartupError: it is not, or the address is none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((chosen.host, chosen.port))
+        except OSError as error:
+            message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
+            raise StartupError(message) from error
+
+
+def check_runtime() -> None:
+    """ONNX Runtime, which is one of two packages, is installed.
+
+    Raises:
+        StartupError: it is not.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
+
+
+def check_device(chosen: Settings) -> None:
+    """The GPU that was asked for, if one was, works.
+
+    Raises:
+        StartupError: it does not.
+    """
+    if chosen.device in ("cuda", "tensorrt") and (trouble := trouble_with(chosen.device)) is not None:
+        raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {trouble}")
+
+
+def trouble_with(device: Literal["cuda", "tensorrt"]) -> str | None:
+    """Why a GPU does not work, None if it does; tried in a process apart, which may keep its memory or die of it."""
+    from service.engine import gpu
+
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        try:
+            return apart.submit(gpu.trouble, device).result()
+        except BrokenExecutor:
+            return "the process that tried it died"

@@ -1,0 +1,41 @@
+"""What is wrong with the environment is said, and what is misspelt in it."""
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, strangers
+
+
+@pytest.mark.parametrize(
+    ("variable", "line"),
+    [
+        ("DEEPSERVE_WORKER", "DEEPSERVE_WORKER is not a setting; is DEEPSERVE_WORKERS meant?"),
+        ("DEEPSERVE_MODEL_DIR", "DEEPSERVE_MODEL_DIR is not a setting; is DEEPSERVE_MODELS_DIR meant?"),
+        ("deepserve_api_key", "deepserve_api_key is not a setting; is DEEPSERVE_API_KEYS meant?"),
+        ("DEEPSERVE_COLOUR", "DEEPSERVE_COLOUR is not a setting"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named_with_the_nearest_that_is(variable: str, line: str) -> None:
+    assert strangers({variable: "1", "PATH": "/bin"}) == [line]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "DEEPSERVE_WORKERS",
+        "deepserve_workers",
+        "DEEPSERVE_DATA_DIR",
+        "DEEPSERVE_SERVICE_HOST",
+        "DEEPSERVE_SERVICE_PORT_HTTP",
+        "DEEPSERVE_PORT_3000_TCP_ADDR",
+        "WORKERS",
+    ],
+)
+def test_settings_and_what_others_read_are_no_strangers(variable: str) -> None:
+    assert strangers({variable: "1"}) == []
+
+
+def test_the_port_that_kubernetes_makes_of_a_service_of_this_name_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSERVE_PORT", "tcp://10.96.0.7:3000")
+    with pytest.raises(ValidationError, match="enableServiceLinks"):
+        Settings()
