@@ -89,6 +89,10 @@ class Settings(BaseSettings):
     """By model, bytes of answers that each worker keeps for those who ask the same again; a model that is not named
     keeps none. As in `{"digits": 67108864}`."""
 
+    drain_seconds: float = Field(0.0, ge=0, le=3600)
+    """Seconds that the server goes on serving after SIGTERM, not ready any more: as long as those who send it requests
+    take to notice, and above 5 for connections that clients keep open to close without a loss."""
+
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = frozenset()
     """Keys that open the models, separated by commas; none means that everybody may use them."""
 

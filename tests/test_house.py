@@ -84,6 +84,7 @@ def test_the_ground_floor_imports_none_of_the_floors_above() -> None:
         "errors.py",
         "metrics.py",
         "call.py",
+        "draining.py",
         "machine.py",
         "names.py",
         "traffic.py",

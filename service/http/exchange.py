@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Message, Scope
 
+from service.draining import DRAIN
+
 if TYPE_CHECKING:
     from service.http.connection import Connection
 
@@ -112,6 +114,8 @@ class Exchange:
             parts.append(b"transfer-encoding: chunked\r\n")
         if self._expects_continue and not self.arrived:
             self.keep_alive = False  # whether the body still comes, nobody can tell
+        if DRAIN.under_way:
+            self.keep_alive = False
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
         parts.append(b"\r\n")

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.call import Call, new_request_id
+from service.draining import DRAIN
 from service.engine.repository import Repository
 from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
@@ -83,6 +84,8 @@ class FrontDoor:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
+            if scope["type"] == "lifespan":
+                DRAIN.await_signal(self._settings.drain_seconds)
             await self._bentoml_app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,7 +160,8 @@ class FrontDoor:
             timer.cancel()
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
-        """Ready when each model has a version that has proved itself."""
+        """Ready when each model has a version that has proved itself, until the server is told to stop."""
+        DRAIN.check_not_under_way()
         if not self._repository().ready:
             raise Unavailable("Not every model is ready; /v1/models says which and why.")
         return _OK

@@ -14,6 +14,7 @@ import msgspec
 
 from service.arrays import Tensors
 from service.call import Call
+from service.draining import DRAIN
 from service.engine.batching import Batcher
 from service.engine.repository import Repository, State, Version
 from service.errors import DeadlineExceeded, Malformed, ServiceError, Unavailable
@@ -135,6 +136,7 @@ class OpenInference:
         return json_reply({"live": True})
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
+        DRAIN.check_not_under_way()
         if not self._models().repository.ready:
             raise Unavailable("Not every model is ready; the index of the repository says which and why.")
         return json_reply({"ready": True})
