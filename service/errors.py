@@ -46,6 +46,13 @@ class Malformed(ClientError):
     title = "Bad Request"
 
 
+class LoadFailed(ClientError):
+    """A model that was to be loaded has a version that has not proved itself; what serves goes on."""
+
+    status = 400
+    title = "Bad Request"
+
+
 class Unauthorized(ClientError):
     """API keys are configured and the request carries none that is valid."""
 

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.errors import StartupError
 from service.machine import cores
 from service.names import ModelName
+from service.policy import VersionPolicy
 from service.traffic import Diversion
 
 PREFIX = "DEEPSERVE_"
@@ -41,6 +42,14 @@ class Settings(BaseSettings):
 
     models_dir: Path = Path(__file__).parent.parent / "models"
     """Where the model directories `<name>/<version>` are."""
+
+    version_policy: Annotated[dict[ModelName, VersionPolicy], NoDecode] = {}
+    """By model, which versions are loaded: `"latest N"`, the newest N that prove themselves, `"all"`, or a list. As in
+    `{"digits": "all", "sentiment": [1, 3]}`; of a model that is not named, the latest 2."""
+
+    watch: float = Field(0.0, ge=0)
+    """Seconds between looks into `models_dir` for versions that have come, changed or gone, which are then loaded or
+    taken out of service; 0 for looking at start only, and when a client with an admin key asks for it."""
 
     device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
     """What the models run on. Where `cuda` or `tensorrt` do not work the service does not start, and a graph that they
@@ -106,7 +115,7 @@ class Settings(BaseSettings):
             return value
         return [key for part in value.split(",") if (key := part.strip())]
 
-    @field_validator("canary", "shadow", "cache", mode="before")
+    @field_validator("version_policy", "canary", "shadow", "cache", mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
         return from_json(value) if isinstance(value, str) else value

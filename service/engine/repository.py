@@ -1,23 +1,31 @@
-"""What is in models/: each version verified before it serves, the reason kept where one fails.
+"""What is in models/ and what of it is loaded: each version verified before it serves, the reason kept if it fails.
 
-One that fails is unavailable and never takes a good one down.
+A version that fails is unavailable and never takes a good one down: what serves goes only when what replaces it is
+ready. Loading takes seconds and is for a thread; each change of a model's versions is one assignment, so that readers
+need no lock.
 """
 
 import logging
-import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from hashlib import blake2b
 from pathlib import Path
 
+from service.engine import layout
 from service.engine.card import Card
 from service.engine.inference import Runtime, Session
 from service.engine.verification import VerificationError, verify
 from service.errors import NotFound, Unavailable
+from service.policy import VersionPolicy
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+UNLOADED = "unloaded"
+"""The reason of versions that somebody has taken out of service: they are not missed."""
+
+Prints = Mapping[str, str]
+"""Version to what tells whether its files have changed."""
 
 
 class State(StrEnum):
@@ -27,36 +35,118 @@ class State(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Version:
     """One `models/<name>/<version>`: its card and session if it is ready, the reason if it is not."""
 
     name: str
     version: str
-    directory: Path
     state: State
     reason: str | None = None
+    """Of a ready version: why its files, changed since, were not taken."""
     card: Card | None = None
     session: Session | None = None
+    print: str = ""
+    """Of its files when they were last verified."""
 
 
-@dataclass
 class Repository:
-    """All versions of all models, newest last."""
+    """All versions of all models, oldest first."""
 
-    root: Path
-    runtime: Runtime = field(default_factory=Runtime)
-    models: dict[str, dict[str, Version]] = field(default_factory=dict)
+    def __init__(
+        self,
+        root: Path,
+        runtime: Runtime,
+        policies: Mapping[str, VersionPolicy] | None = None,
+        prepare: Callable[[Version], None] = lambda _version: None,
+    ) -> None:
+        """A repository from which nothing is loaded yet.
 
-    def load(self) -> None:
-        """Verifies, loads and warms every version under `root`; folders with other names are ignored."""
-        for directory in sorted(self.root.iterdir()):
-            if directory.is_dir() and _NAME.fullmatch(directory.name):
-                numbers = [d.name for d in directory.iterdir() if d.is_dir() and _VERSION.fullmatch(d.name)]
-                if numbers:
-                    self.models[directory.name] = {
-                        number: self._load(directory / number) for number in sorted(numbers, key=int)
-                    }
+        Args:
+            root: the folder `models/`.
+            runtime: what sessions run on.
+            policies: of the models that do not have the default.
+            prepare: makes a verified version answer; what it raises makes it unavailable.
+        """
+        self.root = root
+        self.models: dict[str, dict[str, Version]] = {}
+        self._runtime = runtime
+        self._policies = policies or {}
+        self._prepare = prepare
+        self._strays: set[str] = set()
+        """What the log has said of folders that are neither a model nor a version."""
+
+    def scan(self) -> dict[str, Prints]:
+        """The models under `root` and the print of each version; folders with other names are ignored.
+
+        Raises:
+            OSError: `root` cannot be read.
+        """
+        found = layout.scan(self.root)
+        for stray in set(found.strays) - self._strays:
+            logger.warning("ignored: %s", stray)
+        self._strays = set(found.strays)
+        return {name: self.prints(name) for name in found.models}
+
+    def prints(self, name: str) -> Prints:
+        """The print of each version of a model, oldest first; none if there is no such model.
+
+        Raises:
+            OSError: its folder cannot be read.
+        """
+        directory = self.root / name
+        if not layout.NAME.fullmatch(name) or not directory.is_dir():
+            return {}
+        return {number: _print(directory / number) for number in layout.versions(directory)}
+
+    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[str]:
+        """Loads those versions of a model that its policy chooses, and takes the others out of service.
+
+        A version is verified unless it is ready and its files are as they were. Those that fail do not count: in place
+        of one the next older is tried, and if all fail, those that have served go on.
+
+        Args:
+            name: of the model.
+            numbers: its versions, oldest first.
+            policy: in place of the model's own.
+
+        Returns:
+            What failed, a line a version.
+
+        Raises:
+            OSError: the model's folder cannot be read.
+        """
+        policy = policy or self.policy(name)
+        present, known = self.prints(name), self.models.get(name, {})
+        loaded: dict[str, Version] = {}
+        failures: list[str] = []
+        for number in sorted(numbers, key=int, reverse=True):
+            ready = sum(version.state is State.READY for version in loaded.values())
+            if not policy.allows(number) or (policy.most is not None and ready >= policy.most):
+                reason = f"the version policy, {policy}, leaves it out"
+                loaded[number] = Version(name, number, State.UNAVAILABLE, reason)
+            elif number in present:
+                loaded[number] = self._load(name, number, present[number], known.get(number))
+                if loaded[number].reason is not None:
+                    failures.append(f"version {number}: {loaded[number].reason}")
+        if not any(version.state is State.READY for version in loaded.values()):
+            loaded |= {number: each for number, each in known.items() if number in loaded and each.state is State.READY}
+        self.models[name] = dict(reversed(loaded.items()))
+        return failures
+
+    def unload(self, name: str, numbers: Sequence[str]) -> None:
+        """Takes those versions of a model, which are all of it, out of service."""
+        self.models[name] = {
+            number: Version(name, number, State.UNAVAILABLE, UNLOADED) for number in sorted(numbers, key=int)
+        }
+
+    def forget(self, name: str) -> None:
+        """Takes a model out of service of which nothing is left under `root`."""
+        self.models.pop(name, None)
+
+    def policy(self, name: str) -> VersionPolicy:
+        """Which versions of a model are loaded."""
+        return self._policies.get(name, VersionPolicy())
 
     def versions(self, name: str) -> dict[str, Version]:
         """Every version of a model, ready or not, oldest first.
@@ -78,6 +168,14 @@ class Repository:
             raise NotFound(f"Model {name!r} has no version {version!r}.")
         return found
 
+    def ready_versions(self, name: str) -> list[Version]:
+        """The ready versions of a model, newest last.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        return [version for version in self.versions(name).values() if version.state is State.READY]
+
     def newest(self, name: str) -> Version:
         """The newest ready version.
 
@@ -85,27 +183,45 @@ class Repository:
             NotFound: there is no such model.
             Unavailable: none of its versions is ready.
         """
-        for version in reversed(self.versions(name).values()):
-            if version.state is State.READY:
-                return version
-        raise Unavailable(f"No version of model {name!r} is ready.")
+        if not (ready := self.ready_versions(name)):
+            raise Unavailable(f"No version of model {name!r} is ready.")
+        return ready[-1]
 
     @property
     def ready(self) -> bool:
-        """Whether there are models, and each has a version that is ready."""
+        """Whether there are models, and each has a version that is ready or has been unloaded."""
         return bool(self.models) and all(
-            any(version.state is State.READY for version in versions.values()) for versions in self.models.values()
+            any(version.state is State.READY or version.reason == UNLOADED for version in versions.values())
+            for versions in self.models.values()
         )
 
-    def _load(self, directory: Path) -> Version:
-        name, number = directory.parent.name, directory.name
+    def _load(self, name: str, number: str, print_: str, known: Version | None) -> Version:
+        """The version, verified; the known one where its files have not changed, or have got worse."""
+        if known is not None and known.state is State.READY and known.print == print_:
+            return known
+        version = self._verified(name, number, print_)
+        if version.state is not State.READY and known is not None and known.state is State.READY:
+            logger.error("model %s version %s serves on as it was loaded", name, number)
+            return replace(known, reason=f"its files have changed and were not taken: {version.reason}", print=print_)
+        return version
+
+    def _verified(self, name: str, number: str, print_: str) -> Version:
         try:
-            card, session = verify(directory, self.runtime)
+            card, session = verify(self.root / name / number, self._runtime)
+            version = Version(name, number, State.READY, card=card, session=session, print=print_)
+            self._prepare(version)
         except VerificationError as error:
             logger.error("model %s version %s is unavailable: %s", name, number, error)  # noqa: TRY400
-            return Version(name, number, directory, State.UNAVAILABLE, reason=str(error))
+            return Version(name, number, State.UNAVAILABLE, str(error), print=print_)
         except Exception:  # whatever is wrong with one version, the others serve
             logger.exception("model %s version %s is unavailable", name, number)
-            return Version(name, number, directory, State.UNAVAILABLE, reason="it cannot be read; the log says why")
+            return Version(name, number, State.UNAVAILABLE, "it cannot be read; the log says why", print=print_)
         logger.info("model %s version %s is ready on %s in %s", name, number, session.provider, session.precision)
-        return Version(name, number, directory, State.READY, card=card, session=session)
+        return version
+
+
+def _print(directory: Path) -> str:
+    """Tells whether a file in `directory` has changed, by names, sizes and times."""
+    files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
+    facts = [(path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+    return blake2b(repr(facts).encode(), digest_size=8).hexdigest()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.call import Call
-from service.engine.repository import Repository, State, Version
+from service.engine.repository import Repository, Version
 from service.http.messages import HttpRequest, Reply, json_reply
 
 
@@ -39,7 +39,7 @@ class Catalogue:
         }
 
     def _newest(self, name: str) -> Version | None:
-        ready = [version for version in self._repository().versions(name).values() if version.state is State.READY]
+        ready = self._repository().ready_versions(name)
         return ready[-1] if ready else None
 
 

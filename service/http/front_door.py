@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import metrics
 from service.call import Call, new_request_id
 from service.draining import DRAIN
-from service.engine.repository import Repository
 from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
@@ -26,7 +25,7 @@ from service.http.openapi import api_page, openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
-from service.http.v2.routes import OpenInference, error_reply
+from service.http.v2.routes import OpenInference, Service, error_reply
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class FrontDoor:
         bentoml_app: ASGIApp,
         tasks: Sequence[TaskEndpoint],
         tensors: OpenInference,
-        repository: Callable[[], Repository],
+        service: Callable[[], Service],
         settings: Settings,
     ) -> None:
         """Stands in front of `bentoml_app`, which runs the lifespan and answers `_BENTOML_PAGES`.
@@ -56,14 +55,14 @@ class FrontDoor:
             bentoml_app: BentoML's.
             tasks: the task endpoints, served here.
             tensors: the routes under `/v2`, served here.
-            repository: gives the models, once start-up is complete.
+            service: gives the models, once start-up is complete.
             settings: the API keys.
         """
         self._bentoml_app = bentoml_app
         self._tensors = tensors
-        self._repository = repository
+        self._service = service
         self._settings = settings
-        catalogue = Catalogue(repository)
+        catalogue = Catalogue(lambda: service().models.repository)
         routes = [
             *(Route(task.route, {"POST": task}) for task in tasks),
             Route("/v1/models", {"GET": catalogue.list_models}),
@@ -162,7 +161,7 @@ class FrontDoor:
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         """Ready when each model has a version that has proved itself, until the server is told to stop."""
         DRAIN.check_not_under_way()
-        if not self._repository().ready:
+        if not self._service().control.ready:
             raise Unavailable("Not every model is ready; /v1/models says which and why.")
         return _OK
 

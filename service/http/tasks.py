@@ -25,7 +25,7 @@ class TaskEndpoint:
     route: str
     predictor: type[Predictor[Any, Any, Any]]
     method: Callable[[Payload], Awaitable[Answer]]
-    check_room: Callable[[str | None], None]
+    check_room: Callable[[Call], None]
     """Refuses a request for a version that cannot answer it, before it is read."""
     settings: Settings
 
@@ -33,7 +33,7 @@ class TaskEndpoint:
         """Answers one request."""
         representation = self._representation(request)
         call.version = _version(request.query)
-        self.check_room(call.version)
+        self.check_room(call)
         payload = await self._payload(request)
         token = current_call.set(call)
         try:

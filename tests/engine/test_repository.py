@@ -7,25 +7,44 @@ import pytest
 
 from service.engine.card import Card
 from service.engine.inference import Runtime
-from service.engine.repository import Repository, State
+from service.engine.repository import Repository, State, Version
+from service.engine.verification import VerificationError
 from service.errors import NotFound, Unavailable
+from service.policy import VersionPolicy
 
 SHIPPED = Path(__file__).parent.parent.parent / "models"
 
 
-def loaded(root: Path) -> Repository:
+def loaded(root: Path, policy: VersionPolicy | None = None) -> Repository:
+    """A repository with all that is in `root`."""
     repository = Repository(root, Runtime())
-    repository.load()
+    for name in repository.scan():
+        reload(repository, name, policy)
     return repository
+
+
+def reload(repository: Repository, name: str, policy: VersionPolicy | None = None) -> list[str]:
+    """Loads the versions of a model that are there now; says what failed."""
+    return repository.load(name, list(repository.prints(name)), policy)
+
+
+def ready(repository: Repository) -> list[str]:
+    """Of digits."""
+    return [version.version for version in repository.ready_versions("digits")]
+
+
+def add(models: Path, *numbers: str) -> None:
+    """Further versions of digits."""
+    for number in numbers:
+        shutil.copytree(models / "digits" / "1", models / "digits" / number)
+        Card.read(models / "digits" / number).model_copy(update={"version": number}).write(models / "digits" / number)
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """Two versions of digits: the perceptron, twice."""
-    for version in ("1", "2"):
-        shutil.copytree(SHIPPED / "digits" / "1", tmp_path / "digits" / version)
-    card = Card.read(tmp_path / "digits" / "2")
-    card.model_copy(update={"version": "2"}).write(tmp_path / "digits" / "2")
+    shutil.copytree(SHIPPED / "digits" / "1", tmp_path / "digits" / "1")
+    add(tmp_path, "2")
     return tmp_path
 
 
@@ -37,15 +56,111 @@ def test_what_is_shipped_is_ready() -> None:
 
 
 def test_the_newest_ready_version_answers(models: Path) -> None:
-    for extra in ("10", "9"):
-        shutil.copytree(models / "digits" / "2", models / "digits" / extra)
-        Card.read(models / "digits" / extra).model_copy(update={"version": extra}).write(models / "digits" / extra)
+    add(models, "10", "9")
     repository = loaded(models)
     assert list(repository.versions("digits")) == ["1", "2", "9", "10"]
     assert repository.newest("digits").version == "10"
 
 
-def test_other_files_and_folders_are_ignored(models: Path) -> None:
+@pytest.mark.parametrize(
+    ("policy", "chosen"),
+    [
+        (None, ["2", "3"]),
+        ("latest 1", ["3"]),
+        ("latest 9", ["1", "2", "3"]),
+        ("all", ["1", "2", "3"]),
+        ([1, 3, 8], ["1", "3"]),
+    ],
+)
+def test_the_policy_chooses_the_versions(models: Path, policy: object, chosen: list[str]) -> None:
+    add(models, "3")
+    repository = loaded(models, None if policy is None else VersionPolicy.parse(policy))
+    assert ready(repository) == chosen
+    assert all(version.reason for number, version in repository.versions("digits").items() if number not in chosen)
+
+
+def test_a_policy_is_a_setting_of_each_model(models: Path) -> None:
+    repository = Repository(models, Runtime(), {"digits": VersionPolicy.parse("latest 1")})
+    reload(repository, "digits")
+    assert ready(repository) == ["2"]
+    reload(repository, "digits", VersionPolicy.parse([1]))  # for this once
+    assert ready(repository) == ["1"]
+    reload(repository, "digits")
+    assert ready(repository) == ["2"]
+
+
+def test_behind_a_version_that_fails_the_next_older_is_loaded(models: Path) -> None:
+    add(models, "3")
+    flip_a_bit(models / "digits" / "3")
+    repository = loaded(models, VersionPolicy.parse("latest 1"))
+    assert ready(repository) == ["2"]
+
+
+def test_what_has_not_changed_is_not_loaded_again(models: Path) -> None:
+    repository = loaded(models)
+    before = repository.version("digits", "1"), repository.version("digits", "2")
+    (models / "digits" / "2" / "card.json").touch()
+    assert not reload(repository, "digits")
+    assert repository.version("digits", "1") is before[0]
+    assert repository.version("digits", "2").session is not before[1].session
+
+
+def test_a_version_whose_files_have_got_worse_serves_as_it_was_loaded(models: Path) -> None:
+    repository = loaded(models)
+    session = repository.version("digits", "2").session
+    flip_a_bit(models / "digits" / "2")
+    [failure] = reload(repository, "digits")
+    version = repository.version("digits", "2")
+    assert (version.state, version.session) == (State.READY, session)
+    assert "model.onnx" in failure
+    assert version.reason is not None
+    assert "model.onnx" in version.reason
+
+
+def test_if_all_that_is_asked_for_fails_what_serves_goes_on(models: Path) -> None:
+    repository = loaded(models)
+    add(models, "3")
+    flip_a_bit(models / "digits" / "3")
+    assert reload(repository, "digits", VersionPolicy.parse([3]))
+    assert ready(repository) == ["1", "2"]
+
+
+def test_a_version_that_cannot_be_made_to_answer_is_unavailable(models: Path) -> None:
+    def refuse(version: Version) -> None:
+        if version.version == "2":
+            raise VerificationError("not this one")
+
+    repository = Repository(models, Runtime(), prepare=refuse)
+    assert reload(repository, "digits") == ["version 2: not this one"]
+    assert ready(repository) == ["1"]
+
+
+def test_a_model_that_is_unloaded_is_not_missed_and_can_be_loaded_again(models: Path) -> None:
+    repository = loaded(models)
+    repository.unload("digits", ["1", "2"])
+    assert repository.ready
+    assert {version.reason for version in repository.versions("digits").values()} == {"unloaded"}
+    with pytest.raises(Unavailable):
+        repository.newest("digits")
+    reload(repository, "digits")
+    assert ready(repository) == ["1", "2"]
+
+
+def test_versions_come_and_go_with_their_folders(models: Path) -> None:
+    repository = loaded(models)
+    before = repository.scan()
+    add(models, "3")
+    shutil.rmtree(models / "digits" / "1")
+    assert list(repository.scan()["digits"]) == ["2", "3"]
+    assert repository.scan()["digits"]["2"] == before["digits"]["2"]
+    reload(repository, "digits")
+    assert list(repository.versions("digits")) == ["2", "3"]
+    repository.forget("digits")
+    with pytest.raises(NotFound):
+        repository.versions("digits")
+
+
+def test_other_files_and_folders_are_ignored(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     (models / "digits" / "latest").mkdir()
     (models / "digits" / "03").mkdir()
     (models / "digits" / ".3.checkpoint.pt").write_bytes(b"")
@@ -56,6 +171,10 @@ def test_other_files_and_folders_are_ignored(models: Path) -> None:
     repository = loaded(models)
     assert {name: list(versions) for name, versions in repository.models.items()} == {"digits": ["1", "2"]}
     assert repository.ready
+    repository.scan()
+    told = [line for line in caplog.messages if "ignored" in line]
+    assert len(told) == 3  # once each
+    assert all(any(name in line for line in told) for name in ("latest", "03", "empty"))
 
 
 def flip_a_bit(version: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -31,8 +31,10 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def serving(log: Path, **settings: str) -> Iterator[str]:
-    """A server with these `DEEPSERVE_*` settings; yields its address once it is ready, and stops it by SIGTERM."""
+def serving(log: Path, *, ready: bool = True, **settings: str) -> Iterator[str]:
+    """A server with these `DEEPSERVE_*` settings; yields its address once it is ready, or, if it is not to be, once it
+    answers, and stops it by SIGTERM.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -47,23 +49,21 @@ def serving(log: Path, **settings: str) -> Iterator[str]:
             [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
         try:
-            wait_until_answers(url, process, log)
+            wait_until(url, process, log, ready=ready)
             yield url
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
 
-def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
-    """Waits for the first answer of `/readyz`, whatever it says."""
+def wait_until(url: str, process: subprocess.Popen[bytes], log: Path, *, ready: bool, seconds: float = 60) -> None:
+    """Waits until `/readyz` says that all workers are ready, or for its first answer."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
-        try:
-            httpx.get(f"{url}/readyz", timeout=seconds)
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz", timeout=seconds).is_success or not ready:
+                return
+        time.sleep(0.1)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")
 
 

@@ -456,7 +456,7 @@ def test_a_version_that_is_not_ready_says_so(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "mammogram", models / "mammogram")
     (models / "digits" / "2" / "golden.npz").write_bytes(b"")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
-    with serving(tmp_path / "log", models_dir=str(models)) as url, httpx.Client(base_url=url) as client:
+    with serving(tmp_path / "log", ready=False, models_dir=str(models)) as url, httpx.Client(base_url=url) as client:
         assert client.get("/v2/health/live").status_code == 200
         refused(client.get("/v2/health/ready"), 503)
         assert client.get("/v2/models/digits/ready").status_code == 200

@@ -149,7 +149,7 @@ def test_a_model_without_a_ready_version_keeps_the_server_from_being_ready(tmp_p
     models = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "mammogram", models / "mammogram")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
-    with serving(tmp_path / "log", models_dir=str(models)) as url:
+    with serving(tmp_path / "log", ready=False, models_dir=str(models)) as url:
         assert httpx.get(f"{url}/readyz").status_code == 503
         assert httpx.get(f"{url}/livez").status_code == 200
         assert httpx.post(f"{url}/v1/mammogram", json={"masses": [{"age": 50}]}).status_code == 503

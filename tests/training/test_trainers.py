@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.inference import Runtime
 from service.engine.repository import Repository
 from training.__main__ import TRAINERS
 
@@ -29,8 +30,9 @@ def train(name: str, out: Path, *options: str) -> None:
 def test_a_smoke_run_makes_a_version_that_serves(name: str, tmp_path: Path) -> None:
     out = tmp_path / TRAINERS[name].out
     train(name, out)
-    repository = Repository(tmp_path / "models")
-    repository.load()
+    repository = Repository(tmp_path / "models", Runtime())
+    for model, prints in repository.scan().items():
+        assert not repository.load(model, list(prints))
     assert repository.ready, repository.models
     assert [path.name for path in out.parent.iterdir()] == [out.name]  # no checkpoint is left
 

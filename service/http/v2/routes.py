@@ -7,16 +7,16 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from service.arrays import Tensors
 from service.call import Call
+from service.control import Control
 from service.draining import DRAIN
-from service.engine.batching import Batcher
-from service.engine.repository import Repository, State, Version
+from service.engine.repository import Repository, Version
 from service.errors import DeadlineExceeded, Malformed, ServiceError, Unavailable
 from service.http.bodies import read_body
 from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
@@ -24,6 +24,7 @@ from service.http.problems import cut
 from service.http.v2 import metadata
 from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
 from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_coding
+from service.serving import ServedModels, ServedVersion
 from service.settings import Settings
 
 LARGE = 65536
@@ -37,21 +38,11 @@ _OF_MODEL = re.compile(
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class TensorEndpoint:
-    """One version of a model, asked in tensors."""
-
-    model: TensorModel
-    batcher: Batcher
-
-
-class Models(Protocol):
+class Service(Protocol):
     """What answers."""
 
-    repository: Repository
-
-    def tensors(self, name: str, number: str | None) -> TensorEndpoint:
-        """A version of a model, the newest ready one if `number` is None."""
+    models: ServedModels
+    control: Control
 
     async def apart(self, work: Callable[[], T]) -> T:
         """What `work` returns, done in a thread."""
@@ -67,15 +58,16 @@ class IndexRequest(msgspec.Struct):
 class OpenInference:
     """The routes under `/v2`."""
 
-    def __init__(self, models: Callable[[], Models], settings: Settings) -> None:
+    def __init__(self, service: Callable[[], Service], settings: Settings) -> None:
         """Serves tensors.
 
         Args:
-            models: gives the models, once start-up is complete.
+            service: gives what answers, once start-up is complete.
             settings: the body limit, the deadline, and how long a run waits.
         """
-        self._models = models
+        self._service = service
         self._settings = settings
+        self._models: WeakKeyDictionary[ServedVersion, TensorModel] = WeakKeyDictionary()
         self._server_routes = {
             "/v2": Route("/v2", {"GET": self._server}),
             "/v2/health/live": Route("/v2/health/live", {"GET": self._live}, public=True),
@@ -107,27 +99,28 @@ class OpenInference:
         of_model, of_version = self._model_routes[match["tail"]]
         return of_model if match["version"] is None else of_version
 
-    async def _infer(self, request: HttpRequest, _call: Call) -> Reply:
+    async def _infer(self, request: HttpRequest, call: Call) -> Reply:
         """The outputs of a model for the inputs of a request."""
-        models = self._models()
-        endpoint = models.tensors(*_model(request.path))
-        endpoint.batcher.check_room()
+        service = self._service()
+        served = service.models.find(*_model(request.path), call.request_id)
+        served.check_room()
         started = asyncio.get_running_loop().time()
+        model = self._tensors(served)
         body = await _body(request, self._settings.max_body_bytes)
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
 
         def take_apart() -> Inference:
-            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, endpoint.model)
+            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model)
 
         quick = not coding and len(body) <= LARGE
-        inference = take_apart() if quick else await models.apart(take_apart)
-        outputs = await _run(endpoint, inference, started)
+        inference = take_apart() if quick else await service.apart(take_apart)
+        outputs = await _run(served, inference, started)
 
         def put_together() -> Reply:
-            return _compressed(answer(inference, outputs, endpoint.model), request.header(b"accept-encoding"))
+            return _compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
 
         quick = sum(values.nbytes for values in outputs.values()) <= LARGE
-        return put_together() if quick else await models.apart(put_together)
+        return put_together() if quick else await service.apart(put_together)
 
     async def _server(self, _request: HttpRequest, _call: Call) -> Reply:
         return json_reply(metadata.SERVER)
@@ -137,7 +130,7 @@ class OpenInference:
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         DRAIN.check_not_under_way()
-        if not self._models().repository.ready:
+        if not self._service().control.ready:
             raise Unavailable("Not every model is ready; the index of the repository says which and why.")
         return json_reply({"ready": True})
 
@@ -147,11 +140,12 @@ class OpenInference:
             wanted = msgspec.json.decode(body or b"{}", type=IndexRequest)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"The body is no request for the index: {error}.") from error
-        return json_reply(metadata.index(self._models().repository, only_ready=wanted.ready))
+        return json_reply(metadata.index(self._repository, only_ready=wanted.ready))
 
     async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
-        return json_reply(metadata.metadata(version, [each.version for each in self._ready_versions(version.name)]))
+        ready = self._repository.ready_versions(version.name)
+        return json_reply(metadata.metadata(version, [each.version for each in ready]))
 
     async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
         return json_reply({"name": self._version(request).name, "ready": True})
@@ -161,22 +155,28 @@ class OpenInference:
 
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
         name, number = _model(request.path)
-        versions = self._ready_versions(name) if number is None else [self._version(request)]
+        versions = self._repository.ready_versions(name) if number is None else [self._version(request)]
         return json_reply({"model_stats": [metadata.statistics(version) for version in versions]})
 
     async def _all_statistics(self, _request: HttpRequest, _call: Call) -> Reply:
-        versions = [version for name in self._models().repository.models for version in self._ready_versions(name)]
+        versions = [version for name in self._repository.models for version in self._repository.ready_versions(name)]
         return json_reply({"model_stats": [metadata.statistics(version) for version in versions]})
 
-    def _ready_versions(self, name: str) -> list[Version]:
-        versions = self._models().repository.versions(name).values()
-        return [version for version in versions if version.state is State.READY]
+    @property
+    def _repository(self) -> Repository:
+        return self._service().models.repository
+
+    def _tensors(self, served: ServedVersion) -> TensorModel:
+        """What a version takes and gives, made when it is first asked."""
+        if (model := self._models.get(served)) is None:
+            card, predictor = served.version.card, served.predictor
+            assert card is not None
+            model = self._models[served] = TensorModel(card, predictor.longest, predictor.bounds)
+        return model
 
     def _version(self, request: HttpRequest) -> Version:
         """The ready version that a path names; the newest if it names none."""
-        name, number = _model(request.path)
-        version = self._models().tensors(name, number).model.version
-        return self._models().repository.version(name, version)
+        return self._service().models.find(*_model(request.path)).version
 
 
 def error_reply(error: ServiceError) -> Reply:
@@ -184,13 +184,13 @@ def error_reply(error: ServiceError) -> Reply:
     return Reply(msgspec.json.encode({"error": cut(error.detail)}), status=error.status, headers=error.headers)
 
 
-async def _run(endpoint: TensorEndpoint, inference: Inference, started: float) -> Tensors:
+async def _run(served: ServedVersion, inference: Inference, started: float) -> Tensors:
     """The outputs, if they are there before the client's own timeout."""
     try:
         if inference.timeout == math.inf:
-            return await endpoint.batcher.submit(inference.inputs)
+            return await served.compute(inference.inputs)
         async with asyncio.timeout_at(started + inference.timeout):
-            return await endpoint.batcher.submit(inference.inputs)
+            return await served.compute(inference.inputs)
     except TimeoutError as error:
         raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error
 

@@ -1,0 +1,191 @@
+"""What this worker serves, brought to what all workers are to serve, while requests flow.
+
+Every worker looks a few times a second whether that has changed, and loads and unloads, one worker after the other so
+that the rest serve at full speed. A change is done once every living worker has made it. One that starts later, after a
+crash say, serves the same: it chooses among the versions that were there when they were last asked for.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from service.engine.repository import Prints, Repository
+from service.errors import LoadFailed, NotFound, Unavailable
+from service.policy import VersionPolicy
+from service.workers import Report, Wanted, WantedModel, Workers
+
+LOOK = 0.2
+"""Seconds between looks at what is wanted."""
+PATIENCE = 300.0
+"""Seconds in which every worker makes a change."""
+
+logger = logging.getLogger(__name__)
+
+
+class Models(Protocol):
+    """What serves."""
+
+    repository: Repository
+
+    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None) -> list[str]:
+        """Loads what the policy chooses of those versions; says what failed."""
+
+    def unload(self, name: str, numbers: Sequence[str]) -> None:
+        """Takes a model out of service."""
+
+    def forget(self, name: str) -> None:
+        """Takes a model out of service that is no longer there."""
+
+
+class Control:
+    """Changes of what is served, for all workers of a server."""
+
+    def __init__(self, models: Models, workers: Workers, count: int, watch: float) -> None:
+        """Loads what is wanted; if nobody has said yet, all that there is.
+
+        Args:
+            models: of this worker.
+            workers: the others.
+            count: how many there should be.
+            watch: seconds between looks for changed files; 0 for none.
+        """
+        self._models = models
+        self._workers = workers
+        self._count = count
+        self._watch = watch
+        self._made: dict[str, int] = {}
+        """By model, the generation that this worker has brought it to."""
+        self._failures: dict[str, str] = {}
+        found = models.repository.scan()
+        workers.change(lambda known: {} if known else {name: WantedModel(prints) for name, prints in found.items()})
+        self._bring()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every worker is there and ready."""
+        reports = self._workers.reports()
+        return len(reports) >= self._count and all(report.ready for report in reports)
+
+    async def load(self, name: str, policy: VersionPolicy | None = None) -> None:
+        """Loads a model, or reloads what has changed of it, in every worker.
+
+        Args:
+            name: of the model.
+            policy: in place of the one in the settings, until it is loaded the next time.
+
+        Raises:
+            NotFound: there is no such model, or not a version that the policy lists.
+            LoadFailed: a version failed; those that have served go on.
+            Unavailable: it takes too long.
+        """
+        prints = await asyncio.to_thread(self._models.repository.prints, name)
+        if not prints:
+            raise NotFound(f"There is no model {name!r}.")
+        listed = () if policy is None or policy.listed is None else policy.listed
+        if missing := [str(number) for number in listed if str(number) not in prints]:
+            raise NotFound(f"Model {name!r} has no version {', '.join(missing)}.")
+        spelling = None if policy is None else policy.spelling
+        before = self._wanted().get(name)
+        if failures := await self._change(name, WantedModel(prints, policy=spelling)):
+            if before is not None and before.policy != spelling:  # a worker that starts later serves what the others do
+                await self._change(name, WantedModel(prints, policy=before.policy))
+            raise LoadFailed(f"Model {name!r} is not loaded as asked: {failures}.")
+
+    async def unload(self, name: str) -> None:
+        """Takes a model out of service, in every worker.
+
+        Raises:
+            NotFound: there is no such model.
+            Unavailable: it takes too long.
+        """
+        if (before := self._wanted().get(name)) is None:
+            raise NotFound(f"There is no model {name!r}.")
+        await self._change(name, replace(before, loaded=False))
+
+    def policy(self, name: str) -> VersionPolicy:
+        """Which versions of a model are loaded."""
+        model = self._wanted().get(name)
+        if model is None or model.policy is None:
+            return self._models.repository.policy(name)
+        return VersionPolicy.parse(model.policy)
+
+    async def follow(self) -> None:
+        """Makes the changes that any worker asks for, until it is cancelled."""
+        seen = self._workers.last_change()
+        loop = asyncio.get_running_loop()
+        next_watch, found = loop.time() + self._watch, None
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                if self._watch and loop.time() >= next_watch:
+                    found, before = await asyncio.to_thread(self._models.repository.scan), found
+                    if found == before:  # nobody is writing
+                        await asyncio.to_thread(self._workers.change, partial(_changed, found))
+                    next_watch = loop.time() + self._watch
+                if (latest := self._workers.last_change()) != seen:
+                    seen = latest
+                    await asyncio.to_thread(self._take_turn)
+            except Exception:  # a folder that cannot be read for a moment, say
+                logger.exception("the models are as they were")
+
+    async def _change(self, name: str, model: WantedModel) -> str | None:
+        """Asks every worker for it; why it failed in one of them, once all have tried."""
+        generation = await asyncio.to_thread(self._workers.change, lambda _models: {name: model})
+        try:
+            async with asyncio.timeout(PATIENCE):
+                # The others are processes, which set no event.
+                while not all(each.generation >= generation for each in self._workers.reports()):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK / 4)
+        except TimeoutError as error:
+            raise Unavailable("Not every worker has made the change in time.") from error
+        return next((report.failures[name] for report in self._workers.reports() if name in report.failures), None)
+
+    def _wanted(self) -> Mapping[str, WantedModel]:
+        wanted = self._workers.wanted()
+        return {} if wanted is None else wanted.models
+
+    def _take_turn(self) -> None:
+        """Brings the models to what is wanted while no other worker does so."""
+        with self._workers.holding("turn"):
+            self._bring()
+
+    def _bring(self) -> None:
+        """Brings the models to what is wanted, and reports it."""
+        wanted = self._workers.wanted() or Wanted(0, {})
+        for name in self._models.repository.models.keys() - wanted.models.keys():
+            self._models.forget(name)
+            self._failures.pop(name, None)
+        for name, model in wanted.models.items():
+            if self._made.get(name) != model.generation:
+                self._failures.pop(name, None)
+                if failures := self._bring_model(name, model):
+                    self._failures[name] = failures
+                self._made[name] = model.generation
+        self._workers.report(Report(wanted.generation, self._models.repository.ready, dict(self._failures)))
+
+    def _bring_model(self, name: str, model: WantedModel) -> str:
+        """What failed; nothing if all went well."""
+        numbers = list(model.prints)
+        if not model.loaded:
+            self._models.unload(name, numbers)
+            return ""
+        policy = None if model.policy is None else VersionPolicy.parse(model.policy)
+        try:
+            return "; ".join(self._models.load(name, numbers, policy))
+        except OSError as error:
+            logger.exception("model %s is as it was", name)
+            return f"its folder cannot be read: {error.strerror}"
+
+
+def _changed(found: Mapping[str, Prints], models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
+    """What a look at the files changes of what is wanted."""
+    gone: dict[str, WantedModel | None] = dict.fromkeys(models.keys() - found.keys())
+    return gone | {
+        name: replace(models[name], prints=prints) if name in models else WantedModel(prints)
+        for name, prints in found.items()
+        if name not in models or models[name].prints != prints
+    }

@@ -1,0 +1,58 @@
+"""Which versions of a model are loaded: the version policy, as a setting or a request to load says it."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from service.names import VERSION
+
+_LATEST = re.compile(r"latest ([1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """`latest N`, the newest N that prove themselves; `all`; or a list of versions."""
+
+    most: int | None = 2
+    """How many, the newest first; None for no bound."""
+    listed: tuple[int, ...] | None = None
+    """Which; None for any."""
+
+    @classmethod
+    def parse(cls, value: object) -> "VersionPolicy":
+        """The policy that `value` says: "latest 2", "all" or [1, 3].
+
+        Raises:
+            ValueError: it says none.
+        """
+        if isinstance(value, cls):
+            return value
+        if value == "all":
+            return cls(most=None)
+        if isinstance(value, str) and (latest := _LATEST.fullmatch(value)):
+            return cls(most=int(latest[1]))
+        if isinstance(value, list | tuple) and value and all(re.fullmatch(VERSION, str(each)) for each in value):
+            return cls(most=None, listed=tuple(sorted({int(str(each)) for each in value})))
+        raise ValueError(f'"latest N", "all" or a list of versions, not {value!r}')
+
+    @property
+    def spelling(self) -> str | list[int]:
+        """What `parse` reads."""
+        if self.listed is not None:
+            return list(self.listed)
+        return "all" if self.most is None else f"latest {self.most}"
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.listed)) if self.listed is not None else str(self.spelling)
+
+    def allows(self, number: str) -> bool:
+        """Whether it may be loaded, if there are not too many newer ones."""
+        return self.listed is None or int(number) in self.listed
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Settings are read by `parse`."""
+        return core_schema.no_info_plain_validator_function(cls.parse)

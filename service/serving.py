@@ -1,0 +1,174 @@
+"""Which version of a model answers whom, and how that changes while requests flow.
+
+Requests find a version by its number, or without one the newest that is ready; a canary gets its share of those. What
+answers is one table, put in place of another in one step: a request under way holds the version that it has found and
+finishes on it, and the version's session goes with the last such request.
+"""
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from service import metrics
+from service.arrays import Tensors
+from service.binding import AnyPredictor, bind
+from service.engine.batching import Batcher
+from service.engine.inference import Runtime, Session
+from service.engine.queue import Limits
+from service.engine.repository import Repository, State, Version
+from service.engine.verification import VerificationError
+from service.errors import Unavailable
+from service.policy import VersionPolicy
+from service.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class ServedVersion:
+    """A version of a model with all that answers a request."""
+
+    version: Version
+    predictor: AnyPredictor
+    compute: Callable[[Tensors], Awaitable[Tensors]]
+    """The outputs for decoded inputs, row for row."""
+    check_room: Callable[[], None]
+    """Lets a request pass that need not be turned away before it is read; raises Unavailable if the queue is full."""
+    close: Callable[[], Awaitable[None]]
+    """Lets what is in the queue finish."""
+
+
+class ServedModels:
+    """The models of this worker."""
+
+    def __init__(self, settings: Settings, predictors: Mapping[str, type[AnyPredictor]]) -> None:
+        """Models of which none is loaded yet.
+
+        Args:
+            settings: where they are, what they run on, and who gets which version.
+            predictors: the tasks, by name.
+        """
+        runtime = Runtime(
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.threads,
+            max_batch_rows=settings.max_batch_rows,
+            gpu_memory=settings.gpu_memory,
+            cuda_graphs=settings.cuda_graphs,
+            tensorrt_cache=settings.tensorrt_cache,
+        )
+        self.repository = Repository(settings.models_dir, runtime, settings.version_policy, self._prepare)
+        self._settings = settings
+        self._predictors = predictors
+        self._prepared: dict[Session, ServedVersion] = {}
+        self._answering: dict[tuple[str, str | None], ServedVersion] = {}
+        """By model and version; by None what answers those who ask for no version."""
+
+    def find(self, name: str, number: str | None, request_id: str | None = None) -> ServedVersion:
+        """What answers a request.
+
+        Args:
+            name: of the model.
+            number: the version that the request asks for, if it does.
+            request_id: chooses those that a canary answers; without one it answers none.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: it is not ready.
+        """
+        canary = self._settings.canary.get(name)
+        if number is None and canary is not None and request_id is not None and canary.takes(request_id, "canary"):
+            served = self._answering.get((name, canary.version)) or self._answering.get((name, None))
+        else:
+            served = self._answering.get((name, number))
+        if served is not None:
+            return served
+        version = self.repository.newest(name) if number is None else self.repository.version(name, number)
+        raise Unavailable(f"Version {version.version} of model {name!r} is not ready.")
+
+    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None) -> list[str]:
+        """Loads those versions of a model that its policy chooses, in place of those that answer now.
+
+        Returns:
+            What failed, a line a version.
+
+        Raises:
+            OSError: the model's folder cannot be read.
+        """
+        failures = self.repository.load(name, numbers, policy)
+        self._publish(name)
+        return failures
+
+    def unload(self, name: str, numbers: Sequence[str]) -> None:
+        """Takes a model, which has those versions, out of service."""
+        self.repository.unload(name, numbers)
+        self._publish(name)
+
+    def forget(self, name: str) -> None:
+        """Takes a model out of service that is no longer in the repository."""
+        self.repository.forget(name)
+        self._publish(name)
+
+    async def close(self) -> None:
+        """Lets the requests under way finish."""
+        await asyncio.gather(*(served.close() for (_, number), served in self._answering.items() if number))
+
+    def _prepare(self, version: Version) -> None:
+        """Puts a predictor and a queue before a verified version.
+
+        Raises:
+            VerificationError: there is no task for it, or its task cannot work with it.
+        """
+        assert version.session is not None
+        assert version.card is not None
+        if (predictor := self._predictors.get(version.name)) is None:
+            raise VerificationError("there is no task of this name")
+        bound = bind(predictor, self.repository.root / version.name / version.version, version.card)
+        limits = Limits(
+            run_rows=self._settings.max_batch_rows,
+            queue_rows=self._settings.max_queue_rows,
+            max_wait=self._settings.max_wait,
+        )
+        series = metrics.ModelSeries(version.name, version.version)
+        batcher = Batcher(version.session.run, limits, predictor.sequence, series)
+        self._prepared[version.session] = ServedVersion(
+            version,
+            bound,
+            batcher.submit,
+            batcher.check_room,
+            batcher.close,
+        )
+
+    def _publish(self, name: str) -> None:
+        """Lets those versions of a model answer that are ready, and no others."""
+        before = [served.version for (model, number), served in self._answering.items() if number and model == name]
+        ready = {
+            version.version: self._prepared[version.session]
+            for version in self.repository.models.get(name, {}).values()
+            if version.session is not None
+        }
+        answering: dict[tuple[str, str | None], ServedVersion] = {
+            (name, number): served for number, served in ready.items()
+        }
+        if ready:
+            answering[name, None] = ready[self._default(name, list(ready))]
+        self._answering = {key: served for key, served in self._answering.items() if key[0] != name} | answering
+        answer = {id(served) for served in self._answering.values()}
+        self._prepared = {session: served for session, served in self._prepared.items() if id(served) in answer}
+        self._tell(before, self.repository.models.get(name, {}).values())
+        # What is there now stays: looking through it for garbage stops all requests for a tenth of a second.
+        gc.collect()
+        gc.freeze()
+
+    def _default(self, name: str, ready: Sequence[str]) -> str:
+        """The version for those who ask for none: the newest, a canary only if there is no other."""
+        canary = self._settings.canary.get(name)
+        return next((number for number in reversed(ready) if canary is None or number != canary.version), ready[-1])
+
+    def _tell(self, before: Iterable[Version], after: Iterable[Version]) -> None:
+        """Says in the metrics which versions of a model are ready, and on what."""
+        for versions, there in ((before, 0), (after, 1)):
+            for version in versions:
+                metrics.READY.labels(version.name, version.version).set(there and version.state is State.READY)
+                if version.session is not None:
+                    labels = (version.name, version.version, self._settings.device, version.session.provider)
+                    metrics.PROVIDER.labels(*labels).set(there)

@@ -1,0 +1,152 @@
+"""What the workers of one server tell each other, as files in a folder that they share.
+
+`wanted.json` is what all of them are to serve; its generation rises with each change, and who makes one holds a lock.
+Each worker has a report, of what it has done of that, and a lock that ends with it: a report without is a dead one's.
+"""
+
+import atexit
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import IO
+
+import msgspec
+
+_FOLDER = "_DEEPSERVE_WORKERS"
+"""The environment variable by which workers inherit their folder."""
+
+
+class WantedModel(msgspec.Struct, frozen=True):
+    """What is to be served of one model."""
+
+    prints: Mapping[str, str]
+    """The versions to choose from, oldest first, and the print of the files of each."""
+    generation: int = 0
+    """The one that last asked for it."""
+    policy: str | list[int] | None = None
+    """In place of the one in the settings."""
+    loaded: bool = True
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is to be served."""
+
+    generation: int
+    models: dict[str, WantedModel]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a worker serves."""
+
+    generation: int = 0
+    """The last that it has seen to."""
+    ready: bool = False
+    """Whether each model has a version that is ready."""
+    failures: dict[str, str] = {}
+    """By model, what went wrong when it was last asked for."""
+
+
+def shared_folder() -> Path:
+    """The folder of this server: whoever asks first, the supervisor of the workers, makes it and takes it away."""
+    if _FOLDER not in os.environ:
+        os.environ[_FOLDER] = mkdtemp(prefix="deepserve-workers-")
+        atexit.register(shutil.rmtree, os.environ[_FOLDER], ignore_errors=True)
+    return Path(os.environ[_FOLDER])
+
+
+class Workers:
+    """The workers of one server, as one of them sees the others."""
+
+    def __init__(self, folder: Path) -> None:
+        """Joins the workers that share `folder`."""
+        self._folder = folder
+        self._wanted = folder / "wanted.json"
+        self._name = f"worker-{os.getpid()}"
+        # Locked before it has its name: nobody sees it without.
+        unnamed = folder / f".{self._name}"
+        self._alive = _locked(unnamed)
+        unnamed.rename(folder / f"{self._name}.lock")
+
+    def wanted(self) -> Wanted | None:
+        """What is to be served; None if nobody has said yet."""
+        try:
+            return msgspec.json.decode(self._wanted.read_bytes(), type=Wanted)
+        except FileNotFoundError:
+            return None
+
+    def last_change(self) -> tuple[int, int] | None:
+        """Other than before if what is to be served has changed since."""
+        try:
+            facts = self._wanted.stat()
+        except FileNotFoundError:
+            return None
+        return facts.st_ino, facts.st_mtime_ns
+
+    def change(self, edit: Callable[[dict[str, WantedModel]], Mapping[str, WantedModel | None]]) -> int:
+        """Changes what is to be served, and says by which generation it is so.
+
+        Args:
+            edit: given the models, says which to put in the place of which; None takes one away.
+        """
+        with self.holding("change"):
+            before = self.wanted() or Wanted(0, {})
+            if not (changes := edit(before.models)):
+                return before.generation
+            after = before.generation + 1
+            models = dict(before.models)
+            for name, model in changes.items():
+                models.pop(name, None)
+                if model is not None:
+                    models[name] = msgspec.structs.replace(model, generation=after)
+            self._write(self._wanted, Wanted(after, dict(sorted(models.items()))))
+            return after
+
+    def report(self, report: Report) -> None:
+        """Says what this worker serves."""
+        self._write(self._folder / f"{self._name}.json", report)
+
+    def reports(self) -> list[Report]:
+        """Of every living worker, this one included."""
+        living = [path.with_suffix(".json") for path in self._folder.glob("worker-*.lock") if _is_alive(path)]
+        return [_read(path) for path in living]
+
+    @contextmanager
+    def holding(self, what: str) -> Iterator[None]:
+        """Waits until no other worker holds `what`, and holds it."""
+        with _locked(self._folder / f"{what}.lock"):
+            yield
+
+    def _write(self, path: Path, content: msgspec.Struct) -> None:
+        """In one step: nobody reads half of it."""
+        unnamed = self._folder / f".{self._name}.{path.name}"
+        unnamed.write_bytes(msgspec.json.encode(content))
+        unnamed.rename(path)
+
+
+def _locked(path: Path) -> IO[bytes]:
+    file = path.open("ab")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _is_alive(lock: Path) -> bool:
+    """Whether the worker that made `lock` is; what a dead one left is removed."""
+    try:
+        with lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    lock.with_suffix(".json").unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)
+    return False
+
+
+def _read(path: Path) -> Report:
+    """A worker's report; an empty one if it has not written any yet."""
+    with suppress(FileNotFoundError):
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    return Report()
