@@ -172,6 +172,20 @@ def test_a_small_model_does_not_wait_for_a_large_one(server: str, client: httpx.
     assert not waited
 
 
+def test_a_request_whose_deadline_passes_in_the_queue_is_not_computed(server: str, client: httpx.Client) -> None:
+    longest = sorted(reviews(), key=len)[-64:]
+    before = runs(client, "sentiment", "1")
+    large = threading.Thread(target=at_once, args=(server, "/v1/sentiment", [{"reviews": longest}] * 3))
+    large.start()
+    while runs(client, "sentiment", "1") == before:
+        assert large.is_alive()
+    late = client.post("/v1/sentiment", json={"reviews": longest[:1]}, headers={"X-Request-Timeout": "0.03"})
+    assert late.status_code == 504
+    assert large.is_alive()  # those before it still wait
+    large.join()
+    assert runs(client, "sentiment", "1")[1] - before[1] == 3 * 64
+
+
 def test_a_full_queue_turns_requests_away_before_they_are_read(tmp_path: Path) -> None:
     longest = sorted(reviews(), key=len)[-64:]
     with serving(tmp_path / "log", max_queue_rows="16") as url, httpx.Client(base_url=url, timeout=30) as client:
