@@ -36,6 +36,9 @@ def _command_line() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="hold versions of models against their cards, before they are served")
     verify.add_argument("folder", nargs="+", type=Path, help="a version, as models/digits/2, a model, or all models")
     verify.set_defaults(run=_verify)
+    doctor = commands.add_parser("doctor", help="say what would be served here and on what, or why not; start nothing")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -65,6 +68,12 @@ def _verify(asked: argparse.Namespace) -> None:
         print(f"deepserve: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     raise SystemExit(not sound)
+
+
+def _doctor(asked: argparse.Namespace) -> None:
+    from service import doctor
+
+    raise SystemExit(not doctor.show(doctor.examine(), asked.json))
 
 
 if __name__ == "__main__":

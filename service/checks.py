@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ok", "warn", "FAIL"]
+"""FAIL makes the command fail."""
 
 
 @dataclass(frozen=True)
@@ -10,11 +14,17 @@ class Check:
 
     subject: str
     finding: str
-    ok: bool = True
+    state: State = "ok"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it makes the command fail."""
+        return self.state == "FAIL"
 
 
 def lines(checks: Iterable[Check]) -> list[str]:
     """The checks as a table: whether it is as it should be, what, and what was found."""
     rows = list(checks)
     width = max((len(row.subject) for row in rows), default=0)
-    return [f"  {'ok  ' if row.ok else 'FAIL'}  {row.subject:{width}}  {row.finding}".rstrip() for row in rows]
+    further = "\n" + " " * (width + 10)
+    return [f"  {row.state:4}  {row.subject:{width}}  {row.finding.replace(chr(10), further)}".rstrip() for row in rows]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from service.binding import bind, task
 from service.checks import Check, lines
-from service.engine.card import FILE_NAME, GRAPHS, Card, TensorSpec
+from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
 from service.engine.inference import Runtime
 from service.engine.layout import NAME, VERSION, scan, versions
 from service.engine.verification import VerificationError, verify_files, verify_graph
@@ -30,7 +30,7 @@ def verify(folders: list[Path]) -> bool:
     failed = 0
     for version in found:
         checks = list(check(version))
-        failed += not all(each.ok for each in checks)
+        failed += any(each.failed for each in checks)
         print(f"{version.parent.name} version {version.name}", *lines(checks), sep="\n")
     print(f"{len(found)} verified, {failed} failed")
     return not failed
@@ -59,42 +59,42 @@ def check(version: Path) -> Iterator[Check]:
     """What is to be said of the version in `.../<name>/<number>`; after files that are wrong nothing more."""
     name, number = version.parent.name, version.name
     if not NAME.fullmatch(name) or not VERSION.fullmatch(number):
-        yield Check("place", f"{name}/{number} is not like digits/1: no server would look at it", ok=False)
+        yield Check("place", f"{name}/{number} is not like digits/1: no server would look at it", "FAIL")
     try:
         card = verify_files(version)
     except VerificationError as error:
-        yield Check("files", str(error), ok=False)
+        yield Check("files", str(error), "FAIL")
         return
     sizes = {file: (version / file).stat().st_size for file in card.files}
     if empty := [file for file, size in sizes.items() if not size]:
-        yield Check("files", f"{', '.join(empty)}: empty", ok=False)
+        yield Check("files", f"{', '.join(empty)}: empty", "FAIL")
     yield Check("files", f"{len(sizes)}, {sum(sizes.values()) / 1e6:.1f} MB, sha256 as on the card")
-    yield from (_check_graph(version, card, graph) for graph in sorted(GRAPHS.values(), key=len) if graph in card.files)
+    yield from (_check_graph(version, card, precision) for precision, graph in GRAPHS.items() if graph in card.files)
     yield _check_task(version, card)
     faults = list(_faults(card))
-    yield from (Check("card", fault, ok=False) for fault in faults)
+    yield from (Check("card", fault, "FAIL") for fault in faults)
     if not faults:
         data = ", ".join(source.name for source in card.data)
         yield Check("card", f"{len(card.figures)} figures, made from {data} by `{card.training.command}`")
 
 
-def _check_graph(version: Path, card: Card, graph: str) -> Check:
-    [precision] = (precision for precision, file in GRAPHS.items() if file == graph)
+def _check_graph(version: Path, card: Card, precision: Precision) -> Check:
+    graph = GRAPHS[precision]
     try:
         verify_graph(version, card, Runtime(precision=precision))
     except VerificationError as error:
-        return Check(graph, str(error), ok=False)
+        return Check(graph, str(error), "FAIL")
     return Check(graph, f"{_signature(card.inputs)} -> {_signature(card.outputs)}, golden cases come out")
 
 
 def _check_task(version: Path, card: Card) -> Check:
     predictor = task(card.name)
     if predictor is None:
-        return Check("task", f"there is no predictor of {card.name}", ok=False)
+        return Check("task", f"there is no predictor of {card.name}", "FAIL")
     try:
         bind(predictor, version, card)
     except VerificationError as error:
-        return Check("task", str(error), ok=False)
+        return Check("task", str(error), "FAIL")
     return Check("task", f"the predictor of {predictor.name} fits")
 
 

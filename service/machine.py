@@ -17,31 +17,60 @@ def cores(root: Path = Path("/")) -> int:
         root: where `proc` and `sys` are.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min(affinity, *_quotas(root), math.inf)))
+    return max(1, math.floor(min([affinity, *map(_quota, _groups(root, "cpu"))])))
 
 
-def _quotas(root: Path) -> Iterator[float]:
+def memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may take: the least of what the host has and its cgroups grant; None if none says.
+
+    A limit is `memory.max` (cgroup v2) or `memory.limit_in_bytes` (v1) of its cgroup or of one above it.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    least = min([_host_memory(root), *map(_memory_limit, _groups(root, "memory"))])
+    return None if least == math.inf else int(least)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the cgroups that this process is in, and of those above them."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for group in groups:
         _, controllers, path = group.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
         own = mount / path.lstrip("/")
         # Where a container sees its host's path, its own limits are at the mount.
-        yield from (_quota(folder) for folder in (own, *own.parents) if folder.is_relative_to(mount))
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(mount))
 
 
-def _quota(folder: Path) -> float:
-    """Processors that the cgroup in `folder` grants; infinite if it sets no limit."""
+def _quota(group: Path) -> float:
+    """Processors that the cgroup grants; infinite if it sets no limit."""
     with suppress(OSError, ValueError):  # not v2, or "max"
-        quota, period = map(int, (folder / "cpu.max").read_text().split())
+        quota, period = map(int, (group / "cpu.max").read_text().split())
         return quota / period
     with suppress(OSError, ValueError):
-        quota, period = (int((folder / f"cpu.cfs_{part}_us").read_text()) for part in ("quota", "period"))
+        quota, period = (int((group / f"cpu.cfs_{part}_us").read_text()) for part in ("quota", "period"))
         if quota > 0:
             return quota / period
+    return math.inf
+
+
+def _memory_limit(group: Path) -> float:
+    """Bytes that the cgroup grants; infinite if it sets no limit."""
+    for name in ("memory.max", "memory.limit_in_bytes"):  # without a limit, v1 has more than any host
+        with suppress(OSError, ValueError):  # of the other version, or "max"
+            return int((group / name).read_text())
+    return math.inf
+
+
+def _host_memory(root: Path) -> float:
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024
     return math.inf

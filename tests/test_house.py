@@ -62,6 +62,7 @@ def under(*places: str) -> set[str]:
                 "service/startup.py",
                 "service/binding.py",
                 "service/lint.py",
+                "service/doctor.py",
                 "service/app.py",
                 "service/serving.py",
                 "service/control.py",

@@ -1,13 +1,16 @@
-"""How many cores a process may keep busy: files of both cgroup versions, as kernels and containers lay them out."""
+"""How many cores a process may keep busy and how much memory it may take, by files of both cgroup versions, as kernels
+and containers lay them out.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from service.machine import cores
+from service.machine import cores, memory
 
 MINE = len(os.sched_getaffinity(0))
+HOST = 16 * 2**30
 
 
 def machine(root: Path, groups: str, limits: dict[str, str]) -> Path:
@@ -45,12 +48,37 @@ def test_the_cgroup_limits_the_cores(tmp_path: Path, groups: str, limits: dict[s
     assert cores(machine(tmp_path, groups, limits)) == expected
 
 
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        pytest.param("0::/\n", {"memory.max": "1073741824\n"}, 2**30, id="v2: a limit"),
+        pytest.param("0::/\n", {"memory.max": "max\n"}, HOST, id="v2: no limit"),
+        pytest.param("0::/a/b\n", {"a/memory.max": "4096\n", "a/b/memory.max": "8192\n"}, 4096, id="v2: above"),
+        pytest.param("0::/\n", {"memory.max": f"{2 * HOST}\n"}, HOST, id="v2: more than there is"),
+        pytest.param(V1, {"memory/docker/7/memory.limit_in_bytes": "1073741824\n"}, 2**30, id="v1: a limit"),
+        pytest.param(V1, {"memory/docker/7/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, HOST, id="v1: no limit"),
+        pytest.param(V1, {"memory/memory.limit_in_bytes": "4096\n"}, 4096, id="v1: the host's path"),
+        pytest.param("2:cpu:/x\n", {"memory/memory.limit_in_bytes": "4096\n"}, HOST, id="no controller of ours"),
+        pytest.param("0::/\n", {"memory.max": "nonsense\n"}, HOST, id="a file that says nothing"),
+    ],
+)
+def test_the_cgroup_limits_the_memory(tmp_path: Path, groups: str, limits: dict[str, str], expected: int) -> None:
+    root = machine(tmp_path, groups, limits)
+    (root / "proc/meminfo").write_text(f"MemTotal:       {HOST // 1024} kB\nMemFree:           17 kB\n")
+    assert memory(root) == expected
+
+
+def test_where_nothing_tells_the_memory_none_is_known(tmp_path: Path) -> None:
+    assert memory(tmp_path) is None
+
+
 def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
     assert cores(tmp_path) == MINE
 
 
 def test_this_machine_has_some() -> None:
     assert 1 <= cores() <= MINE
+    assert 0 < (memory() or 0) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_the_affinity_limits_the_cores() -> None:

@@ -92,6 +92,11 @@ class Session:
             raise SessionError(f"the run failed: {readable(error)}") from error
 
 
+def runtime_found() -> str:
+    """ONNX Runtime as it is installed: its version, and what it could run on."""
+    return f"{ort.__version__} with {', '.join(ort.get_available_providers())}"
+
+
 def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceSession, Precision]:
     if runtime.device == "auto":
         try:

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
-"""Of a model's folder."""
+from service import names
 
-VERSION = re.compile(r"[1-9][0-9]{0,8}")
-"""Of a version's: a number, as it is written."""
+NAME, VERSION = re.compile(names.MODEL), re.compile(names.VERSION)
+"""What their folders are called."""
 
 
 @dataclass(frozen=True)

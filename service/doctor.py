@@ -1,0 +1,178 @@
+"""`python -m service doctor`: would the server start here with these settings and be ready, and what would it serve?
+
+It does what a start does, by the same code: it reads the settings, tries the address and the device, and loads and
+verifies every version.
+"""
+
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from textwrap import fill
+from typing import Any
+
+from pydantic import SecretStr
+
+from service import machine, startup
+from service.checks import Check, State, lines
+from service.errors import StartupError
+from service.settings import PREFIX, Settings, settings, strangers
+
+LIBRARIES = (
+    "bentoml",
+    "uvicorn",
+    "starlette",
+    "httptools",
+    "uvloop",
+    "msgspec",
+    "numpy",
+    "pydantic",
+    "pydantic-settings",
+    "python-multipart",
+    "prometheus-client",
+    "opencv-python-headless",
+    "pillow",
+    "tokenizers",
+)
+"""What the service needs beside ONNX Runtime."""
+
+Report = dict[str, list[Check]]
+"""What was found, by what it is about."""
+
+
+def examine() -> Report:
+    """Looks at the machine, the settings and the models, as far as what is found allows."""
+    logging.basicConfig(format="%(message)s", level=logging.CRITICAL)  # what the log would say, the report does
+    report = {"machine": list(_machine())}
+    try:
+        chosen = settings()
+    except StartupError as error:
+        return report | {"settings": [Check("settings", str(error), "FAIL"), *_strangers()]}
+    report["start"] = list(_start(chosen))
+    if not _failed(report):
+        report[f"models in {chosen.models_dir}"] = list(_models(chosen))
+    # Last, so that the models are told of where a server already runs too.
+    report["start"].append(
+        _attempt("address", lambda: startup.check_port(chosen), lambda: f"{chosen.host}:{chosen.port} is free")
+    )
+    return report | {"settings": [*_settings(chosen), *_strangers()]}
+
+
+def show(report: Report, as_json: bool) -> bool:
+    """Prints the report. Returns whether the server would start and be ready."""
+    ready = not _failed(report)
+    if as_json:
+        sections = {title: [asdict(check) for check in checks] for title, checks in report.items()}
+        print(json.dumps({"ready": ready, **sections}, indent=2))
+        return ready
+    for title, checks in report.items():
+        print(title, *lines(checks), sep="\n")
+    print(f"The server would {'start and be ready' if ready else 'not be ready'}.")
+    return ready
+
+
+def _failed(report: Report) -> bool:
+    return any(check.failed for checks in report.values() for check in checks)
+
+
+def _machine() -> Iterator[Check]:
+    yield Check("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield Check("Python", platform.python_version())
+    yield _attempt("ONNX Runtime", startup.check_runtime, _runtime)
+    versions = {library: _version(library) for library in LIBRARIES}
+    if missing := [library for library, found in versions.items() if found is None]:
+        yield Check("libraries", f"not installed: {', '.join(missing)}", "FAIL")
+    listed = ", ".join(f"{library}\0{found}" for library, found in versions.items() if found is not None)
+    yield Check("libraries", fill(listed, 90, break_on_hyphens=False).replace("\0", " "))
+    yield Check("cores", f"{machine.cores()} of the host's {os.cpu_count()}")
+    limit = machine.memory()
+    yield Check("memory", "unknown" if limit is None else f"{limit / 2**30:.1f} GiB")
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _runtime() -> str:
+    from service.engine.inference import runtime_found
+
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        return f"{runtime_found()}; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
+    return runtime_found()
+
+
+def _start(chosen: Settings) -> Iterator[Check]:
+    workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
+    yield Check("processes", f"{workers}, runs of {chosen.threads} thread{'s' if chosen.threads > 1 else ''}")
+    if chosen.device in ("cuda", "tensorrt"):
+        yield _attempt("device", lambda: startup.check_device(chosen), lambda: f"{chosen.device} works")
+        return
+    trouble = startup.trouble_with("cuda")
+    yield Check("device", f"{chosen.device}; cuda {'works' if trouble is None else f'does not work: {trouble}'}")
+
+
+def _attempt(subject: str, check: Callable[[], None], finding: Callable[[], str]) -> Check:
+    try:
+        check()
+    except StartupError as error:
+        return Check(subject, str(error), "FAIL")
+    return Check(subject, finding())
+
+
+def _models(chosen: Settings) -> Iterator[Check]:
+    """Loads every version that the server would."""
+    from service.binding import task
+    from service.engine.layout import scan
+    from service.serving import ServedModels
+
+    try:
+        layout = scan(chosen.models_dir)
+    except OSError as error:
+        yield Check("folder", f"{chosen.models_dir}: {error.strerror}", "FAIL")
+        return
+    if not layout.models:
+        yield Check("folder", f"{chosen.models_dir}: there is no model in it", "FAIL")
+    predictors = {name: predictor for name in layout.models if (predictor := task(name)) is not None}
+    served = ServedModels(chosen, predictors)
+    for name, numbers in layout.models.items():
+        failures = served.load(name, numbers, None)
+        versions = served.repository.versions(name).values()
+        trouble: State = "warn" if any(each.session for each in versions) else "FAIL"
+        for each in versions:
+            subject = f"{name} {each.version}"
+            if each.session is not None:
+                answers = ", answers by default" if each is served.find(name, None).version else ""
+                yield Check(subject, f"{each.session.provider}, {each.session.precision}{answers}")
+            elif f"version {each.version}: {each.reason}" in failures:
+                yield Check(subject, f"not served: {each.reason}", trouble)
+            else:
+                yield Check(subject, f"not served: {each.reason}")
+    yield from (Check("ignored", stray, "warn") for stray in layout.strays)
+
+
+def _settings(chosen: Settings) -> Iterator[Check]:
+    for name, field in Settings.model_fields.items():
+        if name in chosen.model_fields_set:
+            source = "environment"
+        else:
+            source = "default" if field.default_factory is None else "computed"
+        yield Check(f"{PREFIX}{name.upper()}", f"{_shown(getattr(chosen, name))} ({source})")
+
+
+def _shown(value: Any) -> str:
+    """The value of a setting, without secrets."""
+    if isinstance(value, frozenset) and value and all(isinstance(each, SecretStr) for each in value):
+        return f"{len(value)}, hidden"
+    if isinstance(value, dict):
+        value = "; ".join(f"{model}: {each}" for model, each in value.items())
+    return "none" if value in (None, "", frozenset()) else str(value)
+
+
+def _strangers() -> Iterator[Check]:
+    return (Check("environment", stranger, "warn") for stranger in strangers(os.environ))
