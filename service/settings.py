@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -105,10 +105,14 @@ class Settings(BaseSettings):
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = frozenset()
     """Keys that open the models, separated by commas; none means that everybody may use them."""
 
+    admin_keys: Annotated[frozenset[SecretStr], NoDecode] = frozenset()
+    """Keys that open the loading and unloading of models under `/v2/repository`, and nothing else, separated by commas;
+    none means that nobody may. None of them may be one of `api_keys`."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log lines that are written."""
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -127,6 +131,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{value} comes from Kubernetes, for a Service of this name: set enableServiceLinks: false"
             )
+        return value
+
+    @field_validator("admin_keys")
+    @classmethod
+    def _must_differ(cls, value: frozenset[SecretStr], info: ValidationInfo) -> frozenset[SecretStr]:
+        if value & info.data.get("api_keys", frozenset()):
+            raise ValueError(f"a key of {PREFIX}API_KEYS opens the models, and may not change them too")
         return value
 
     @field_validator("workers", mode="before")

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, strangers
+from service.errors import StartupError
+from service.settings import Settings, settings, strangers
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,13 @@ def test_the_port_that_kubernetes_makes_of_a_service_of_this_name_is_explained(m
     monkeypatch.setenv("DEEPSERVE_PORT", "tcp://10.96.0.7:3000")
     with pytest.raises(ValidationError, match="enableServiceLinks"):
         Settings()
+
+
+def test_a_key_does_not_open_the_models_and_change_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSERVE_API_KEYS", "one, secret")
+    monkeypatch.setenv("DEEPSERVE_ADMIN_KEYS", "secret, two")
+    with pytest.raises(StartupError) as refused:
+        settings.__wrapped__()  # not what this process has read before
+    assert str(refused.value).startswith("DEEPSERVE_ADMIN_KEYS: ")
+    assert "DEEPSERVE_API_KEYS" in str(refused.value)
+    assert "secret" not in str(refused.value)

@@ -15,11 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.call import Call, new_request_id
+from service.control import PATIENCE
 from service.draining import DRAIN
 from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
-from service.http.keys import check_key
+from service.http.keys import check_admin_key, check_key
 from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.openapi import api_page, openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _BENTOML_PAGES = re.compile(r"/schema\.json|/static_content/swagger-ui(\.css|-bundle\.js)")
 """What BentoML's own app is asked for: what its clients read, and the scripts of the API page."""
+
+LONGEST_CHANGE = 2 * PATIENCE
+"""Seconds that a client may wait for a change of what is served: until it is made, or made and taken back."""
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 
@@ -56,7 +60,7 @@ class FrontDoor:
             tasks: the task endpoints, served here.
             tensors: the routes under `/v2`, served here.
             service: gives the models, once start-up is complete.
-            settings: the API keys.
+            settings: the keys, and how long a request may take.
         """
         self._bentoml_app = bentoml_app
         self._tensors = tensors
@@ -143,8 +147,7 @@ class FrontDoor:
             raise MethodNotAllowed(request.method, ", ".join(allowed))
         if route.public:
             return await handler(request, call)
-        check_key(self._settings.api_keys, request.headers.get(b"authorization"))
-        seconds = _seconds(request.headers.get(b"x-request-timeout"), self._settings.request_timeout)
+        seconds = _seconds(request.headers.get(b"x-request-timeout"), self._admit(route, request))
         # What `asyncio.timeout` does, at a third of its cost.
         task = asyncio.current_task()
         assert task is not None
@@ -157,6 +160,15 @@ class FrontDoor:
             raise DeadlineExceeded("The deadline passed before the answer was ready.") from error
         finally:
             timer.cancel()
+
+    def _admit(self, route: Route, request: HttpRequest) -> float:
+        """Lets a request pass that has a key to the route, and says how many seconds it may take."""
+        key = request.headers.get(b"authorization")
+        if route.admin:
+            check_admin_key(self._settings.admin_keys, key)
+            return LONGEST_CHANGE
+        check_key(self._settings.api_keys, key)
+        return self._settings.request_timeout
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         """Ready when each model has a version that has proved itself, until the server is told to stop."""

@@ -48,8 +48,11 @@ Handler = Callable[[HttpRequest, Call], Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What answers a path: a handler a method. `template` names it in metrics; `public` ones need no API key."""
+    """What answers a path: a handler a method. `template` names it in metrics; `public` ones need no API key,
+    `admin` ones an admin key in its place, and they may take minutes.
+    """
 
     template: str
     methods: Mapping[str, Handler]
     public: bool = False
+    admin: bool = False

@@ -82,7 +82,7 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
         },
         "components": {
             "schemas": {**schemas["$defs"], **tensor_schemas(), "Problem": _PROBLEM_SCHEMA},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {name: {"type": "http", "scheme": "bearer"} for name in ("key", "admin")},
         },
         "security": [{}, {"key": []}],
     }

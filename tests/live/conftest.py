@@ -1,6 +1,9 @@
 """The real server: the process that `make serve` starts, on a free port, once for all live tests."""
 
+import fcntl
+import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +17,9 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+CLIENTS = Path(__file__).parent / "clients"
+"""Programs that ask with clients which others have made."""
+CLIENTS_ENVIRONMENT = ROOT / ".venv-clients"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,3 +85,20 @@ def client(server: str) -> Iterator[httpx.Client]:
     """A client of that server."""
     with httpx.Client(base_url=server, timeout=30) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def clients_python() -> Path:
+    """The interpreter of the clients' own environment, which is made once and kept: their needs clash with ours."""
+    requirements = CLIENTS / "requirements.txt"
+    made_from = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    stamp, interpreter = CLIENTS_ENVIRONMENT / "made-from", CLIENTS_ENVIRONMENT / "bin" / "python"
+    with CLIENTS_ENVIRONMENT.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != made_from:
+            shutil.rmtree(CLIENTS_ENVIRONMENT, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", CLIENTS_ENVIRONMENT], check=True)
+            install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "-r", requirements]
+            subprocess.run([interpreter, *install], check=True)
+            stamp.write_text(made_from)
+    return interpreter

@@ -431,6 +431,13 @@ def test_the_server_and_its_models_describe_themselves(client: httpx.Client) -> 
     refused(client.post("/v2/repository/index", content=b"["), 400)
 
 
+@pytest.mark.parametrize("change", ["load", "unload"])
+def test_without_admin_keys_nobody_changes_what_is_served(client: httpx.Client, change: str) -> None:
+    answer = client.post(f"/v2/repository/models/digits/{change}", headers={"Authorization": "Bearer any"})
+    assert "DEEPSERVE_ADMIN_KEYS" in refused(answer, 404)
+    assert "model_repository" not in client.get("/v2").json()["extensions"]
+
+
 @every_version
 def test_a_model_describes_itself(client: httpx.Client, directory: Path) -> None:
     card = Card.read(directory)
@@ -490,6 +497,7 @@ def test_the_documentation_names_every_route(client: httpx.Client) -> None:
     of_model = ("", "/ready", "/config", "/stats", "/infer")
     assert {path for path in paths if path.startswith("/v2")} == {
         *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index"),
+        *(f"/v2/repository/models/{{name}}/{change}" for change in ("load", "unload")),
         *(f"/v2/models/{{name}}{tail}" for tail in of_model),
         *(f"/v2/models/{{name}}/versions/{{version}}{tail}" for tail in of_model),
     }

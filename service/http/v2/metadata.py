@@ -7,16 +7,23 @@ from service import metrics
 from service.engine.card import GRAPHS
 from service.engine.repository import Repository, State, Version
 from service.http.v2.tensors import DATATYPES, protocol_shape
+from service.policy import VersionPolicy
 from service.predictors import MAX_ITEMS
 
 Document = dict[str, Any]
 
-SERVER: Document = {
-    "name": "deepserve",
-    "version": "2",
-    "extensions": ["binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics"],
-}
-"""The metadata of the server. Of `schedule_policy` it has the timeout; no model has levels of priority."""
+_EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics")
+"""Of `schedule_policy` it has the timeout; no model has levels of priority."""
+_CONTROL = ("model_repository", "model_repository(unload_dependents)")
+
+
+def server(*, controlled: bool) -> Document:
+    """The metadata of a server; `controlled` says whether clients may load and unload models."""
+    return {
+        "name": "deepserve",
+        "version": "2",
+        "extensions": sorted(_EXTENSIONS + _CONTROL if controlled else _EXTENSIONS),
+    }
 
 
 def metadata(version: Version, ready: Sequence[str]) -> Document:
@@ -35,11 +42,12 @@ def metadata(version: Version, ready: Sequence[str]) -> Document:
     }
 
 
-def configuration(version: Version, max_wait: float) -> Document:
+def configuration(version: Version, policy: VersionPolicy, max_wait: float) -> Document:
     """The model configuration, as far as it means something here. Dimensions are those of a row, as Triton has them.
 
     Args:
         version: a ready one.
+        policy: by which versions of its model are loaded.
         max_wait: seconds that a run waits for company.
     """
     card, session = version.card, version.session
@@ -61,7 +69,7 @@ def configuration(version: Version, max_wait: float) -> Document:
         "name": card.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
-        "version_policy": {"all": {}},
+        "version_policy": _version_policy(policy),
         "max_batch_size": MAX_ITEMS,
         "input": inputs,
         "output": outputs,
@@ -69,6 +77,12 @@ def configuration(version: Version, max_wait: float) -> Document:
         "instance_group": [{"name": card.name, "kind": kind, "count": 1}],
         "default_model_filename": GRAPHS[session.precision],
     }
+
+
+def _version_policy(policy: VersionPolicy) -> Document:
+    if policy.listed is not None:
+        return {"specific": {"versions": list(policy.listed)}}
+    return {"all": {}} if policy.most is None else {"latest": {"num_versions": policy.most}}
 
 
 def statistics(version: Version) -> Document:

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from service.http.messages import JSON
+from service.http.v2.repository import IndexRequest, LoadRequest, UnloadRequest
 from service.http.v2.request import InferRequest
-from service.http.v2.routes import IndexRequest
 
 Document = dict[str, Any]
 
@@ -15,6 +15,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _BINARY = "application/octet-stream"
 _KEYED = (401, 405, 422, 504)
 _OF_MODEL = (*_KEYED, 404, 503)
+_CHANGE = (*_OF_MODEL, 400, 413)
 
 _TENSOR: Document = {
     "type": "object",
@@ -42,7 +43,9 @@ _ERROR: Document = {"type": "object", "required": ["error"], "properties": {"err
 
 def tensor_schemas() -> Document:
     """What the paths refer to."""
-    _, requests = msgspec.json.schema_components([InferRequest, IndexRequest], ref_template=_REFERENCE)
+    _, requests = msgspec.json.schema_components(
+        [InferRequest, IndexRequest, LoadRequest, UnloadRequest], ref_template=_REFERENCE
+    )
     numbers = requests["InputTensor"]["properties"]["data"]["items"]
     nested = {"type": "array", "items": {}}
     requests["InputTensor"]["properties"]["data"]["items"] = {"anyOf": [*numbers["anyOf"], nested]}
@@ -54,12 +57,23 @@ def tensor_paths() -> Document:
     live = _operation("The process can answer.", errors=(405,))
     ready = _operation("Every model is loaded and warm.", errors=(405, 503))
     index = _operation("Every version of every model and its state.", body="IndexRequest", errors=(400, 413, *_KEYED))
+    load, unload = (
+        _operation(summary, ("name",), body, errors=_CHANGE)
+        for summary, body in (
+            ("Loads a model, or what has changed of it, in every worker.", "LoadRequest"),
+            ("Takes a model out of service, in every worker.", "UnloadRequest"),
+        )
+    )
+    for change in (load, unload):
+        change["security"] = [{"admin": []}]
     return {
         "/v2": {"get": _operation("The server and the extensions that it has.")},
         "/v2/health/live": {"get": live},
         "/v2/health/ready": {"get": ready},
         "/v2/models/stats": {"get": _operation("What every model has done.")},
         "/v2/repository/index": {"post": index},
+        "/v2/repository/models/{name}/load": {"post": load},
+        "/v2/repository/models/{name}/unload": {"post": unload},
         **_of_model("/v2/models/{name}", "name"),
         **_of_model("/v2/models/{name}/versions/{version}", "name", "version"),
     }

@@ -17,13 +17,14 @@ from service.call import Call
 from service.control import Control
 from service.draining import DRAIN
 from service.engine.repository import Repository, Version
-from service.errors import DeadlineExceeded, Malformed, ServiceError, Unavailable
+from service.errors import DeadlineExceeded, ServiceError, Unavailable
 from service.http.bodies import read_body
 from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
 from service.http.v2 import metadata
 from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
 from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_coding
+from service.http.v2.repository import ModelRepository
 from service.serving import ServedModels, ServedVersion
 from service.settings import Settings
 
@@ -48,13 +49,6 @@ class Service(Protocol):
         """What `work` returns, done in a thread."""
 
 
-class IndexRequest(msgspec.Struct):
-    """The JSON of a request for the index."""
-
-    ready: bool = False
-    """Only of what is ready."""
-
-
 class OpenInference:
     """The routes under `/v2`."""
 
@@ -67,14 +61,15 @@ class OpenInference:
         """
         self._service = service
         self._settings = settings
+        self._server_metadata = metadata.server(controlled=bool(settings.admin_keys))
         self._models: WeakKeyDictionary[ServedVersion, TensorModel] = WeakKeyDictionary()
         self._server_routes = {
             "/v2": Route("/v2", {"GET": self._server}),
             "/v2/health/live": Route("/v2/health/live", {"GET": self._live}, public=True),
             "/v2/health/ready": Route("/v2/health/ready", {"GET": self._ready}, public=True),
             "/v2/models/stats": Route("/v2/models/stats", {"GET": self._all_statistics}),
-            "/v2/repository/index": Route("/v2/repository/index", {"POST": self._index}),
         }
+        self._model_repository = ModelRepository(lambda: service().models.repository, lambda: service().control)
         of_model: dict[str, Mapping[str, Handler]] = {
             "": {"GET": self._metadata},
             "/ready": {"GET": self._model_ready},
@@ -95,7 +90,7 @@ class OpenInference:
         if (route := self._server_routes.get(path)) is not None:
             return route
         if (match := _OF_MODEL.fullmatch(path)) is None:
-            return None
+            return self._model_repository.find(path)
         of_model, of_version = self._model_routes[match["tail"]]
         return of_model if match["version"] is None else of_version
 
@@ -123,7 +118,7 @@ class OpenInference:
         return put_together() if quick else await service.apart(put_together)
 
     async def _server(self, _request: HttpRequest, _call: Call) -> Reply:
-        return json_reply(metadata.SERVER)
+        return json_reply(self._server_metadata)
 
     async def _live(self, _request: HttpRequest, _call: Call) -> Reply:
         return json_reply({"live": True})
@@ -134,14 +129,6 @@ class OpenInference:
             raise Unavailable("Not every model is ready; the index of the repository says which and why.")
         return json_reply({"ready": True})
 
-    async def _index(self, request: HttpRequest, _call: Call) -> Reply:
-        body = await _body(request, LARGE)
-        try:
-            wanted = msgspec.json.decode(body or b"{}", type=IndexRequest)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(f"The body is no request for the index: {error}.") from error
-        return json_reply(metadata.index(self._repository, only_ready=wanted.ready))
-
     async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
         ready = self._repository.ready_versions(version.name)
@@ -151,7 +138,9 @@ class OpenInference:
         return json_reply({"name": self._version(request).name, "ready": True})
 
     async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
-        return json_reply(metadata.configuration(self._version(request), self._settings.max_wait))
+        version = self._version(request)
+        policy = self._service().control.policy(version.name)
+        return json_reply(metadata.configuration(version, policy, self._settings.max_wait))
 
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
         name, number = _model(request.path)

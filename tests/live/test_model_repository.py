@@ -1,0 +1,225 @@
+"""Models are loaded and unloaded by those who have an admin key, in every worker, and by nobody else."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live.conftest import CLIENTS, ROOT, serving
+
+ADMIN, CLIENT = "Bearer an-admin-key", "Bearer a-key"
+
+EVERYTHING = [("digits", "1"), ("digits", "2"), ("mammogram", "1")]
+
+Document = dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository of the server below."""
+    directory = tmp_path_factory.mktemp("models")
+    for name in ("digits", "mammogram"):
+        shutil.copytree(ROOT / "models" / name, directory / name)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with keys and two workers."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(log, models_dir=str(models), workers="2", api_keys="a-key", admin_keys="an-admin-key") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(server: str) -> Iterator[httpx.Client]:
+    """A client of that server; with a connection for each request, so that many reach every worker."""
+    with httpx.Client(base_url=server, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)) as made:
+        yield made
+
+
+@pytest.fixture
+def changed(client: httpx.Client, models: Path) -> Iterator[httpx.Client]:
+    """The same, for tests that change what is served; it is changed back."""
+    yield client
+    shutil.rmtree(models / "digits" / "3", ignore_errors=True)
+    for model in ("digits", "mammogram"):
+        assert change(client, model, "load").status_code == 200
+
+
+def change(client: httpx.Client, model: str, what: str, body: object = b"", key: str = ADMIN) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    headers = {"Authorization": key}
+    return client.post(f"/v2/repository/models/{model}/{what}", content=content, headers=headers)
+
+
+def with_policy(policy: Document) -> Document:
+    return {"parameters": {"config": json.dumps({"version_policy": policy})}}
+
+
+def infer(client: httpx.Client, model: str = "digits", key: str = CLIENT) -> httpx.Response:
+    tensor = {
+        "digits": {"name": "pictures", "shape": [1, 28, 28], "datatype": "UINT8", "data": [0] * 784},
+        "mammogram": {"name": "masses", "shape": [1, 4], "datatype": "FP32", "data": [50, 1, 1, 1]},
+    }[model]
+    return client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]}, headers={"Authorization": key})
+
+
+def answering(client: httpx.Client, model: str = "digits") -> set[str | int]:
+    """The versions that answer, or else the statuses, of as many connections as reach every worker."""
+    answers = [infer(client, model) for _ in range(12)]
+    return {each.json()["model_version"] if each.status_code == 200 else each.status_code for each in answers}
+
+
+def ready(client: httpx.Client) -> list[tuple[str, str]]:
+    """The models and versions that the index says are ready."""
+    index = client.post("/v2/repository/index", json={"ready": True}, headers={"Authorization": CLIENT}).json()
+    return [(each["name"], each["version"]) for each in index]
+
+
+def policy(client: httpx.Client) -> object:
+    return client.get("/v2/models/digits/config", headers={"Authorization": CLIENT}).json()["version_policy"]
+
+
+def refused(response: httpx.Response, status: int) -> str:
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    return str(response.json()["error"])
+
+
+def test_the_extension_is_announced(client: httpx.Client) -> None:
+    extensions = client.get("/v2", headers={"Authorization": CLIENT}).json()["extensions"]
+    assert {"model_repository", "model_repository(unload_dependents)"} <= set(extensions)
+
+
+@pytest.mark.parametrize("what", ["load", "unload"])
+@pytest.mark.parametrize("key", [CLIENT, "Bearer another", "Basic an-admin-key", ""])
+def test_only_an_admin_key_opens_the_repository(client: httpx.Client, what: str, key: str) -> None:
+    answer = change(client, "digits", what, key=key)
+    refused(answer, 401)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert ready(client) == EVERYTHING
+
+
+def test_an_admin_key_does_not_open_the_models(client: httpx.Client) -> None:
+    refused(infer(client, key=ADMIN), 401)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "numbers"),
+    [
+        ({"specific": {"versions": [1]}}, ["1"]),
+        ({"specific": {"versions": [1, 2]}}, ["1", "2"]),
+        ({"latest": {"num_versions": 1}}, ["2"]),
+        ({"all": {}}, ["1", "2"]),
+    ],
+)
+def test_a_policy_chooses_what_every_worker_serves(changed: httpx.Client, chosen: Document, numbers: list[str]) -> None:
+    assert change(changed, "digits", "load", with_policy(chosen)).status_code == 200
+    assert answering(changed) == {numbers[-1]}
+    assert policy(changed) == chosen
+    assert [number for name, number in ready(changed) if name == "digits"] == numbers
+
+
+def test_what_was_taken_back_comes_again(changed: httpx.Client) -> None:
+    before = policy(changed)
+    change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}}))
+    assert change(changed, "digits", "load").status_code == 200
+    assert answering(changed) == {"2"}
+    assert policy(changed) == before
+
+
+def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Client) -> None:
+    assert change(changed, "mammogram", "unload", {"parameters": {"unload_dependents": True}}).status_code == 200
+    assert answering(changed, "mammogram") == {503}
+    assert answering(changed) == {"2"}
+    assert ready(changed) == [("digits", "1"), ("digits", "2")]
+    assert changed.get("/readyz").status_code == 200
+    assert change(changed, "mammogram", "load", {}).status_code == 200
+    assert answering(changed, "mammogram") == {"1"}
+
+
+def test_a_version_that_fails_is_refused_with_its_reason_and_the_others_serve_on(
+    changed: httpx.Client, models: Path
+) -> None:
+    shutil.copytree(models / "digits" / "2", models / "digits" / "3")
+    assert "version 3: card.json" in refused(change(changed, "digits", "load"), 400)
+    assert answering(changed) == {"2"}
+    assert ready(changed) == EVERYTHING
+
+
+def test_a_change_is_made_even_if_its_client_does_not_wait(changed: httpx.Client) -> None:
+    headers = {"Authorization": ADMIN, "X-Request-Timeout": "0.001"}
+    rolled_back = with_policy({"specific": {"versions": [1]}})
+    refused(changed.post("/v2/repository/models/digits/load", json=rolled_back, headers=headers), 504)
+    assert change(changed, "mammogram", "load").status_code == 200  # its turn comes after that change
+    assert answering(changed) == {"1"}
+
+
+def test_tritonclient_rolls_a_model_back_and_forth(changed: httpx.Client, server: str, clients_python: Path) -> None:
+    command = [clients_python, CLIENTS / "roll_triton.py", server.removeprefix("http://"), "an-admin-key", "a-key"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ready(changed) == EVERYTHING
+
+
+@pytest.mark.parametrize("model", ["nothing", "Digits", "..", "%2e%2e", "a%2fb", "digits%00", "d" * 65])
+@pytest.mark.parametrize("what", ["load", "unload"])
+def test_only_models_of_the_repository_are_found(client: httpx.Client, model: str, what: str) -> None:
+    refused(change(client, model, what), 404)
+
+
+def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
+    assert "9" in refused(change(client, "digits", "load", with_policy({"specific": {"versions": [1, 9]}})), 404)
+    assert ready(client) == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"[", "load"),
+        (b"[" * 60_000, "load"),
+        (b"\xff", "load"),
+        ([], "load"),
+        ({"url": "http://127.0.0.1/model"}, "url"),
+        ({"parameters": {"url": "http://127.0.0.1/model"}}, "url"),
+        ({"parameters": {"file:3/model.onnx": "AAAA", "config": "{}"}}, "file:3/model.onnx"),
+        ({"parameters": {"config": {}}}, "config"),
+        ({"parameters": {"config": "{"}}, "version_policy"),
+        ({"parameters": {"config": '{"max_batch_size": 1}'}}, "max_batch_size"),
+        ({"parameters": {"config": '{"default_model_filename": "/etc/passwd"}'}}, "default_model_filename"),
+        (with_policy({}), "version_policy"),
+        (with_policy({"newest": {}}), "newest"),
+        (with_policy({"latest": {}}), "num_versions"),
+        (with_policy({"latest": {"num_versions": 0}}), "num_versions"),
+        (with_policy({"latest": {"num_versions": 10**9}}), "num_versions"),
+        (with_policy({"specific": {"versions": []}}), "versions"),
+        (with_policy({"specific": {"versions": ["../2"]}}), "versions"),
+        (with_policy({"all": {}, "latest": {"num_versions": 1}}), "version_policy"),
+    ],
+)
+def test_a_request_brings_a_version_policy_and_nothing_else(client: httpx.Client, body: object, word: str) -> None:
+    assert word in refused(change(client, "digits", "load", body), 400)
+    assert ready(client) == EVERYTHING
+
+
+@pytest.mark.parametrize("parameters", [{"unload_dependents": "yes"}, {"config": "{}"}])
+def test_to_unload_takes_no_other_parameters(client: httpx.Client, parameters: Document) -> None:
+    refused(change(client, "digits", "unload", {"parameters": parameters}), 400)
+    assert ready(client) == EVERYTHING
+
+
+@pytest.mark.parametrize("what", ["load", "unload"])
+def test_the_body_is_bounded(client: httpx.Client, what: str) -> None:
+    refused(change(client, "digits", what, b" " * 65_537), 413)
+
+
+@pytest.mark.parametrize("what", ["load", "unload"])
+def test_other_methods_are_a_405(client: httpx.Client, what: str) -> None:
+    answer = client.get(f"/v2/repository/models/digits/{what}", headers={"Authorization": ADMIN})
+    refused(answer, 405)
+    assert answer.headers["allow"] == "POST"
