@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from _bentoml_sdk.method import APIMethod
 from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
+from service.arrays import Tensors
 from service.binding import AnyPredictor
 from service.call import Call, current_call
 from service.control import Control
@@ -31,8 +32,9 @@ from service.predictors.digits import DigitsPredictor
 from service.predictors.fashion import FashionPredictor
 from service.predictors.mammogram import MammogramPredictor
 from service.predictors.sentiment import SentimentPredictor
-from service.serving import ServedModels
+from service.serving import ServedModels, ServedVersion
 from service.settings import settings
+from service.shadow import Shadow
 from service.workers import Workers, shared_folder
 
 SETTINGS = settings()
@@ -96,7 +98,7 @@ def _bind(api: APIMethod[..., Any]) -> Any:
 
 
 def _admission(name: str) -> Callable[[Call], None]:
-    return lambda call: _instance().models.find(name, call.version, call.request_id).check_room()
+    return lambda call: _instance().models.find(name, call.version, call.request_id).answers.check_room()
 
 
 @bentoml.service(
@@ -123,6 +125,10 @@ class DeepServe:
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._free_decoders = asyncio.Semaphore(DECODERS)
         self._decoding = 0
+        self.shadows: Mapping[str, Shadow] = {
+            name: Shadow(name, diversion, self.models, self._decode, self._is_idle)
+            for name, diversion in SETTINGS.shadow.items()
+        }
         gc.set_threshold(10_000, 10, 10)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -138,13 +144,26 @@ class DeepServe:
         """
         call = current_call.get()
         served = self.models.find(name, call.version, call.request_id)
-        if served.predictor.is_slow_to_decode(request):
-            inputs, facts = await self.apart(partial(served.predictor.decode, request))
+        inputs, facts = await self._decode(served, request)
+        if not served.predictor.is_repeatable(request):
+            outputs = await served.batcher.submit(inputs)
         else:
-            inputs, facts = served.predictor.decode(request)
-        outputs = await served.compute(inputs)
+            outputs = await served.answers.submit(inputs)
+            if (shadow := self.shadows.get(name)) is not None:
+                shadow.offer(call.request_id, request, served, outputs)
         answer: Answer = served.predictor.describe(outputs, facts)
         return answer
+
+    async def _decode(self, served: ServedVersion, request: Payload) -> tuple[Tensors, Any]:
+        """What a version makes of a request: its inputs, and what describing the answer takes."""
+        if served.predictor.is_slow_to_decode(request):
+            return await self.apart(partial(served.predictor.decode, request))
+        decoded: tuple[Tensors, Any] = served.predictor.decode(request)
+        return decoded
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is read, nothing waits and nothing runs."""
+        return not self._decoding and self.models.idle
 
     async def apart(self, work: Callable[[], T]) -> T:
         """What `work`, the reading of a large request say, returns, done in a thread.
@@ -165,5 +184,6 @@ class DeepServe:
     async def close(self) -> None:
         """Lets the requests under way finish."""
         self._following.cancel()
+        await asyncio.gather(*(shadow.close() for shadow in self.shadows.values()))
         await self.models.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)

@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 10, 100)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 REQUESTS = Counter(
@@ -58,6 +59,17 @@ CACHE_BYTES = Gauge(
     "deepserve_cache_bytes", "Memory that the kept answers take", ("model",), multiprocess_mode="livesum"
 )
 CACHE_EVICTIONS = Counter("deepserve_cache_evictions", "Answers that made room for others", ("model",))
+SHADOW_ROWS = Counter(
+    "deepserve_shadow_rows",
+    "Rows of copied requests by what became of them: agree, differ, dropped or failed",
+    ("model", "version", "shadow", "outcome"),
+)
+SHADOW_DIFFERENCE = Histogram(
+    "deepserve_shadow_difference",
+    "Largest difference between what two versions answer to a request",
+    ("model", "version", "shadow"),
+    buckets=_DIFFERENCES,
+)
 READY = Gauge(
     "deepserve_model_ready",
     "1 if the version serves, 0 if it failed its checks",
@@ -138,6 +150,31 @@ class LookupSeries:
     def kept(self, seconds: float) -> None:
         """It took `seconds` to keep the answer to a request that had missed."""
         self._miss_seconds.inc(seconds)
+
+
+class ShadowSeries:
+    """The series of a version whose requests are copied to another, its shadow."""
+
+    def __init__(self, model: str, version: str, shadow: str) -> None:
+        labels = (model, version, shadow)
+        self._agree, self._differ, self._dropped, self._failed = (
+            SHADOW_ROWS.labels(*labels, each) for each in ("agree", "differ", "dropped", "failed")
+        )
+        self._difference = SHADOW_DIFFERENCE.labels(*labels)
+
+    def compared(self, agree: int, differ: int, difference: float) -> None:
+        """So many rows of a request agree and differ, by `difference` at most."""
+        self._agree.inc(agree)
+        self._differ.inc(differ)
+        self._difference.observe(difference)
+
+    def dropped(self, rows: int) -> None:
+        """A copy of so many rows was not asked."""
+        self._dropped.inc(rows)
+
+    def failed(self, rows: int) -> None:
+        """A copy of so many rows could not be compared."""
+        self._failed.inc(rows)
 
 
 def _ended(model: str, version: str, outcome: str) -> tuple[Counter, Counter]:

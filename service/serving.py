@@ -7,13 +7,14 @@ finishes on it, and the version's session goes with the last such request.
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service import metrics
-from service.arrays import Tensors
 from service.binding import AnyPredictor, bind
 from service.engine.batching import Batcher
+from service.engine.cache import Cache, CachedBatcher
+from service.engine.card import Card
 from service.engine.inference import Runtime, Session
 from service.engine.queue import Limits
 from service.engine.repository import Repository, State, Version
@@ -29,12 +30,10 @@ class ServedVersion:
 
     version: Version
     predictor: AnyPredictor
-    compute: Callable[[Tensors], Awaitable[Tensors]]
-    """The outputs for decoded inputs, row for row."""
-    check_room: Callable[[], None]
-    """Lets a request pass that need not be turned away before it is read; raises Unavailable if the queue is full."""
-    close: Callable[[], Awaitable[None]]
-    """Lets what is in the queue finish."""
+    batcher: Batcher
+    """Computes the outputs for decoded inputs."""
+    answers: Batcher | CachedBatcher
+    """The same, where the model has a cache by way of that: for requests that give the same inputs again."""
 
 
 class ServedModels:
@@ -59,6 +58,7 @@ class ServedModels:
         self.repository = Repository(settings.models_dir, runtime, settings.version_policy, self._prepare)
         self._settings = settings
         self._predictors = predictors
+        self._caches = {name: Cache(size, metrics.CacheSeries(name)) for name, size in settings.cache.items()}
         self._prepared: dict[Session, ServedVersion] = {}
         self._answering: dict[tuple[str, str | None], ServedVersion] = {}
         """By model and version; by None what answers those who ask for no version."""
@@ -108,9 +108,14 @@ class ServedModels:
         self.repository.forget(name)
         self._publish(name)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return all(served.batcher.idle for served in self._answering.values())
+
     async def close(self) -> None:
         """Lets the requests under way finish."""
-        await asyncio.gather(*(served.close() for (_, number), served in self._answering.items() if number))
+        await asyncio.gather(*(served.batcher.close() for (_, number), served in self._answering.items() if number))
 
     def _prepare(self, version: Version) -> None:
         """Puts a predictor and a queue before a verified version.
@@ -133,10 +138,16 @@ class ServedModels:
         self._prepared[version.session] = ServedVersion(
             version,
             bound,
-            batcher.submit,
-            batcher.check_room,
-            batcher.close,
+            batcher,
+            self._cached(batcher, version.card),
         )
+
+    def _cached(self, batcher: Batcher, card: Card) -> Batcher | CachedBatcher:
+        """The batcher of a version, behind the cache of its model if there is one."""
+        if (cache := self._caches.get(card.name)) is None:
+            return batcher
+        content = card.model_dump_json().encode()  # with the checksums of all files
+        return CachedBatcher(batcher, cache, content, metrics.LookupSeries(card.name, card.version))
 
     def _publish(self, name: str) -> None:
         """Lets those versions of a model answer that are ready, and no others."""
@@ -160,9 +171,10 @@ class ServedModels:
         gc.freeze()
 
     def _default(self, name: str, ready: Sequence[str]) -> str:
-        """The version for those who ask for none: the newest, a canary only if there is no other."""
-        canary = self._settings.canary.get(name)
-        return next((number for number in reversed(ready) if canary is None or number != canary.version), ready[-1])
+        """The version for those who ask for none: the newest, one on trial only if there is no other."""
+        trials = (self._settings.canary.get(name), self._settings.shadow.get(name))
+        on_trial = {trial.version for trial in trials if trial is not None}
+        return next((number for number in reversed(ready) if number not in on_trial), ready[-1])
 
     def _tell(self, before: Iterable[Version], after: Iterable[Version]) -> None:
         """Says in the metrics which versions of a model are ready, and on what."""

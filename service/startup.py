@@ -18,6 +18,7 @@ def check(chosen: Settings) -> None:
     """
     check_port(chosen)
     check_runtime()
+    check_models(chosen)
     check_device(chosen)
 
 
@@ -45,6 +46,21 @@ def check_runtime() -> None:
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
+
+
+def check_models(chosen: Settings) -> None:
+    """The models that settings name can be served. Which versions there are is not asked: they come and go.
+
+    Raises:
+        StartupError: there is no task of such a name.
+    """
+    named = {name: getattr(chosen, name) for name in ("version_policy", "canary", "shadow", "cache")}
+    if any(named.values()):
+        from service.binding import task  # which needs the runtime
+
+        for setting, models in named.items():
+            if strangers := sorted(model for model in models if task(model) is None):
+                raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(strangers)}")
 
 
 def check_device(chosen: Settings) -> None:

@@ -115,6 +115,11 @@ class Batcher:
         """Rows in the queue."""
         return self._queue.rows
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return self._worker is None
+
     async def close(self) -> None:
         """Lets the requests in the queue finish and ends the thread."""
         if self._worker is not None:

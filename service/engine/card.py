@@ -119,6 +119,12 @@ class Card(Section):
         """Those that have a graph; CPUs run the last, unless the reference is asked for."""
         return ("float32", "int8") if self.int8 is not None and self.int8.served else ("float32",)
 
+    @property
+    def scores(self) -> str | None:
+        """The output whose columns stand for the classes: the first, where it has as many."""
+        first = self.outputs[0]
+        return first.name if first.shape[1:] == (len(self.classes),) else None
+
     def write(self, directory: Path) -> None:
         """Puts the card into `directory`."""
         (directory / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -49,12 +49,9 @@ class TensorModel:
         """
         self.name, self.version = card.name, card.version
         self.inputs = {spec.name: InputForm(spec, longest, bounds.get(spec.name)) for spec in card.inputs}
-        # The card's classes are what the elements of its first output stand for, where there are as many.
-        labels = [
-            card.classes if spec is card.outputs[0] and spec.shape[1:] == (len(card.classes),) else ()
-            for spec in card.outputs
-        ]
-        self.outputs = {spec.name: OutputForm(spec, each) for spec, each in zip(card.outputs, labels, strict=True)}
+        self.outputs = {
+            spec.name: OutputForm(spec, card.classes if spec.name == card.scores else ()) for spec in card.outputs
+        }
         self.every_output = {
             binary: [Wanted(form, binary, 0) for form in self.outputs.values()] for binary in (True, False)
         }

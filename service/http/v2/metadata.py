@@ -95,23 +95,25 @@ def statistics(version: Version) -> Document:
         return {"count": int(totals.get((count, outcome), 0)), "ns": int(totals.get((seconds, outcome), 0) * 1e9)}
 
     nothing = {"count": 0, "ns": 0}
+    ran = duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "ok")
+    hit = duration("deepserve_cache_requests_total", "deepserve_cache_seconds_total", "hit")
     return {
         "name": version.name,
         "version": version.version,
         "inference_count": int(totals.get(("deepserve_run_rows_sum", ""), 0)),
         "execution_count": int(totals.get(("deepserve_run_rows_count", ""), 0)),
         "inference_stats": {
-            "success": duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "ok"),
+            "success": {name: ran[name] + hit[name] for name in ran},
             "fail": duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "failed"),
             "queue": {
-                **duration("deepserve_model_requests_total", "", "ok"),
+                "count": ran["count"],
                 "ns": int(totals.get(("deepserve_queue_seconds_total", ""), 0) * 1e9),
             },
             "compute_input": nothing,
             "compute_infer": duration("deepserve_run_seconds_count", "deepserve_run_seconds_sum"),
             "compute_output": nothing,
-            "cache_hit": nothing,
-            "cache_miss": nothing,
+            "cache_hit": hit,
+            "cache_miss": duration("deepserve_cache_requests_total", "deepserve_cache_seconds_total", "miss"),
         },
         "batch_stats": [],
         "memory_usage": [],

@@ -27,6 +27,7 @@ from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_c
 from service.http.v2.repository import ModelRepository
 from service.serving import ServedModels, ServedVersion
 from service.settings import Settings
+from service.shadow import Shadow
 
 LARGE = 65536
 """Bytes of a request or an answer that may take over a millisecond to read or to compress."""
@@ -44,6 +45,7 @@ class Service(Protocol):
 
     models: ServedModels
     control: Control
+    shadows: Mapping[str, Shadow]
 
     async def apart(self, work: Callable[[], T]) -> T:
         """What `work` returns, done in a thread."""
@@ -98,7 +100,7 @@ class OpenInference:
         """The outputs of a model for the inputs of a request."""
         service = self._service()
         served = service.models.find(*_model(request.path), call.request_id)
-        served.check_room()
+        served.answers.check_room()
         started = asyncio.get_running_loop().time()
         model = self._tensors(served)
         body = await _body(request, self._settings.max_body_bytes)
@@ -110,6 +112,8 @@ class OpenInference:
         quick = not coding and len(body) <= LARGE
         inference = take_apart() if quick else await service.apart(take_apart)
         outputs = await _run(served, inference, started)
+        if (shadow := service.shadows.get(served.version.name)) is not None:
+            shadow.offer(call.request_id, inference.inputs, served, outputs)
 
         def put_together() -> Reply:
             return _compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
@@ -177,9 +181,9 @@ async def _run(served: ServedVersion, inference: Inference, started: float) -> T
     """The outputs, if they are there before the client's own timeout."""
     try:
         if inference.timeout == math.inf:
-            return await served.compute(inference.inputs)
+            return await served.answers.submit(inference.inputs)
         async with asyncio.timeout_at(started + inference.timeout):
-            return await served.compute(inference.inputs)
+            return await served.answers.submit(inference.inputs)
     except TimeoutError as error:
         raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error
 

@@ -1,0 +1,183 @@
+"""A copy of a share of a model's requests goes to another version too, and the answers are compared in the metrics.
+
+It happens after the client has the answer, one copy at a time and only while nothing else is to be done: under load
+copies are dropped. The other version reads a task's request with its own predictor, since what it becomes may differ
+between versions. Whatever goes wrong with a copy is counted, and no client ever meets it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from service.arrays import Tensors
+from service.engine.card import Card
+from service.engine.verification import GOLDEN_TOLERANCE
+from service.errors import Unavailable
+from service.metrics import ShadowSeries
+from service.predictors import Payload
+from service.serving import ServedModels, ServedVersion
+from service.traffic import Diversion
+
+MOST_WAITING = 4
+"""Copies of a model's requests that wait; each may be as large as a body may be."""
+
+PAUSE = 0.002
+"""Seconds between an answer and its copy: under load the next request is there by then, and the copy dropped."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Rows on which two versions agree and differ, and the largest absolute difference of their outputs."""
+
+    agree: int
+    differ: int
+    difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A request that has been answered."""
+
+    asked: Payload | Tensors
+    """A task's request, or the tensors of a client that asks in them."""
+    served: ServedVersion
+    """What answered it."""
+    outputs: Tensors
+    series: ShadowSeries
+
+    @property
+    def rows(self) -> int:
+        """Items of the request."""
+        return len(next(iter(self.outputs.values())))
+
+
+class Shadow:
+    """The other version of one model. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        model: str,
+        diversion: Diversion,
+        models: ServedModels,
+        decode: Callable[[ServedVersion, Payload], Awaitable[tuple[Tensors, Any]]],
+        is_idle: Callable[[], bool],
+    ) -> None:
+        """Copies requests for `model`.
+
+        Args:
+            model: its name.
+            diversion: the version that gets copies, and of what share.
+            models: all that answer.
+            decode: the inputs that a task's request becomes for a version, and facts that are of no use here.
+            is_idle: whether there is nothing else to be done.
+        """
+        self._model = model
+        self._diversion = diversion
+        self._models = models
+        self._decode = decode
+        self._is_idle = is_idle
+        self._series = cache(lambda number: ShadowSeries(model, number, diversion.version))
+        self._waiting: deque[Copy] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._failing = False
+        """Whether the last copy failed: the log tells of the first of many."""
+
+    def offer(self, request_id: str, asked: Payload | Tensors, served: ServedVersion, outputs: Tensors) -> None:
+        """Copies a request that `served` has answered with `outputs`, if it is one of the share and there is room."""
+        number = served.version.version
+        if number == self._diversion.version or not self._diversion.takes(request_id, "shadow"):
+            return
+        copy = Copy(asked, served, outputs, self._series(number))
+        if len(self._waiting) == MOST_WAITING:
+            copy.series.dropped(copy.rows)
+            return
+        self._waiting.append(copy)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Gives up what is under way."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.wait([self._worker])
+
+    async def _work(self) -> None:
+        """Follows copies until none waits."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(PAUSE)
+                await self._follow(self._waiting.popleft())
+        finally:
+            self._worker = None
+
+    async def _follow(self, copy: Copy) -> None:
+        """Asks the shadow what a client has asked, and counts what comes of it."""
+        card, names = copy.served.version.card, copy.served.predictor.outputs
+        assert card is not None
+        try:
+            comparison = compare(card, names, copy.outputs, await self._ask(copy.asked))
+        except Unavailable:
+            copy.series.dropped(copy.rows)
+        except Exception as error:  # whatever a version on trial does, the others serve
+            copy.series.failed(copy.rows)
+            if not self._failing:
+                logger.warning("model %s: the shadow fails: %s", self._model, error)
+            self._failing = True
+        else:
+            copy.series.compared(comparison.agree, comparison.differ, comparison.difference)
+            self._failing = False
+
+    async def _ask(self, asked: Payload | Tensors) -> Tensors:
+        """What the shadow answers.
+
+        Raises:
+            Unavailable: there is something else to be done, or the shadow is not ready.
+            NotFound: there is no such version.
+        """
+        if not self._is_idle():
+            raise Unavailable("Clients come first.")
+        shadow = self._models.find(self._model, self._diversion.version)
+        inputs = asked if isinstance(asked, Mapping) else (await self._decode(shadow, asked))[0]
+        return await shadow.batcher.submit(inputs)
+
+
+def compare(card: Card, names: Sequence[str], outputs: Tensors, others: Tensors) -> Comparison:
+    """What two versions of a model make of the same rows.
+
+    They agree on a row if they take it for the same class or, where the model tells no classes, if what they give is
+    the same but for rounding.
+
+    Args:
+        card: of either.
+        names: the outputs that are compared.
+        outputs: of one version.
+        others: of the other.
+
+    Raises:
+        ValueError: the outputs cannot be compared.
+    """
+    rows = len(outputs[names[0]])
+    agree = np.ones(rows, bool)
+    largest = 0.0
+    for name in names:
+        one, other = outputs[name].astype(np.float64), others[name].astype(np.float64)
+        if one.shape != other.shape:
+            raise ValueError(f"{name} is {one.shape} in one version and {other.shape} in the other")
+        if not (np.isfinite(one) & np.isfinite(other)).all():
+            raise ValueError(f"{name} has infinities, or what is not a number")
+        difference = np.abs(one - other)
+        largest = max(largest, float(difference.max()))
+        if name == card.scores:
+            agree &= one.argmax(1) == other.argmax(1)
+        else:
+            agree &= (difference <= GOLDEN_TOLERANCE[outputs[name].dtype.kind]).reshape(rows, -1).all(1)
+    same = int(agree.sum())
+    return Comparison(same, rows - same, largest)

@@ -1,0 +1,240 @@
+"""Who answers: a canary its share, a shadow nobody, a cache those who ask again."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from service.engine.inference import Runtime
+from service.engine.verification import verify
+from service.http.v2.tensors import DATATYPES
+from service.predictors.sentiment import SentimentPredictor, SentimentRequest
+from service.traffic import Diversion
+from tests.live.conftest import ROOT, serving
+from tests.live.test_batching import JSON, at_once, png
+from training import datasets
+from training.datasets import MNIST
+
+CANARY = Diversion(version="1", share=0.3)
+TINY = 3000
+"""Bytes: room for a few answers."""
+
+ROWS = 64
+"""Of a request."""
+LABELS = {"model": "digits", "version": "2", "shadow": "1"}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = {
+        "canary": {"digits": CANARY.model_dump(), "mammogram": {"version": "9", "share": 1}},
+        "shadow": {"digits": {"version": "1", "share": 1}, "sentiment": {"version": "9", "share": 1}},
+        "cache": {"sentiment": 2**20, "fashion": 2**20, "mammogram": TINY},
+    }
+    log = tmp_path_factory.mktemp("traffic") / "log"
+    with serving(log, **{name: json.dumps(value) for name, value in settings.items()}) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=30, headers=JSON) as made:
+        yield made
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """A sample; 0 before its first event."""
+    text = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+    found = re.search(rf"^{name}{{{re.escape(text)}}} (\S+)", client.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def shadowed(client: httpx.Client, model: str, version: str, shadow: str) -> dict[str, float]:
+    """Rows of copies, by what became of them."""
+    return {
+        outcome: metric(
+            client, "deepserve_shadow_rows_total", model=model, version=version, shadow=shadow, outcome=outcome
+        )
+        for outcome in ("agree", "differ", "dropped", "failed")
+    }
+
+
+def looked_up(client: httpx.Client, model: str) -> tuple[float, float]:
+    """Hits and misses."""
+    hits, misses = (
+        metric(client, "deepserve_cache_requests_total", model=model, version="1", outcome=outcome)
+        for outcome in ("hit", "miss")
+    )
+    return hits, misses
+
+
+def until_counted(client: httpx.Client, rows: float, *of: str) -> dict[str, float]:
+    """The rows of copies, once there are so many."""
+    end = time.monotonic() + 20
+    while sum((counts := shadowed(client, *of)).values()) < rows:
+        assert time.monotonic() < end, f"{counts} are not {rows} rows"
+        time.sleep(0.01)
+    return counts
+
+
+@cache
+def pictures(count: int) -> np.ndarray:
+    return datasets.pictures(MNIST)[1].pictures[:count]
+
+
+def tensors(**inputs: np.ndarray) -> dict[str, Any]:
+    """An inference request."""
+    return {
+        "inputs": [
+            {"name": name, "shape": each.shape, "datatype": DATATYPES[each.dtype.name], "data": each.ravel().tolist()}
+            for name, each in inputs.items()
+        ]
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/digits", "/v2/models/digits/infer"])
+def test_a_canary_answers_its_share_and_always_the_same(client: httpx.Client, path: str) -> None:
+    picture = pictures(1)
+    body = {"images": [png(picture[0])]} if path.startswith("/v1") else tensors(pictures=picture)
+
+    def versions(ids: list[str]) -> list[str]:
+        answers = [client.post(path, json=body, headers={"X-Request-ID": each}) for each in ids]
+        return [each.json().get("version") or each.json()["model_version"] for each in answers]
+
+    ids = [f"{path} {number}" for number in range(300)]
+    found = versions(ids)
+    assert found == ["1" if CANARY.takes(each, "canary") else "2" for each in ids]
+    assert binomtest(found.count("1"), len(ids), CANARY.share).pvalue > 1e-6
+    assert versions(ids[:50]) == found[:50]
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_who_asks_for_a_version_gets_it_whatever_the_canary(client: httpx.Client, version: str) -> None:
+    body = {"images": [png(pictures(1)[0])]}
+    for number in range(20):
+        answer = client.post(
+            "/v1/digits", params={"version": version}, json=body, headers={"X-Request-ID": str(number)}
+        )
+        assert answer.headers["X-Model-Version"] == version
+
+
+def test_a_canary_that_is_not_ready_answers_nobody(client: httpx.Client) -> None:
+    for age in range(20, 30):
+        answer = client.post("/v1/mammogram", json={"masses": [{"age": age}]})
+        assert answer.headers["X-Model-Version"] == "1"
+
+
+@pytest.fixture(scope="module")
+def digits() -> dict[str, np.ndarray]:
+    """What either version makes of the same pictures, as probabilities."""
+    return {
+        number: verify(ROOT / "models" / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})[
+            "probabilities"
+        ]
+        for number in ("1", "2")
+    }
+
+
+def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
+    before = shadowed(client, "digits", "2", "1")
+    rows = sum(before.values())
+    for first in range(0, 8 * ROWS, ROWS):
+        some = pictures(8 * ROWS)[first : first + ROWS]
+        answer = client.post("/v1/digits?version=2", json={"images": [png(picture) for picture in some]}).json()
+        assert [each["digit"] for each in answer["predictions"]] == digits["2"][first : first + ROWS].argmax(1).tolist()
+        rows += ROWS
+        after = until_counted(client, rows, "digits", "2", "1")
+    agree = int((digits["1"].argmax(1) == digits["2"].argmax(1)).sum())
+    assert 0 < agree < 8 * ROWS
+    assert {name: after[name] - before[name] for name in after} == {
+        "agree": agree,
+        "differ": 8 * ROWS - agree,
+        "dropped": 0,
+        "failed": 0,
+    }
+
+
+def test_a_shadow_gets_tensors_as_they_are(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
+    sample = "deepserve_shadow_difference_sum"
+    before, differences = shadowed(client, "digits", "2", "1"), metric(client, sample, **LABELS)
+    assert client.post("/v2/models/digits/versions/2/infer", json=tensors(pictures=pictures(ROWS))).status_code == 200
+    after = until_counted(client, sum(before.values()) + ROWS, "digits", "2", "1")
+    one, other = digits["1"][:ROWS], digits["2"][:ROWS]
+    assert after["agree"] - before["agree"] == (one.argmax(1) == other.argmax(1)).sum()
+    assert metric(client, sample, **LABELS) - differences == pytest.approx(abs(one - other).max(), abs=1e-4)
+
+
+def test_under_load_copies_are_dropped_and_clients_answered(
+    url: str, client: httpx.Client, digits: dict[str, np.ndarray]
+) -> None:
+    before = shadowed(client, "digits", "2", "1")
+    images = [png(picture) for picture in pictures(8 * ROWS)[:ROWS]]
+    for answer in at_once(url, "/v1/digits?version=2", [{"images": images}] * 32):
+        found = [each["digit"] for each in answer["predictions"]]
+        assert found == digits["2"][:ROWS].argmax(1).tolist()
+    after = until_counted(client, sum(before.values()) + 32 * ROWS, "digits", "2", "1")
+    assert after["dropped"] - before["dropped"] > 16 * ROWS
+    assert after["failed"] == 0
+
+
+def test_a_shadow_that_is_not_there_costs_no_client_an_answer(client: httpx.Client) -> None:
+    before = shadowed(client, "sentiment", "1", "9")
+    assert client.post("/v1/sentiment", json={"reviews": ["Fine.", "Awful."]}).status_code == 200
+    after = until_counted(client, sum(before.values()) + 2, "sentiment", "1", "9")
+    assert after["failed"] == before["failed"] + 2
+
+
+def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) -> None:
+    body = {"reviews": ["Who would have thought that a film about chess could be so much fun?"]}
+    ran = metric(client, "deepserve_run_rows_sum", model="sentiment", version="1")
+    hits, misses = looked_up(client, "sentiment")
+    answers = {client.post("/v1/sentiment", json=body).content for _ in range(5)}
+    assert len(answers) == 1
+    assert metric(client, "deepserve_run_rows_sum", model="sentiment", version="1") == ran + 1
+    assert looked_up(client, "sentiment") == (hits + 4, misses + 1)
+
+
+def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
+    review = "A dull evening, and too long by an hour."
+    predictor = SentimentPredictor(ROOT / "models" / "sentiment" / "1")
+    inputs, _ = predictor.decode(SentimentRequest(reviews=[review]))
+    asked = client.post("/v1/sentiment", json={"reviews": [review]}).json()["predictions"][0]
+    hits, misses = looked_up(client, "sentiment")
+    answer = client.post("/v2/models/sentiment/infer", json=tensors(**inputs)).json()
+    assert looked_up(client, "sentiment") == (hits + 1, misses)
+    assert answer["outputs"][0]["data"][1] == pytest.approx(asked["probability_positive"])
+
+
+def test_the_statistics_of_v2_tell_hits_and_misses(client: httpx.Client) -> None:
+    for _ in range(2):
+        client.post("/v1/sentiment", json={"reviews": ["Told and told again."]})
+    hits, misses = looked_up(client, "sentiment")
+    statistics = client.get("/v2/models/sentiment/stats").json()["model_stats"][0]["inference_stats"]
+    assert (statistics["cache_hit"]["count"], statistics["cache_miss"]["count"]) == (hits, misses)
+    assert statistics["cache_hit"]["ns"] > 0
+    assert statistics["cache_miss"]["ns"] > 0
+
+
+def test_clothing_is_the_same_again_only_with_a_seed(client: httpx.Client) -> None:
+    before = looked_up(client, "fashion")
+    one, other = (client.post("/v1/fashion", json={"count": 1}).json() for _ in range(2))
+    assert one["predictions"] != other["predictions"]
+    assert looked_up(client, "fashion") == before
+    same = {client.post("/v1/fashion", json={"count": 1, "seed": 7}).content for _ in range(3)}
+    assert len(same) == 1
+    assert looked_up(client, "fashion") == (before[0] + 2, before[1] + 1)
+
+
+def test_a_cache_takes_no_more_memory_than_it_may(client: httpx.Client) -> None:
+    answers = {age: client.post("/v1/mammogram", json={"masses": [{"age": age}]}).content for age in range(20, 60)}
+    assert 0 < metric(client, "deepserve_cache_bytes", model="mammogram") <= TINY
+    assert metric(client, "deepserve_cache_evictions_total", model="mammogram") > 30
+    for age, answer in answers.items():
+        assert client.post("/v1/mammogram", json={"masses": [{"age": age}]}).content == answer
