@@ -10,16 +10,22 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 from service import machine, startup
-from service.checks import Check, State, lines
+from service.checks import Check, lines
 from service.errors import StartupError
 from service.settings import PREFIX, Settings, settings, strangers
+from service.traffic import Diversion
+
+if TYPE_CHECKING:  # without ONNX Runtime they cannot be imported, which is what the doctor says then
+    from service.engine.repository import Repository
+    from service.serving import ServedModels
 
 LIBRARIES = (
     "bentoml",
@@ -94,7 +100,7 @@ def _machine() -> Iterator[Check]:
 
 def _version(library: str) -> str | None:
     try:
-        return version(library)
+        return version_of(library)
     except PackageNotFoundError:
         return None
 
@@ -138,23 +144,40 @@ def _models(chosen: Settings) -> Iterator[Check]:
         yield Check("folder", f"{chosen.models_dir}: {error.strerror}", "FAIL")
         return
     if not layout.models:
-        yield Check("folder", f"{chosen.models_dir}: there is no model in it", "FAIL")
+        yield Check("folder", "there is no model in it", "FAIL")
     predictors = {name: predictor for name in layout.models if (predictor := task(name)) is not None}
     served = ServedModels(chosen, predictors)
     for name, numbers in layout.models.items():
-        failures = served.load(name, numbers, None)
-        versions = served.repository.versions(name).values()
-        trouble: State = "warn" if any(each.session for each in versions) else "FAIL"
-        for each in versions:
-            subject = f"{name} {each.version}"
-            if each.session is not None:
-                answers = ", answers by default" if each is served.find(name, None).version else ""
-                yield Check(subject, f"{each.session.provider}, {each.session.precision}{answers}")
-            elif f"version {each.version}: {each.reason}" in failures:
-                yield Check(subject, f"not served: {each.reason}", trouble)
-            else:
-                yield Check(subject, f"not served: {each.reason}")
+        yield from _load(served, name, numbers)
     yield from (Check("ignored", stray, "warn") for stray in layout.strays)
+    yield from _unmet(chosen, served.repository)
+
+
+def _load(served: "ServedModels", name: str, numbers: list[str]) -> Iterator[Check]:
+    """A model's versions; one that fails is a failure only if there is no other."""
+    failures = served.load(name, numbers, None)
+    ready = served.repository.ready_versions(name)
+    for version in served.repository.versions(name).values():
+        subject = f"{name} {version.version}"
+        if version.session is not None:
+            default = ", answers by default" if version is served.find(name, None).version else ""
+            yield Check(subject, f"{version.session.provider}, {version.session.precision}{default}")
+        else:
+            failed = f"version {version.version}: {version.reason}" in failures
+            yield Check(subject, f"not served: {version.reason}", "warn" if failed else "ok")
+    if not ready:
+        yield Check(name, "none of its versions is served", "FAIL")
+
+
+def _unmet(chosen: Settings, repository: "Repository") -> Iterator[Check]:
+    """What settings say of models and versions that are not served."""
+    for setting in ("version_policy", "cache", "canary", "shadow"):
+        for name, wanted in getattr(chosen, setting).items():
+            ready = [version.version for version in repository.models.get(name, {}).values() if version.session]
+            if not ready:
+                yield Check(setting, f"names {name}, a model that is not served", "warn")
+            elif isinstance(wanted, Diversion) and wanted.version not in ready:
+                yield Check(setting, f"names version {wanted.version} of {name}, which is not served", "warn")
 
 
 def _settings(chosen: Settings) -> Iterator[Check]:

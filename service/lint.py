@@ -12,7 +12,7 @@ from service.binding import bind, task
 from service.checks import Check, lines
 from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
 from service.engine.inference import Runtime
-from service.engine.layout import NAME, VERSION, scan, versions
+from service.engine.layout import NAME, VERSION, no_versions, scan, versions
 from service.engine.verification import VerificationError, verify_files, verify_graph
 
 
@@ -44,15 +44,18 @@ def _versions(folder: Path) -> list[Path]:
         if VERSION.fullmatch(folder.name) or (folder / FILE_NAME).exists():
             return [folder]
         if numbers := versions(folder):
-            return [folder / number for number in numbers]
-        layout = scan(folder)
+            found, strays = [folder / number for number in numbers], no_versions(folder)
+        else:
+            layout = scan(folder)
+            found = [folder / name / number for name, numbers in layout.models.items() for number in numbers]
+            strays = layout.strays
     except OSError as error:
         raise NothingThereError(f"{folder}: {error.strerror}") from error
-    if not layout.models:
+    if not found:
         raise NothingThereError(f"{folder}: there is no version of a model in it")
-    for stray in layout.strays:
+    for stray in strays:
         print(f"ignored: {stray}")
-    return [folder / name / number for name, numbers in layout.models.items() for number in numbers]
+    return found
 
 
 def check(version: Path) -> Iterator[Check]:

@@ -49,7 +49,6 @@ def free_port() -> str:
 
 def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     port = free_port()
-    policy = json.dumps({"digits": "latest 1"})
     done = doctor(
         "--json",
         port=port,
@@ -57,7 +56,9 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
         api_keys="hush, hush-hush",
         workers="auto",
         worker="3",
-        version_policy=policy,
+        version_policy=json.dumps({"digits": "latest 1"}),
+        cache=json.dumps({"letters": 1000}),
+        canary=json.dumps({"digits": {"version": "9", "share": 0.5}}),
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "hush" not in done.stdout
@@ -69,6 +70,8 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert found["digits 1"] == ("ok", "not served: the version policy, latest 1, leaves it out")
     assert found["mammogram 1"] == ("ok", "CPUExecutionProvider, float32, answers by default")
     assert found["ignored"] == ("warn", "digits/latest: a version is a number, as in digits/1")
+    assert found["cache"] == ("warn", "names letters, a model that is not served")
+    assert found["canary"] == ("warn", "names version 9 of digits, which is not served")
     assert found["address"] == ("ok", f"127.0.0.1:{port} is free")
     assert found["DEEPSERVE_PORT"] == ("ok", f"{port} (environment)")
     assert found["DEEPSERVE_VERSION_POLICY"] == ("ok", "digits: latest 1 (environment)")
@@ -89,7 +92,8 @@ def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) 
         done = doctor(port=port, models_dir=str(models))
     assert done.returncode == 1
     assert re.search(f"FAIL  address .* DEEPSERVE_PORT: 127.0.0.1:{port}: ", done.stdout)
-    assert "FAIL  mammogram 1  not served: golden.npz: changed" in done.stdout
+    assert "warn  mammogram 1  not served: golden.npz: changed" in done.stdout
+    assert "FAIL  mammogram    none of its versions is served" in done.stdout
     assert done.stdout.endswith("The server would not be ready.\n")
     assert done.stderr == ""
 

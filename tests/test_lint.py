@@ -46,7 +46,7 @@ def test_one_version_that_fails_fails_the_command(version: Path) -> None:
     shutil.copytree(DIGITS / "2", version.parent / "2")
     (version / "model.onnx").write_bytes(b"garbage")
     (version.parent / "latest").symlink_to("1")
-    done = verify(version.parent.parent)
+    done = verify(version.parent)
     assert done.returncode == 1
     assert "FAIL  files  model.onnx: changed" in done.stdout
     assert "ignored: digits/latest: a version is a number" in done.stdout

@@ -5,6 +5,9 @@ Its messages begin with codes and with places in its source, quote paths of this
 
 import re
 
+LONGEST = 1000
+"""Characters of a reason; the longest that helps, on an opset of the future, has 500."""
+
 _CUDA = re.compile(r"CU\w+ failure \d+: [^;]+")
 _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : "
@@ -23,5 +26,6 @@ def readable(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks, and without what a terminal or a log would take for more than text."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    """`text` cut to `LONGEST`, without line breaks and what else a terminal or a log would take for more than text."""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."

@@ -30,15 +30,13 @@ def scan(root: Path) -> Layout:
     models: dict[str, list[str]] = {}
     strays = []
     for folder in folders(root):
-        numbers = versions(folder)
         if not NAME.fullmatch(folder.name):
             strays.append(f"{folder.name}: the name of a model is like digits or digits-2")
-        elif not numbers:
-            strays.append(f"{folder.name}: no version in it; a version is a number, as in {folder.name}/1")
-        else:
+        elif numbers := versions(folder):
             models[folder.name] = numbers
-            others = (other.name for other in folders(folder) if other.name not in numbers)
-            strays += [f"{folder.name}/{name}: a version is a number, as in {folder.name}/1" for name in others]
+            strays += no_versions(folder)
+        else:
+            strays.append(f"{folder.name}: no version in it; a version is a number, as in {folder.name}/1")
     return Layout(models, strays)
 
 
@@ -49,6 +47,16 @@ def versions(model: Path) -> list[str]:
         OSError: it cannot be read.
     """
     return sorted((folder.name for folder in folders(model) if VERSION.fullmatch(folder.name)), key=int)
+
+
+def no_versions(model: Path) -> list[str]:
+    """Why other folders in the folder of a model are ignored, a line each.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    others = (folder.name for folder in folders(model) if not VERSION.fullmatch(folder.name))
+    return [f"{model.name}/{other}: a version is a number, as in {model.name}/1" for other in others]
 
 
 def folders(place: Path) -> Iterator[Path]:

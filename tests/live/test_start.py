@@ -128,7 +128,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path) -> None:
     body = {"masses": [{"age": 50}]}
-    with serving(tmp_path / "log", workers="2") as url:
+    with serving(tmp_path / "log", workers="2", worker="3") as url:
         for _ in range(40):
             assert httpx.post(f"{url}/v1/mammogram", json=body).status_code == 200  # a connection each
         text = httpx.get(f"{url}/metrics").text
@@ -137,7 +137,9 @@ def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path)
     counted = re.search(r'deepserve_requests_total{outcome="ok",route="/v1/mammogram"} (\S+)', text)
     assert counted is not None
     assert float(counted[1]) == 40
-    assert (tmp_path / "log").read_text().count("model mammogram version 1 is ready") == 2
+    log = (tmp_path / "log").read_text()
+    assert log.count("model mammogram version 1 is ready") == 2
+    assert log.count("DEEPSERVE_WORKER is not a setting; is DEEPSERVE_WORKERS meant?") == 1
 
 
 def test_an_answer_under_way_is_given_before_the_server_stops(tmp_path: Path) -> None:
