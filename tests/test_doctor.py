@@ -57,7 +57,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
         workers="auto",
         worker="3",
         version_policy=json.dumps({"digits": "latest 1"}),
-        cache=json.dumps({"letters": 1000}),
+        cache=json.dumps({"sentiment": 1000}),
         canary=json.dumps({"digits": {"version": "9", "share": 0.5}}),
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -70,7 +70,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert found["digits 1"] == ("ok", "not served: the version policy, latest 1, leaves it out")
     assert found["mammogram 1"] == ("ok", "CPUExecutionProvider, float32, answers by default")
     assert found["ignored"] == ("warn", "digits/latest: a version is a number, as in digits/1")
-    assert found["cache"] == ("warn", "names letters, a model that is not served")
+    assert found["cache"] == ("warn", "names sentiment, a model that is not served")
     assert found["canary"] == ("warn", "names version 9 of digits, which is not served")
     assert found["address"] == ("ok", f"127.0.0.1:{port} is free")
     assert found["DEEPSERVE_PORT"] == ("ok", f"{port} (environment)")
