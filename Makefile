@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(if $(PORT),DEEPSERVE_PORT=$(PORT)) $(if $(WORKERS),DEEPSERVE_WORKERS=$(WORKERS))
 
-.PHONY: serve test lint train evaluate bench clean
+.PHONY: serve test test-deploy lint train evaluate bench image sbom bento clean
 
 serve: .venv/serve
 	$(RUN) exec $(BIN)/python -m service
 
 test: .venv/dev
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-deploy: .venv/dev
+	$(BIN)/pytest tests/deploy -m "" -rs
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -26,8 +29,23 @@ evaluate: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m load_tests.bench $(OPTIONS)
 
+# TARGET=cuda for GPUs; IMAGE= names it, BUILDER= is docker, podman or buildah, BUILD_OPTIONS= go to it.
+TARGET ?= cpu
+IMAGE ?= deepserve:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)$(filter-out -cpu,-$(TARGET))
+BUILDER ?= $(or $(shell command -v docker podman buildah | head -1),docker)
+BUILD = BUILDAH_FORMAT=docker $(BUILDER) build -f deploy/Dockerfile --build-arg EXTRA=$(if $(filter cuda,$(TARGET)),gpu,cpu)
+
+image:
+	$(BUILD) --target $(TARGET) -t $(IMAGE) $(BUILD_OPTIONS) .
+
+sbom:
+	$(BUILD) --target sbom --output build $(BUILD_OPTIONS) .
+
+bento: .venv/serve
+	UV_CONSTRAINT=constraints.txt BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
+
 clean:
-	rm -rf .venv .venv-clients .venv-clients.lock load_tests/.environments
+	rm -rf .venv .venv-deploy build .venv-clients .venv-clients.lock load_tests/.environments
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
