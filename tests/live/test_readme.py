@@ -5,28 +5,39 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.live.conftest import ROOT
+from tests.live.conftest import ROOT, serving
 
 
 @dataclass(frozen=True)
 class Example:
+    section: str
     command: str
     answer: str
 
 
+ROLL = "Roll a version out, and take it back"
+"""The section whose examples follow one another, with the admin key SECRET."""
+
+
 def examples() -> list[Example]:
     """Each `$ curl ...` of a console block, continuation lines included, and the lines below it."""
-    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    sections = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    return [example for section in sections for example in examples_of(*section.split("\n", 1))]
+
+
+def examples_of(title: str, text: str) -> list[Example]:
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     commands = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
     found = []
     for part in commands:
         match = re.match(r"(curl (?:[^\n]*\\\n)*[^\n]*\n)(.*)", part, re.DOTALL)
         if match:
-            found.append(Example(match[1].replace("\\\n", ""), match[2].strip()))
+            found.append(Example(title, match[1].replace("\\\n", ""), match[2].strip()))
     return found
 
 
@@ -48,8 +59,22 @@ def test_the_readme_has_an_example_of_every_task() -> None:
         assert any(f"/v1/{task}" in example.command for example in examples())
 
 
-@pytest.mark.parametrize("example", examples(), ids=lambda example: example.command[:60])
-def test_the_answer_is_the_one_printed(server: str, example: Example, tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    "example", [each for each in examples() if each.section != ROLL], ids=lambda example: example.command[:60]
+)
+def test_the_answer_is_the_one_printed(server: str, example: Example, tmp_path: Path) -> None:
+    answers(server, example, tmp_path)
+
+
+def test_a_version_is_rolled_out_and_taken_back(tmp_path: Path) -> None:
+    steps = [each for each in examples() if each.section == ROLL]
+    assert any("/unload" in each.command for each in steps)
+    with serving(tmp_path / "log", admin_keys="SECRET") as url:
+        for example in steps:
+            answers(url, example, tmp_path)
+
+
+def answers(server: str, example: Example, tmp_path: Path) -> None:
     words = [
         word.replace("http://localhost:3000", server).replace("localhost:3000", server.removeprefix("http://"))
         for word in shlex.split(example.command)
