@@ -131,7 +131,7 @@ class CacheSeries:
 
 
 class LookupSeries:
-    """The series of what a version finds in its model's cache; times in seconds."""
+    """The series of what a version finds in its model's cache."""
 
     def __init__(self, model: str, version: str) -> None:
         self._hits, self._misses = (CACHE_REQUESTS.labels(model, version, each) for each in ("hit", "miss"))
@@ -142,13 +142,12 @@ class LookupSeries:
         self._hits.inc()
         self._hit_seconds.inc(seconds)
 
-    def missed(self, seconds: float) -> None:
-        """It took `seconds` to see that an answer is not there."""
+    def missed(self) -> None:
+        """An answer is not there."""
         self._misses.inc()
-        self._miss_seconds.inc(seconds)
 
     def kept(self, seconds: float) -> None:
-        """It took `seconds` to keep the answer to a request that had missed."""
+        """To look for it in vain, and to keep it once it was there, took `seconds`."""
         self._miss_seconds.inc(seconds)
 
 

@@ -31,19 +31,19 @@ class CacheObserver(Protocol):
 
 
 class LookupObserver(Protocol):
-    """Is told what a version's cached batcher does; each in seconds."""
+    """Is told what a version's cached batcher does."""
 
     def hit(self, seconds: float) -> None:
         """An answer was found, in `seconds`."""
 
-    def missed(self, seconds: float) -> None:
-        """It took `seconds` to see that an answer is not there."""
+    def missed(self) -> None:
+        """An answer is not there."""
 
     def kept(self, seconds: float) -> None:
-        """It took `seconds` to keep the answer to a request that had missed."""
+        """To look for it in vain, and to keep it once it was there, took `seconds`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
     outputs: Tensors
     size: int
@@ -74,6 +74,7 @@ class Cache:
         size = ENTRY_BYTES + sum(ARRAY_BYTES + values.nbytes for values in outputs.values())
         if size > self._most_bytes:
             return
+        held = self.bytes
         if (former := self._entries.pop(key, None)) is not None:  # the same was asked twice at once
             self.bytes -= former.size
         # A view would keep the whole batch that it was computed in.
@@ -84,7 +85,8 @@ class Cache:
             self.bytes -= self._entries.popitem(last=False)[1].size
             evicted += 1
         if self._observer is not None:
-            self._observer.holds(self.bytes)
+            if self.bytes != held:
+                self._observer.holds(self.bytes)
             if evicted:
                 self._observer.evicted(evicted)
 
@@ -119,11 +121,11 @@ class CachedBatcher:
         if kept is not None:
             self._observer.hit(found - started)
             return kept
-        self._observer.missed(found - started)
+        self._observer.missed()
         outputs = await self._batcher.submit(inputs)
         computed = time.perf_counter()
         self._cache.put(key, outputs)
-        self._observer.kept(time.perf_counter() - computed)
+        self._observer.kept(time.perf_counter() - computed + found - started)
         return outputs
 
     def check_room(self) -> None:

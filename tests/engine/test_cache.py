@@ -37,9 +37,8 @@ class Counts:
         self.hits += 1
         self.seconds += seconds
 
-    def missed(self, seconds: float) -> None:
+    def missed(self) -> None:
         self.misses += 1
-        self.seconds += seconds
 
     def kept(self, seconds: float) -> None:
         self.seconds += seconds
