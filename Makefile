@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(if $(PORT),DEEPSERVE_PORT=$(PORT)) $(if $(WORKERS),DEEPSERVE_WORKERS=$(WORKERS))
 
-.PHONY: serve test test-deploy lint train evaluate bench image sbom bento clean
+.PHONY: serve test test-deploy lint train evaluate bench load image sbom bento clean
 
 serve: .venv/serve
 	$(RUN) exec $(BIN)/python -m service
@@ -28,6 +28,10 @@ evaluate: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m load_tests.bench $(OPTIONS)
+
+# PORT= of the server, CLIENTS= processes that ask.
+load: load_tests/results/questions.jsonl
+	$(BIN)/locust --config load_tests/locust.conf $(if $(PORT),--host http://127.0.0.1:$(PORT)) $(if $(CLIENTS),--processes $(CLIENTS)) $(OPTIONS)
 
 # TARGET=cuda for GPUs; IMAGE= names it, BUILDER= is docker, podman or buildah, BUILD_OPTIONS= go to it.
 TARGET ?= cpu
@@ -55,5 +59,8 @@ clean:
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,train,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,train,dev,load]'
 	touch $@
+
+load_tests/results/questions.jsonl: load_tests/prepare.py load_tests/questions.py $(wildcard models/*/*/card.json) | .venv/dev
+	$(BIN)/python -m load_tests.prepare

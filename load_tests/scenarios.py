@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from load_tests import inputs
 from service.engine.card import GRAPHS, Card
 from service.predictors.sentiment import ReviewReader, pad
-from training import datasets
 
 MODELS = Path(__file__).parent.parent / "models"
 BODIES = 512
@@ -80,14 +80,13 @@ class Scenario:
 
 def digits() -> Scenario:
     """MNIST's test pictures as tensors of the Open Inference Protocol, for the convolutional network."""
-    _, test = datasets.pictures(datasets.MNIST)
-    inputs = [picture[None] for picture in test.pictures[:BODIES]]
+    pictures = [picture[None] for picture in inputs.pictures()[:BODIES]]
     return Scenario(
         name="digits",
         graph=_served(MODELS / "digits" / "2"),
         route="/v2/models/digits/versions/2/infer",
-        bodies=[_tensor("pictures", picture) for picture in inputs],
-        inputs=list(inputs),
+        bodies=[_tensor("pictures", picture) for picture in pictures],
+        inputs=list(pictures),
         # BentoML batches lists, so that its answer is the bare list of outputs.
         read=lambda answer: np.ravel((answer["outputs"] if isinstance(answer, dict) else answer)[0]["data"]).tolist(),
         first=0,
@@ -109,9 +108,7 @@ def _tensor(name: str, array: npt.NDArray[np.uint8]) -> bytes:
 def sentiment() -> Scenario:
     """IMDB's test reviews as they are, long and short ones mixed, for the recurrent network."""
     directory = MODELS / "sentiment" / "1"
-    _, test = datasets.reviews()
-    chosen = np.random.default_rng(0).choice(len(test), BODIES, replace=False)
-    texts = [test.texts[row] for row in chosen]
+    texts = inputs.reviews(BODIES)
     reader = ReviewReader.of(directory)
     return Scenario(
         name="sentiment",

@@ -1,0 +1,67 @@
+"""Load runs against the real server: users of every task over two processes, and a run that fails says so."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from load_tests.prepare import main as prepare
+from load_tests.questions import TASKS, Question, read
+from tests.live.conftest import ROOT, clean_environment
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a few of every task."""
+    path = tmp_path_factory.mktemp("load") / "questions.jsonl"
+    prepare(["--count", "24", "--out", str(path)])
+    return path
+
+
+def locust(server: str, questions: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A run of two seconds; its reports lie beside the questions."""
+    command = [sys.executable, "-m", "locust", "--config", "load_tests/locust.conf", "--host", server]
+    files = ["--questions", questions, "--html", questions.with_name("load.html"), "--csv", questions.with_name("load")]
+    return subprocess.run(
+        [*command, *map(str, files), "--run-time", "2s", "--users", "10", *options],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_users_of_every_task_over_two_processes_all_get_their_own_right_answers(server: str, questions: Path) -> None:
+    easy = ",".join(f"{task}=10000" for task in TASKS)
+    done = locust(server, questions, "--processes", "2", "--shape", "soak", "--slo-p99", easy)
+    assert done.returncode == 0, done.stderr
+    with questions.with_name("load_stats.csv").open() as file:
+        rows = {row["Name"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {*TASKS, "Aggregated"}
+    assert all(int(row["Request Count"]) > 0 == int(row["Failure Count"]) for row in rows.values())
+    assert "<html" in questions.with_name("load.html").read_text()
+
+
+def test_a_run_that_breaks_an_objective_fails_and_says_which(server: str, questions: Path) -> None:
+    done = locust(server, questions, "--slo-p99", "digits=0.001", "DigitsUser")
+    assert done.returncode == 1
+    assert "SLO breached: digits: p99 is" in done.stderr
+
+
+def test_the_answer_to_another_question_is_noticed(client: httpx.Client, questions: Path) -> None:
+    for asked in read(questions).values():
+        answers = [_ask(client, question) for question in asked]
+        assert [one.fault(200, one.name, own) for one, own in zip(asked, answers, strict=True)] == [None] * len(asked)
+        others = zip(asked, [*answers[1:], answers[0]], strict=True)
+        noticed = [one.fault(200, one.name, other) is not None for one, other in others]
+        assert sum(noticed) >= 0.9 * len(asked), "only masses may be so alike that their answers are"
+
+
+def _ask(client: httpx.Client, question: Question) -> bytes:
+    headers = {**question.headers, "X-Request-ID": question.name}
+    return client.post(question.path, content=question.body, headers=headers).content
