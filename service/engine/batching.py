@@ -176,7 +176,7 @@ class Batcher:
         answered: list[Request] = []
         for piece in batch:
             last = first + piece.rows
-            if _deliver(piece, {name: value[first:last] for name, value in outputs.items()}):
+            if piece.deliver({name: value[first:last] for name, value in outputs.items()}):
                 answered.append(piece.request)
             first = last
         self._report(answered)
@@ -237,20 +237,3 @@ class Batcher:
 def _follow(pace: float, latest: float) -> float:
     """A moving average; 0 is none yet."""
     return 0.8 * pace + 0.2 * latest if pace else latest
-
-
-def _deliver(piece: Slice, outputs: Tensors) -> bool:
-    """Adds computed rows to their request and answers it once all are there; says whether it did."""
-    request = piece.request
-    if request.answer.done():
-        return False
-    if piece.rows == request.rows:
-        request.answer.set_result(outputs)
-        return True
-    request.parts.append((piece.start, outputs))
-    request.computed += piece.rows
-    if request.computed < request.rows:
-        return False
-    request.parts.sort(key=lambda part: part[0])
-    request.answer.set_result({name: np.concatenate([part[name] for _, part in request.parts]) for name in outputs})
-    return True

@@ -9,6 +9,8 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from service.arrays import Tensors
 from service.errors import Unavailable
 
@@ -62,6 +64,22 @@ class Slice:
     @property
     def rows(self) -> int:
         return self.stop - self.start
+
+    def deliver(self, outputs: Tensors) -> bool:
+        """Adds the outputs of its rows to the request and answers it once all are there; says whether it did."""
+        request = self.request
+        if request.answer.done():
+            return False
+        if self.rows == request.rows:
+            request.answer.set_result(outputs)
+            return True
+        request.parts.append((self.start, outputs))
+        request.computed += self.rows
+        if request.computed < request.rows:
+            return False
+        request.parts.sort(key=lambda part: part[0])
+        request.answer.set_result({name: np.concatenate([part[name] for _, part in request.parts]) for name in outputs})
+        return True
 
 
 class Queue:
