@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from service.errors import StartupError
 from service.settings import Settings, settings, strangers
+from service.startup import check_models
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,25 @@ def test_a_key_does_not_open_the_models_and_change_them_too(monkeypatch: pytest.
     assert str(refused.value).startswith("DEEPSERVE_ADMIN_KEYS: ")
     assert "DEEPSERVE_API_KEYS" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ['{"digits": -1}', '{"digits": 0}', '{"digits": 1.5}', '["digits"]', "1000000"])
+def test_a_cache_has_some_bytes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DEEPSERVE_CACHE", value)
+    with pytest.raises(StartupError, match=r"^DEEPSERVE_CACHE: "):
+        settings.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    "misspelt",
+    [
+        {"cache": {"digit": 1000}},
+        {"canary": {"sentimant": {"version": "2", "share": 0.1}}},
+        {"shadow": {"fashion": {"version": "2", "share": 0.1}, "clothing": {"version": "2", "share": 0.1}}},
+        {"version_policy": {"digit": "all"}},
+    ],
+)
+def test_settings_of_a_model_for_which_there_is_no_task_end_the_start(misspelt: dict[str, dict[str, object]]) -> None:
+    [(name, models)] = misspelt.items()
+    with pytest.raises(StartupError, match=f"^DEEPSERVE_{name.upper()}: there is no task {list(models)[-1]}$"):
+        check_models(Settings(**misspelt))

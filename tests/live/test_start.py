@@ -28,8 +28,6 @@ from tests.live.conftest import ROOT, clean_environment, serving
         ("DEEPSERVE_DEVICE", "tpu"),
         ("DEEPSERVE_MODELS_DIR", "/nowhere"),
         ("DEEPSERVE_MAX_BODY_BYTES", "-1"),
-        ("DEEPSERVE_CACHE", '{"digits": -1}'),
-        ("DEEPSERVE_CACHE", '{"digit": 1000000}'),
         ("DEEPSERVE_CANARY", '{"sentimant": {"version": "2", "share": 0.1}}'),
     ],
 )
