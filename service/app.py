@@ -6,6 +6,7 @@
 import asyncio
 import gc
 import logging
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from _bentoml_sdk.method import APIMethod
 from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
+from service import metrics
 from service.arrays import Tensors
 from service.binding import AnyPredictor
 from service.call import Call, current_call
@@ -98,7 +100,7 @@ def _bind(api: APIMethod[..., Any]) -> Any:
 
 
 def _admission(name: str) -> Callable[[Call], None]:
-    return lambda call: _instance().models.find(name, call.version, call.request_id).answers.check_room()
+    return lambda call: _instance().find(name, call).answers.check_room()
 
 
 @bentoml.service(
@@ -120,6 +122,7 @@ class DeepServe:
 
     def __init__(self) -> None:
         """Loads, verifies and warms every model."""
+        metrics.share(FOLDER)
         self.models = ServedModels(SETTINGS, PREDICTORS)
         self.control = Control(self.models, Workers(FOLDER), SETTINGS.workers, SETTINGS.watch)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
@@ -143,16 +146,29 @@ class DeepServe:
             ServiceError: the request or its version is not valid, or there is no time or room to answer it.
         """
         call = current_call.get()
-        served = self.models.find(name, call.version, call.request_id)
+        served = self.find(name, call)
         inputs, facts = await self._decode(served, request)
+        call.decoded = time.perf_counter()
         if not served.predictor.is_repeatable(request):
             outputs = await served.batcher.submit(inputs)
         else:
             outputs = await served.answers.submit(inputs)
             if (shadow := self.shadows.get(name)) is not None:
                 shadow.offer(call.request_id, request, served, outputs)
+        call.computed = time.perf_counter()
         answer: Answer = served.predictor.describe(outputs, facts)
         return answer
+
+    def find(self, name: str, call: Call) -> ServedVersion:
+        """The version of a model that answers a call, which then says so.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: it is not ready.
+        """
+        served = self.models.find(name, call.version, call.request_id)
+        call.model, call.number = name, served.version.version
+        return served
 
     async def _decode(self, served: ServedVersion, request: Payload) -> tuple[Tensors, Any]:
         """What a version makes of a request: its inputs, and what describing the answer takes."""

@@ -17,6 +17,33 @@ class Call:
     version: str | None = None
     """The model version that the client asked for; None for the newest ready one."""
 
+    model: str = ""
+    """The model that answers it; empty while none does."""
+
+    number: str = ""
+    """The version of that model."""
+
+    received: float = 0.0
+    """When its body was there, by `time.perf_counter`; 0 while it is not. Likewise..."""
+
+    decoded: float = 0.0
+    """...the inputs of the model,"""
+
+    queued: float = 0.0
+    """when they came into the queue,"""
+
+    began: float = 0.0
+    """when their run, or the first of them, began..."""
+
+    ran: float = 0.0
+    """...and the last ended,"""
+
+    computed: float = 0.0
+    """when the outputs were there, of a run or kept ones,"""
+
+    encoded: float = 0.0
+    """and the answer."""
+
     expired: bool = False
     """Whether its deadline has passed."""
 

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -30,6 +31,29 @@ def memory(root: Path = Path("/")) -> int | None:
     """
     least = min([_host_memory(root), *map(_memory_limit, _groups(root, "memory"))])
     return None if least == math.inf else int(least)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process takes."""
+
+    resident: int
+    """Bytes of memory."""
+    cpu_seconds: float
+    """Since it started."""
+
+
+def usage(pid: int, root: Path = Path("/")) -> Usage:
+    """What a process takes of the machine.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    process = root / "proc" / str(pid)
+    resident = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    after_name = (process / "stat").read_text().rpartition(")")[2].split()
+    ticks = int(after_name[11]) + int(after_name[12])  # utime and stime, the 14th and 15th field
+    return Usage(resident, ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

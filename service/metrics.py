@@ -1,87 +1,88 @@
-"""What Prometheus sees. Label values are bounded: route templates, models, versions and outcomes, never raw input."""
+"""What is counted and timed. Label values are bounded: route templates, models and versions that are served, outcomes.
 
-import os
+Never raw input. `service.series` keeps the numbers; the classes here look the labels up once.
+"""
+
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client import multiprocess as _multiprocess
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from service import machine, series
+from service.board import BOARD, Row
+from service.call import Call
+from service.series import Counter, Gauge, Histogram, Number
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 10, 100)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+_VERSION = ("model", "version")
 
 REQUESTS = Counter(
     "deepserve_requests",
     "Requests by how they ended: ok, invalid, rejected, expired, abandoned or failed",
-    ("route", "outcome"),
+    ("route", *_VERSION, "outcome"),
 )
 REQUEST_SECONDS = Histogram(
     "deepserve_request_seconds",
     "From the head of a request to the last byte of its answer",
-    ("route",),
-    buckets=_SECONDS,
+    ("route", *_VERSION),
+    _SECONDS,
+    exemplars=True,
 )
-RUN_ROWS = Histogram("deepserve_run_rows", "Rows in one run of a model", ("model", "version"), buckets=_ROWS)
-RUN_SECONDS = Histogram(
-    "deepserve_run_seconds", "Time that one run of a model took", ("model", "version"), buckets=_SECONDS
+DECODE_SECONDS = Histogram(
+    "deepserve_decode_seconds", "From the body of a request to the inputs of the model", _VERSION, _SECONDS
 )
+ENCODE_SECONDS = Histogram(
+    "deepserve_encode_seconds", "From the outputs of the model to the body of the answer", _VERSION, _SECONDS
+)
+QUEUE_SECONDS = Histogram("deepserve_queue_seconds", "Time that a request waited for its run", _VERSION, _SECONDS)
+RUN_SECONDS = Histogram("deepserve_run_seconds", "Time that one run of a model took", _VERSION, _SECONDS)
+RUN_ROWS = Histogram("deepserve_run_rows", "Rows in one run of a model", _VERSION, _ROWS)
 MODEL_REQUESTS = Counter(
-    "deepserve_model_requests", "Requests that runs of a model ended: ok or failed", ("model", "version", "outcome")
+    "deepserve_model_requests", "Requests that runs of a model ended: ok or failed", (*_VERSION, "outcome")
 )
 MODEL_REQUEST_SECONDS = Counter(
     "deepserve_model_request_seconds",
     "Time from their arrival in the queue to the end of those requests, added up",
-    ("model", "version", "outcome"),
+    (*_VERSION, "outcome"),
 )
-QUEUE_SECONDS = Counter(
-    "deepserve_queue_seconds", "Time that answered requests waited for their run, added up", ("model", "version")
-)
-QUEUE_ROWS = Gauge(
-    "deepserve_queue_rows",
-    "Rows that wait for a model",
-    ("model", "version"),
-    multiprocess_mode="livesum",
-)
+QUEUE_ROWS = Gauge("deepserve_queue_rows", "Rows that wait for a model", _VERSION)
+QUEUE_LIMIT = Gauge("deepserve_queue_limit_rows", "Most rows that may wait for a model", _VERSION)
 CACHE_REQUESTS = Counter(
-    "deepserve_cache_requests",
-    "Requests for models with a cache: hit or miss",
-    ("model", "version", "outcome"),
+    "deepserve_cache_requests", "Requests for models with a cache: hit or miss", (*_VERSION, "outcome")
 )
 CACHE_SECONDS = Counter(
     "deepserve_cache_seconds",
     "Time spent on looking for answers, and on keeping those that were missing, added up",
-    ("model", "version", "outcome"),
+    (*_VERSION, "outcome"),
 )
-CACHE_BYTES = Gauge(
-    "deepserve_cache_bytes", "Memory that the kept answers take", ("model",), multiprocess_mode="livesum"
-)
+CACHE_BYTES = Gauge("deepserve_cache_bytes", "Memory that the kept answers take", ("model",))
 CACHE_EVICTIONS = Counter("deepserve_cache_evictions", "Answers that made room for others", ("model",))
 SHADOW_ROWS = Counter(
     "deepserve_shadow_rows",
     "Rows of copied requests by what became of them: agree, differ, dropped or failed",
-    ("model", "version", "shadow", "outcome"),
+    (*_VERSION, "shadow", "outcome"),
 )
 SHADOW_DIFFERENCE = Histogram(
     "deepserve_shadow_difference",
     "Largest difference between what two versions answer to a request",
-    ("model", "version", "shadow"),
-    buckets=_DIFFERENCES,
+    (*_VERSION, "shadow"),
+    _DIFFERENCES,
 )
-READY = Gauge(
-    "deepserve_model_ready",
-    "1 if the version serves, 0 if it failed its checks",
-    ("model", "version"),
-    multiprocess_mode="livemin",
+LOADS = Counter(
+    "deepserve_model_loads",
+    "Versions that a worker has verified and loaded (ok), or that have not proved themselves (failed)",
+    ("model", "outcome"),
 )
+READY = Gauge("deepserve_model_ready", "1 if the version serves, 0 if it failed its checks", _VERSION, least=True)
 PROVIDER = Gauge(
     "deepserve_model_provider",
-    "Workers that run the version on this execution provider, and the device that was asked for",
-    ("model", "version", "device", "provider"),
-    multiprocess_mode="livesum",
+    "Workers that run the version on this execution provider in this precision, and the device that was asked for",
+    (*_VERSION, "device", "provider", "precision"),
 )
+MEMORY = Gauge("deepserve_worker_resident_bytes", "Memory that a worker takes", ("worker",))
+CPU = Counter("deepserve_worker_cpu_seconds", "CPU time that a worker has taken since it started", ("worker",))
 
 
 class ModelSeries:
@@ -103,11 +104,11 @@ class ModelSeries:
         self._rows.observe(rows)
         self._seconds.observe(seconds)
 
-    def answered(self, requests: int, seconds: float, waited: float) -> None:
-        """So many requests have their outputs, `seconds` after they came, of which they `waited` for a run: totals."""
-        self._answered.inc(requests)
+    def answered(self, seconds: float, waited: float) -> None:
+        """A request has its outputs, `seconds` after it came, of which it `waited` for a run."""
+        self._answered.inc()
         self._answered_seconds.inc(seconds)
-        self._queue_seconds.inc(waited)
+        self._queue_seconds.observe(waited)
 
     def failed(self, seconds: float) -> None:
         """A request has failed in a run, `seconds` after it came."""
@@ -176,45 +177,69 @@ class ShadowSeries:
         self._failed.inc(rows)
 
 
-def _ended(model: str, version: str, outcome: str) -> tuple[Counter, Counter]:
+class RequestSeries:
+    """The series of requests to one route that end in one way."""
+
+    def __init__(self, route: str, model: str, version: str, outcome: str) -> None:
+        self._requests = REQUESTS.labels(route, model, version, outcome)
+        self._seconds = REQUEST_SECONDS.labels(route, model, version)
+        if model:
+            self._decode, self._encode = DECODE_SECONDS.labels(model, version), ENCODE_SECONDS.labels(model, version)
+
+    def ended(self, call: Call, seconds: float) -> None:
+        """A request has ended, `seconds` after it began."""
+        self._requests.inc()
+        self._seconds.observe(seconds)
+        if call.decoded:
+            self._decode.observe(call.decoded - call.received)
+        if call.encoded:
+            self._encode.observe(call.encoded - call.computed)
+
+
+def _ended(model: str, version: str, outcome: str) -> tuple[Number, Number]:
     labels = (model, version, outcome)
     return MODEL_REQUESTS.labels(*labels), MODEL_REQUEST_SECONDS.labels(*labels)
 
 
-def exposition() -> bytes:
-    """All series of all workers, in Prometheus' text format."""
-    return generate_latest(_all_workers())
+requests = cache(RequestSeries)
+"""Those of a route, a model, a version and an outcome, looked up once."""
+
+
+def share(folder: Path) -> None:
+    """Counts together with the other workers that share `folder`."""
+    BOARD.share(folder / "metrics")
+
+
+def exposition(*, openmetrics: bool) -> bytes:
+    """All series of all workers, and what each of them takes; see `series.exposition`.
+
+    Raises:
+        OSError: what the workers share cannot be read.
+    """
+    taken: list[Row] = []
+    for worker in BOARD.workers():
+        with suppress(OSError):  # it has just ended
+            usage = machine.usage(worker.pid)
+            taken.append((MEMORY.name, (worker.number,), [usage.resident]))
+            taken.append((CPU.name, (worker.number,), [usage.cpu_seconds]))
+    return series.exposition(taken, openmetrics=openmetrics)
 
 
 def totals(model: str, version: str) -> dict[tuple[str, str], float]:
     """The counters and histograms of a version over all workers, by name of the sample and, where it has one, outcome:
     `("deepserve_run_rows_sum", "")`.
+
+    Raises:
+        OSError: what the workers share cannot be read.
     """
-    return {
-        (sample.name, sample.labels.get("outcome", "")): sample.value
-        for family in _all_workers().collect()
-        if family.type in ("counter", "histogram")
-        for sample in family.samples
-        if (sample.labels.get("model"), sample.labels.get("version")) == (model, version)
-    }
-
-
-def _all_workers() -> CollectorRegistry:
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return REGISTRY
-    registry = CollectorRegistry()
-    _multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
-
-
-def count(route: str, outcome: str, seconds: float) -> None:
-    """Records one finished request."""
-    requests, request_seconds = _series(route, outcome)
-    requests.inc()
-    request_seconds.observe(seconds)
-
-
-@cache
-def _series(route: str, outcome: str) -> tuple[Counter, Histogram]:
-    """Looked up once: prometheus_client checks and locks each time."""
-    return REQUESTS.labels(route, outcome), REQUEST_SECONDS.labels(route)
+    found: dict[tuple[str, str], float] = {}
+    for name, points in series.collect().items():
+        family = series.FAMILIES[name]
+        for values, point in points.items():
+            labels = dict(zip(family.label_names, values, strict=True))
+            if family.kind != "gauge" and (labels.get("model"), labels.get("version")) == (model, version):
+                outcome = labels.get("outcome", "")
+                for suffix, _, value, _ in family.samples(point):
+                    sample = (f"{name}{suffix}", outcome)
+                    found[sample] = found.get(sample, 0.0) + value
+    return found

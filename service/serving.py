@@ -21,6 +21,7 @@ from service.engine.repository import Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import Unavailable
 from service.policy import VersionPolicy
+from service.series import Number
 from service.settings import Settings
 
 
@@ -95,6 +96,7 @@ class ServedModels:
             OSError: the model's folder cannot be read.
         """
         failures = self.repository.load(name, numbers, policy)
+        metrics.LOADS.labels(name, "failed").inc(len(failures))
         self._publish(name)
         return failures
 
@@ -135,6 +137,7 @@ class ServedModels:
         )
         series = metrics.ModelSeries(version.name, version.version)
         batcher = Batcher(version.session.run, limits, predictor.sequence, series)
+        metrics.LOADS.labels(version.name, "ok").inc()
         self._prepared[version.session] = ServedVersion(
             version,
             bound,
@@ -177,10 +180,25 @@ class ServedModels:
         return next((number for number in reversed(ready) if number not in on_trial), ready[-1])
 
     def _tell(self, before: Iterable[Version], after: Iterable[Version]) -> None:
-        """Says in the metrics which versions of a model are ready, and on what."""
-        for versions, there in ((before, 0), (after, 1)):
-            for version in versions:
-                metrics.READY.labels(version.name, version.version).set(there and version.state is State.READY)
-                if version.session is not None:
-                    labels = (version.name, version.version, self._settings.device, version.session.provider)
-                    metrics.PROVIDER.labels(*labels).set(there)
+        """Says in the metrics which versions of a model are ready, on what, and which have failed."""
+        for version in before:
+            for gauge in self._gauges(version):
+                gauge.clear()
+        for version in after:
+            if version.session is not None or version.print:  # else nobody wants it
+                ready, *others = self._gauges(version)
+                ready.set(version.state is State.READY)
+                for gauge, value in zip(others, (self._settings.max_queue_rows, 1), strict=False):
+                    gauge.set(value)
+
+    def _gauges(self, version: Version) -> list[Number]:
+        """Whether a version is ready; where it is, how many rows may wait for it, and what runs it."""
+        labels = (version.name, version.version)
+        gauges = [metrics.READY.labels(*labels)]
+        if (session := version.session) is not None:
+            device = self._settings.device
+            gauges += [
+                metrics.QUEUE_LIMIT.labels(*labels),
+                metrics.PROVIDER.labels(*labels, device, session.provider, session.precision),
+            ]
+        return gauges

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -101,7 +102,8 @@ class Shadow:
             return
         self._waiting.append(copy)
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+            # In a context of its own: what it does is no part of the call that it follows.
+            self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
 
     async def close(self) -> None:
         """Gives up what is under way."""

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from service.arrays import Tensors
+from service.call import current_call
 from service.engine.queue import Limits, Queue, Request, Slice
 
 SHORT_RUN = 0.001
@@ -32,8 +33,8 @@ class Observer(Protocol):
     def ran(self, rows: int, seconds: float) -> None:
         """A run of `rows` took `seconds`."""
 
-    def answered(self, requests: int, seconds: float, waited: float) -> None:
-        """So many requests have their outputs, `seconds` after they came, of which they `waited` for a run: totals."""
+    def answered(self, seconds: float, waited: float) -> None:
+        """A request has its outputs, `seconds` after it came, of which it `waited` for a run."""
 
     def failed(self, seconds: float) -> None:
         """A request has failed in a run, `seconds` after it came."""
@@ -97,10 +98,13 @@ class Batcher:
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         try:
-            return await request.answer
+            outputs = await request.answer
         except asyncio.CancelledError:
             self._queue.some_left()
             raise
+        call = current_call.get()
+        call.queued, call.began, call.ran = request.came, request.began, request.ran
+        return outputs
 
     def check_room(self, rows: int = 1) -> None:
         """Lets that many more rows pass if there is room for them; an idle batcher takes any request.
@@ -197,6 +201,7 @@ class Batcher:
             raise ValueError(f"the outputs of {rows} rows have {[len(value) for value in outputs.values()]}")
         for piece in batch:
             piece.request.began = piece.request.began or started
+            piece.request.ran = ended
         if self._observer is not None:
             self._observer.ran(rows, seconds)
         drained = ended - self._last_run_ended if self._last_run_ended else seconds
@@ -207,9 +212,10 @@ class Batcher:
 
     def _report(self, answered: list[Request]) -> None:
         """Tells of the requests that a run has answered."""
-        if self._observer is not None and answered:
-            came, began = sum(each.came for each in answered), sum(each.began for each in answered)
-            self._observer.answered(len(answered), len(answered) * time.perf_counter() - came, began - came)
+        if self._observer is not None:
+            ended = time.perf_counter()
+            for each in answered:
+                self._observer.answered(ended - each.came, each.began - each.came)
 
     def _fail(self, request: Request, error: Exception) -> None:
         if not request.answer.done():

@@ -43,8 +43,9 @@ class Request:
     rows: int
     answer: "asyncio.Future[Tensors]"
     came: float
-    """When, by `time.perf_counter`; likewise when its first run began."""
+    """When, by `time.perf_counter`; likewise when its first run began, and when its last ended."""
     began: float = 0.0
+    ran: float = 0.0
     parts: list[tuple[int, Tensors]] = field(default_factory=list)
     """First row and outputs of every slice that is computed."""
     computed: int = 0

@@ -17,7 +17,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from service import metrics
-from service.call import new_request_id
+from service.call import Call, new_request_id
 from service.errors import HeadTooLarge, Malformed, ServiceError
 from service.http.exchange import STATUS_LINES, Exchange
 from service.http.problems import MEDIA_TYPE, problem
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """Answers bytes that are no request and hangs up; a whole request under way is answered first."""
-        metrics.count("other", error.outcome, 0)
+        metrics.requests("other", "", "", error.outcome).ended(Call(), 0)
         self._pause()
         if self._active is not None and self._active.arrived:
             self._active.keep_alive = False

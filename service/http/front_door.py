@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
-from service.call import Call, new_request_id
+from service.call import Call, current_call, new_request_id
 from service.control import PATIENCE
 from service.draining import DRAIN
 from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
@@ -27,6 +27,7 @@ from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
+from service.series import OPENMETRICS, TEXT
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class FrontDoor:
         route = self._find(path)
         request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive)
         call = Call(request_id=_request_id(request.headers.get(b"x-request-id")))
+        current_call.set(call)  # of this task: `Connection` makes one for each request
         outcome = "failed"
         try:
             if route is self._page and method in ("GET", "HEAD"):
@@ -117,7 +119,8 @@ class FrontDoor:
         except (ClientGone, asyncio.CancelledError):  # `Connection` cancels what nobody waits for
             outcome = "abandoned"
         finally:
-            metrics.count(route.template, outcome, time.perf_counter() - started)
+            requests = metrics.requests(route.template, call.model, call.number, outcome)
+            requests.ended(call, time.perf_counter() - started)
 
     def _find(self, path: str) -> Route:
         if (route := self._routes.get(path)) is not None:
@@ -190,8 +193,11 @@ def _always(reply: Reply) -> Handler:
     return handle
 
 
-async def _metrics(_request: HttpRequest, _call: Call) -> Reply:
-    return Reply(metrics.exposition(), metrics.CONTENT_TYPE)
+async def _metrics(request: HttpRequest, _call: Call) -> Reply:
+    """Made in a thread: it takes milliseconds."""
+    openmetrics = "application/openmetrics-text" in request.header(b"accept")
+    body = await asyncio.to_thread(metrics.exposition, openmetrics=openmetrics)
+    return Reply(body, OPENMETRICS if openmetrics else TEXT)
 
 
 def _refusal(error: ServiceError, path: str, call: Call) -> Reply:

@@ -1,5 +1,6 @@
 """The task endpoints: from a request's body to the payload of a BentoML method, and from its answer to bytes."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from urllib.parse import parse_qs
 
 from pydantic import ValidationError
 
-from service.call import Call, current_call
+from service.call import Call
 from service.errors import Fault, Invalid, UnsupportedMediaType
 from service.http.bodies import media_type, multipart_files, read_body
 from service.http.messages import JSON, HttpRequest, Reply
@@ -34,19 +35,17 @@ class TaskEndpoint:
         representation = self._representation(request)
         call.version = _version(request.query)
         self.check_room(call)
-        payload = await self._payload(request)
-        token = current_call.set(call)
-        try:
-            answer = await self.method(payload)
-        finally:
-            current_call.reset(token)
+        answer = await self.method(await self._payload(request, call))
         headers = {"X-Model-Version": answer.version}
         if representation == JSON:
-            return Reply(answer.__pydantic_serializer__.to_json(answer), headers=headers)
-        body, extra = self.predictor.render(answer, representation)
-        return Reply(body, representation, headers=headers | extra)
+            reply = Reply(answer.__pydantic_serializer__.to_json(answer), headers=headers)
+        else:
+            body, extra = self.predictor.render(answer, representation)
+            reply = Reply(body, representation, headers=headers | extra)
+        call.encoded = time.perf_counter()
+        return reply
 
-    async def _payload(self, request: HttpRequest) -> Payload:
+    async def _payload(self, request: HttpRequest, call: Call) -> Payload:
         """The payload, from JSON or, where the task takes files, from a multipart or raw body."""
         content_type = request.header(b"content-type")
         kind = media_type(content_type) or JSON
@@ -58,6 +57,7 @@ class TaskEndpoint:
             raise UnsupportedMediaType(f"{kind} is not taken here; {accepted} is.")
         length = request.headers.get(b"content-length")
         body = await read_body(request.receive, length, self.settings.max_body_bytes)
+        call.received = time.perf_counter()
         if kind == JSON:
             return self._from_json(body)
         field = self.predictor.files_field

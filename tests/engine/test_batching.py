@@ -227,8 +227,8 @@ class Ledger:
         assert seconds > 0
         self.rows.append(rows)
 
-    def answered(self, requests: int, seconds: float, waited: float) -> None:
-        self.requests += requests
+    def answered(self, seconds: float, waited: float) -> None:
+        self.requests += 1
         self.seconds += seconds
         self.waited += waited
 

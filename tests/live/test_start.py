@@ -67,7 +67,7 @@ def test_auto_tells_what_every_version_runs_on(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "mammogram", models / "mammogram")
     provider = "CPUExecutionProvider" if gpu.trouble("cuda") else "CUDAExecutionProvider"
-    labels = f'device="auto",model="mammogram",provider="{provider}",version="1"'
+    labels = f'device="auto",model="mammogram",precision="float32",provider="{provider}",version="1"'
     with serving(tmp_path / "log", models_dir=str(models), device="auto", workers="auto") as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
         assert f"deepserve_model_provider{{{labels}}}" in httpx.get(f"{url}/metrics").text
@@ -132,7 +132,8 @@ def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path)
         text = httpx.get(f"{url}/metrics").text
         [statistics] = httpx.get(f"{url}/v2/models/mammogram/stats").json()["model_stats"]
     assert statistics["inference_count"] == statistics["inference_stats"]["success"]["count"] == 40
-    counted = re.search(r'deepserve_requests_total{outcome="ok",route="/v1/mammogram"} (\S+)', text)
+    labels = 'model="mammogram",outcome="ok",route="/v1/mammogram",version="1"'
+    counted = re.search(rf"deepserve_requests_total{{{labels}}} (\S+)", text)
     assert counted is not None
     assert float(counted[1]) == 40
     log = (tmp_path / "log").read_text()

@@ -107,7 +107,7 @@ def statistics(version: Version) -> Document:
             "fail": duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "failed"),
             "queue": {
                 "count": ran["count"],
-                "ns": int(totals.get(("deepserve_queue_seconds_total", ""), 0) * 1e9),
+                "ns": int(totals.get(("deepserve_queue_seconds_sum", ""), 0) * 1e9),
             },
             "compute_input": nothing,
             "compute_infer": duration("deepserve_run_seconds_count", "deepserve_run_seconds_sum"),

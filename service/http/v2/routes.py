@@ -6,6 +6,7 @@ For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves 
 import asyncio
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -100,10 +101,12 @@ class OpenInference:
         """The outputs of a model for the inputs of a request."""
         service = self._service()
         served = service.models.find(*_model(request.path), call.request_id)
+        call.model, call.number = served.version.name, served.version.version
         served.answers.check_room()
         started = asyncio.get_running_loop().time()
         model = self._tensors(served)
         body = await _body(request, self._settings.max_body_bytes)
+        call.received = time.perf_counter()
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
 
         def take_apart() -> Inference:
@@ -111,7 +114,9 @@ class OpenInference:
 
         quick = not coding and len(body) <= LARGE
         inference = take_apart() if quick else await service.apart(take_apart)
+        call.decoded = time.perf_counter()
         outputs = await _run(served, inference, started)
+        call.computed = time.perf_counter()
         if (shadow := service.shadows.get(served.version.name)) is not None:
             shadow.offer(call.request_id, inference.inputs, served, outputs)
 
@@ -119,7 +124,9 @@ class OpenInference:
             return _compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
 
         quick = sum(values.nbytes for values in outputs.values()) <= LARGE
-        return put_together() if quick else await service.apart(put_together)
+        reply = put_together() if quick else await service.apart(put_together)
+        call.encoded = time.perf_counter()
+        return reply
 
     async def _server(self, _request: HttpRequest, _call: Call) -> Reply:
         return json_reply(self._server_metadata)
