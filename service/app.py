@@ -201,5 +201,6 @@ class DeepServe:
         """Lets the requests under way finish."""
         self._following.cancel()
         await asyncio.gather(*(shadow.close() for shadow in self.shadows.values()))
+        self.control.close()
         await self.models.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)

@@ -132,6 +132,10 @@ class Control:
             except Exception:  # a folder that cannot be read for a moment, say
                 logger.exception("the models are as they were")
 
+    def close(self) -> None:
+        """Takes this worker from among the others."""
+        self._workers.leave()
+
     async def _change(self, name: str, model: WantedModel) -> str | None:
         """Asks every worker for it; why it failed in one of them, once all have tried."""
         generation = await asyncio.to_thread(self._workers.change, lambda _models: {name: model})

@@ -67,9 +67,14 @@ class Workers:
         self._wanted = folder / "wanted.json"
         self._name = f"worker-{os.getpid()}"
         # Locked before it has its name: nobody sees it without.
-        unnamed = folder / f".{self._name}"
-        self._alive = _locked(unnamed)
-        unnamed.rename(folder / f"{self._name}.lock")
+        unnamed, self._lock = folder / f".{self._name}", folder / f"{self._name}.lock"
+        self._locked = _locked(unnamed)
+        unnamed.rename(self._lock)
+
+    def leave(self) -> None:
+        """Is none of them any more."""
+        self._locked.close()
+        _is_alive(self._lock)
 
     def wanted(self) -> Wanted | None:
         """What is to be served; None if nobody has said yet."""

@@ -1,0 +1,90 @@
+"""What workers tell each other reaches all of them, and a dead one is not waited for."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.workers import Report, WantedModel, Workers
+from tests.live.conftest import ROOT
+
+
+def another(folder: Path, code: str) -> subprocess.Popen[str]:
+    """A process that joins as `me`, runs `code`, says so and waits."""
+    program = f"""
+from pathlib import Path
+from service.workers import *
+me = Workers(Path({str(folder)!r}))
+{code}
+print("done", flush=True)
+input()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "done\n"
+    return process
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Workers]:
+    """This process, among the workers that share a folder."""
+    workers = Workers(tmp_path)
+    yield workers
+    workers.leave()
+    assert workers.reports() == []
+
+
+def test_every_living_worker_is_heard(here: Workers, tmp_path: Path) -> None:
+    here.report(Report(1, ready=True))
+    with another(tmp_path, "me.report(Report(2, ready=False, failures={'digits': 'no'}))") as there:
+        assert sorted(report.generation for report in here.reports()) == [1, 2]
+        there.kill()
+        there.wait()
+        assert here.reports() == [Report(1, ready=True)]
+    assert {path.name.split("-")[0] for path in tmp_path.glob("*.json")} == {"worker"}
+    assert len(list(tmp_path.glob("worker-*"))) == 2  # of this one
+
+
+def test_one_that_has_said_nothing_yet_is_not_ready(here: Workers) -> None:
+    assert here.reports() == [Report()]
+    assert not Report().ready
+
+
+def test_what_one_wants_all_read(here: Workers, tmp_path: Path) -> None:
+    assert here.wanted() is None
+    before = here.last_change()
+    with another(tmp_path, "me.change(lambda models: {'digits': WantedModel({'1': 'a'}, policy=[1])})") as there:
+        there.communicate("\n")
+    wanted = here.wanted()
+    assert wanted is not None
+    assert wanted.models == {"digits": WantedModel({"1": "a"}, generation=1, policy=[1])}
+    assert here.last_change() != before
+    assert here.change(lambda _models: {}) == 1  # nothing changed
+    assert here.change(lambda _models: {"digits": None, "letters": WantedModel({})}) == 2
+    wanted = here.wanted()
+    assert wanted is not None
+    assert list(wanted.models) == ["letters"]
+
+
+def test_changes_at_the_same_time_are_all_made(here: Workers, tmp_path: Path) -> None:
+    code = """
+import os
+for number in range(50):
+    me.change(lambda models: {f"{os.getpid()}-{number}": WantedModel({})})
+"""
+    others = [another_at_once(tmp_path, code) for _ in range(3)]
+    for each in others:
+        assert each.wait(30) == 0
+    wanted = here.wanted()
+    assert wanted is not None
+    assert wanted.generation == len(wanted.models) == 150
+
+
+def another_at_once(folder: Path, code: str) -> subprocess.Popen[bytes]:
+    """A process that joins as `me`, runs `code` and ends."""
+    program = f"from pathlib import Path\nfrom service.workers import *\nme = Workers(Path({str(folder)!r}))\n{code}"
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
