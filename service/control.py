@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from service.engine.repository import Prints, Repository
+from service.engine.repository import Prints, Repository, State
 from service.errors import LoadFailed, NotFound, Unavailable
 from service.policy import VersionPolicy
 from service.workers import Report, Wanted, WantedModel, Workers
@@ -88,11 +88,12 @@ class Control:
         listed = () if policy is None or policy.listed is None else policy.listed
         if missing := [str(number) for number in listed if str(number) not in prints]:
             raise NotFound(f"Model {name!r} has no version {', '.join(missing)}.")
-        spelling = None if policy is None else policy.spelling
+        asked = WantedModel(prints, policy=None if policy is None else policy.spelling)
         before = self._wanted().get(name)
-        if failures := await self._change(name, WantedModel(prints, policy=spelling)):
-            if before is not None and before.policy != spelling:  # a worker that starts later serves what the others do
-                await self._change(name, WantedModel(prints, policy=before.policy))
+        if failures := await self._change(name, asked):
+            settled = _settled(asked, before, serves=self._serves(name))
+            if settled != asked:
+                await self._change(name, settled)
             raise LoadFailed(f"Model {name!r} is not loaded as asked: {failures}.")
 
     async def unload(self, name: str) -> None:
@@ -136,7 +137,11 @@ class Control:
         """Takes this worker from among the others."""
         self._workers.leave()
 
-    async def _change(self, name: str, model: WantedModel) -> str | None:
+    def _serves(self, name: str) -> bool:
+        known = self._models.repository.models.get(name, {})
+        return any(version.state is State.READY for version in known.values())
+
+    async def _change(self, name: str, model: WantedModel | None) -> str | None:
         """Asks every worker for it; why it failed in one of them, once all have tried."""
         generation = await asyncio.to_thread(self._workers.change, lambda _models: {name: model})
         try:
@@ -183,6 +188,15 @@ class Control:
         except OSError as error:
             logger.exception("model %s is as it was", name)
             return f"its folder cannot be read: {error.strerror}"
+
+
+def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) -> WantedModel | None:
+    """What is wanted of a model that could not be loaded as asked: what was, so that a worker which starts later serves
+    what the others do. If none of it serves that did not either before, it is not missed.
+    """
+    if before is None:
+        return asked if serves else None
+    return replace(asked, policy=before.policy, loaded=before.loaded or serves)
 
 
 def _changed(found: Mapping[str, Prints], models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:

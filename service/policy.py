@@ -46,7 +46,7 @@ class VersionPolicy:
         return "all" if self.most is None else f"latest {self.most}"
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.listed)) if self.listed is not None else str(self.spelling)
+        return f"only {', '.join(map(str, self.listed))}" if self.listed is not None else str(self.spelling)
 
     def allows(self, number: str) -> bool:
         """Whether it may be loaded, if there are not too many newer ones."""

@@ -123,7 +123,7 @@ class Repository:
         for number in sorted(numbers, key=int, reverse=True):
             ready = sum(version.state is State.READY for version in loaded.values())
             if not policy.allows(number) or (policy.most is not None and ready >= policy.most):
-                reason = f"the version policy, {policy}, leaves it out"
+                reason = f"the version policy ({policy}) leaves it out"
                 loaded[number] = Version(name, number, State.UNAVAILABLE, reason)
             elif number in present:
                 loaded[number] = self._load(name, number, present[number], known.get(number))

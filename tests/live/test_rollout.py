@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ MLP, CNN = (ROOT / "models" / "digits" / version for version in ("1", "2"))
 WORKERS = 2
 
 
+@cache
 def golden_case(version: Path) -> tuple[np.ndarray, np.ndarray]:
     """The first golden picture of a version of digits, and what its graph in integers says of it."""
     with np.load(version / "golden.npz") as cases:
@@ -149,20 +151,22 @@ def states(url: str, name: str) -> dict[str, str]:
     return {each["version"]: each["state"] for each in index(url, name)}
 
 
-def of_every_worker(ask: Callable[[], Any]) -> set[Any]:
-    """What is answered over so many new connections that every worker gets some."""
-    return {ask() for _ in range(16 * WORKERS)}
+def of_every_worker(url: str, path: str, body: dict[str, Any]) -> list[httpx.Response]:
+    """The answers over so many new connections that every worker gives some."""
+    with httpx.Client(base_url=url, headers={"Connection": "close"}) as client:
+        return [client.post(path, json=body) for _ in range(12 * WORKERS)]
 
 
 def answering(url: str) -> set[str]:
     """The versions of digits that answer those who ask for none."""
-    return of_every_worker(lambda: httpx.get(f"{url}/v2/models/digits/ready") and newest(url))
-
-
-def newest(url: str) -> str:
     body = {"inputs": [{"name": "pictures", "shape": [1, 28, 28], "datatype": "UINT8", "data": [0] * 784}]}
-    version: str = httpx.post(f"{url}/v2/models/digits/infer", json=body).json()["model_version"]
-    return version
+    return {answer.json()["model_version"] for answer in of_every_worker(url, "/v2/models/digits/infer", body)}
+
+
+def mammogram(url: str) -> set[int]:
+    """How requests for mammogram end."""
+    masses = {"masses": [{"age": 50}]}
+    return {answer.status_code for answer in of_every_worker(url, "/v1/mammogram", masses)}
 
 
 def test_a_new_version_is_rolled_out_and_taken_back(url: str, models: Path) -> None:
@@ -229,19 +233,31 @@ def test_files_that_get_worse_do_not_touch_what_serves(url: str, models: Path) -
 
 
 def test_a_model_with_one_version_is_unloaded_and_loaded(url: str) -> None:
-    def ask() -> int:
-        return httpx.post(f"{url}/v1/mammogram", json={"masses": [{"age": 50}]}).status_code
-
     with Traffic(url, {"2": CNN}) as traffic:
-        assert of_every_worker(ask) == {200}
+        assert mammogram(url) == {200}
         assert order(url, "unload", "mammogram").status_code == 200
-        assert of_every_worker(ask) == {503}
+        assert mammogram(url) == {503}
         assert states(url, "mammogram") == {"1": "UNAVAILABLE"}
         assert httpx.get(f"{url}/readyz").status_code == 200  # it is not missed
         assert order(url, "load", "mammogram").status_code == 200
-        assert of_every_worker(ask) == {200}
+        assert mammogram(url) == {200}
         traffic.wait_for("2", 20)
     assert traffic.faults == []
+
+
+def test_a_model_that_cannot_be_loaded_again_is_not_missed(url: str, models: Path) -> None:
+    assert order(url, "unload", "mammogram").status_code == 200
+    card = (models / "mammogram" / "1" / "card.json").read_bytes()
+    (models / "mammogram" / "1" / "card.json").write_bytes(b"{}")
+    try:
+        assert order(url, "load", "mammogram").status_code == 400
+        put(MLP, models, "letters", "1")
+        assert order(url, "load", "letters").status_code == 400  # there is no such task
+        assert index(url, "letters") == []
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    finally:
+        shutil.rmtree(models / "letters", ignore_errors=True)
+        (models / "mammogram" / "1" / "card.json").write_bytes(card)
 
 
 def test_a_worker_that_comes_back_serves_what_the_others_do(url: str, models: Path) -> None:
@@ -253,7 +269,7 @@ def test_a_worker_that_comes_back_serves_what_the_others_do(url: str, models: Pa
     worker.wait(10)
     until(lambda: len(workers(url)) == WORKERS and httpx.get(f"{url}/readyz").is_success)
     assert answering(url) == {"1"}
-    assert of_every_worker(lambda: httpx.get(f"{url}/v2/models/mammogram/ready").status_code) == {503}
+    assert mammogram(url) == {503}
 
 
 def test_what_is_replaced_is_given_back(url: str, models: Path) -> None:
