@@ -67,7 +67,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     found = checks(report)
     assert found["digits 3"] == ("warn", "not served: card.json is that of digits version 2")
     assert found["digits 2"] == ("ok", "CPUExecutionProvider, int8, answers by default")
-    assert found["digits 1"] == ("ok", "not served: the version policy, latest 1, leaves it out")
+    assert found["digits 1"] == ("ok", "not served: the version policy (latest 1) leaves it out")
     assert found["mammogram 1"] == ("ok", "CPUExecutionProvider, float32, answers by default")
     assert found["ignored"] == ("warn", "digits/latest: a version is a number, as in digits/1")
     assert found["cache"] == ("warn", "names sentiment, a model that is not served")
