@@ -31,6 +31,9 @@ MOST_WAITING = 4
 PAUSE = 0.002
 """Seconds between an answer and its copy: under load the next request is there by then, and the copy dropped."""
 
+STAND_BACK = 0.1
+"""Seconds for which, under load, copies are dropped without another look: each look would cost a tenth of a request."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,11 +56,6 @@ class Copy:
     """What answered it."""
     outputs: Tensors
     series: ShadowSeries
-
-    @property
-    def rows(self) -> int:
-        """Items of the request."""
-        return len(next(iter(self.outputs.values())))
 
 
 class Shadow:
@@ -88,6 +86,7 @@ class Shadow:
         self._series = cache(lambda number: ShadowSeries(model, number, diversion.version))
         self._waiting: deque[Copy] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._stands_back = False
         self._failing = False
         """Whether the last copy failed: the log tells of the first of many."""
 
@@ -96,11 +95,11 @@ class Shadow:
         number = served.version.version
         if number == self._diversion.version or not self._diversion.takes(request_id, "shadow"):
             return
-        copy = Copy(asked, served, outputs, self._series(number))
-        if len(self._waiting) == MOST_WAITING:
-            copy.series.dropped(copy.rows)
+        series = self._series(number)
+        if self._stands_back or len(self._waiting) == MOST_WAITING:
+            series.dropped(_rows(outputs))
             return
-        self._waiting.append(copy)
+        self._waiting.append(Copy(asked, served, outputs, series))
         if self._worker is None:
             # In a context of its own: what it does is no part of the call that it follows.
             self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
@@ -116,9 +115,21 @@ class Shadow:
         try:
             while self._waiting:
                 await asyncio.sleep(PAUSE)
-                await self._follow(self._waiting.popleft())
+                if self._is_idle():
+                    await self._follow(self._waiting.popleft())
+                else:
+                    await self._stand_back()
         finally:
             self._worker = None
+
+    async def _stand_back(self) -> None:
+        """Drops the copies that wait, and for a while those that come."""
+        while self._waiting:
+            copy = self._waiting.popleft()
+            copy.series.dropped(_rows(copy.outputs))
+        self._stands_back = True
+        await asyncio.sleep(STAND_BACK)
+        self._stands_back = False
 
     async def _follow(self, copy: Copy) -> None:
         """Asks the shadow what a client has asked, and counts what comes of it."""
@@ -127,9 +138,9 @@ class Shadow:
         try:
             comparison = compare(card, names, copy.outputs, await self._ask(copy.asked))
         except Unavailable:
-            copy.series.dropped(copy.rows)
+            copy.series.dropped(_rows(copy.outputs))
         except Exception as error:  # whatever a version on trial does, the others serve
-            copy.series.failed(copy.rows)
+            copy.series.failed(_rows(copy.outputs))
             if not self._failing:
                 logger.warning("model %s: the shadow fails: %s", self._model, error)
             self._failing = True
@@ -141,11 +152,9 @@ class Shadow:
         """What the shadow answers.
 
         Raises:
-            Unavailable: there is something else to be done, or the shadow is not ready.
+            Unavailable: it is not ready, or others have come first after all.
             NotFound: there is no such version.
         """
-        if not self._is_idle():
-            raise Unavailable("Clients come first.")
         shadow = self._models.find(self._model, self._diversion.version)
         inputs = asked if isinstance(asked, Mapping) else (await self._decode(shadow, asked))[0]
         return await shadow.batcher.submit(inputs)
@@ -183,3 +192,7 @@ def compare(card: Card, names: Sequence[str], outputs: Tensors, others: Tensors)
             agree &= (difference <= GOLDEN_TOLERANCE[outputs[name].dtype.kind]).reshape(rows, -1).all(1)
     same = int(agree.sum())
     return Comparison(same, rows - same, largest)
+
+
+def _rows(tensors: Tensors) -> int:
+    return len(next(iter(tensors.values())))

@@ -16,7 +16,7 @@ from service.predictors import Payload
 from service.predictors.digits import DigitsPredictor
 from service.serving import ServedModels, ServedVersion
 from service.settings import Settings
-from service.shadow import MOST_WAITING, Shadow, compare
+from service.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
 from service.traffic import Diversion
 from tests.live.conftest import ROOT
 
@@ -121,16 +121,23 @@ async def test_only_so_many_copies_wait_and_none_outlives_the_service(models: Se
 async def test_clients_come_first(models: ServedModels) -> None:
     before = counts()
     served = models.find("digits", "2")
-    many = {"pictures": np.zeros((2000, 28, 28), np.uint8)}
+    many = {"pictures": np.zeros((4000, 28, 28), np.uint8)}
     async with shadow(models) as other:
         outputs = await served.batcher.submit(BLANK)
         client = asyncio.create_task(served.batcher.submit(many))
         await asyncio.sleep(0)
         other.offer("id", BLANK, served, outputs)
         after = await until_counted(sum(before.values()) + 1)
+        assert after["dropped"] == before["dropped"] + 1
         assert not client.done()
+        other.offer("id", BLANK, served, outputs)
+        after = await until_counted(sum(before.values()) + 2)
+        assert after["dropped"] == before["dropped"] + 2
         await client
-    assert after["dropped"] == before["dropped"] + 1
+        await asyncio.sleep(2 * STAND_BACK)
+        other.offer("id", BLANK, served, outputs)
+        again = await until_counted(sum(after.values()) + 1)
+    assert again["dropped"] == after["dropped"]
 
 
 @pytest.mark.parametrize("diversion", [("1", 0), ("2", 1)], ids=["none is wanted", "it answers itself"])

@@ -16,6 +16,7 @@ from service.engine.inference import Runtime
 from service.engine.verification import verify
 from service.http.v2.tensors import DATATYPES
 from service.predictors.sentiment import SentimentPredictor, SentimentRequest
+from service.shadow import STAND_BACK
 from service.traffic import Diversion
 from tests.live.conftest import ROOT, serving
 from tests.live.test_batching import JSON, at_once, png
@@ -143,6 +144,7 @@ def digits() -> dict[str, np.ndarray]:
 
 
 def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
+    time.sleep(2 * STAND_BACK)
     before = shadowed(client, "digits", "2", "1")
     rows = sum(before.values())
     for first in range(0, 8 * ROWS, ROWS):
@@ -162,6 +164,7 @@ def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, d
 
 
 def test_a_shadow_gets_tensors_as_they_are(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
+    time.sleep(2 * STAND_BACK)
     sample = "deepserve_shadow_difference_sum"
     before, differences = shadowed(client, "digits", "2", "1"), metric(client, sample, **LABELS)
     assert client.post("/v2/models/digits/versions/2/infer", json=tensors(pictures=pictures(ROWS))).status_code == 200
