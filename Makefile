@@ -35,6 +35,7 @@ load: load_tests/results/questions.jsonl
 
 # TARGET=cuda for GPUs; IMAGE= names it, BUILDER= is docker, podman or buildah, BUILD_OPTIONS= go to it.
 TARGET ?= cpu
+SBOM ?= build
 IMAGE ?= deepserve:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)$(filter-out -cpu,-$(TARGET))
 BUILDER ?= $(or $(shell command -v docker podman buildah | head -1),docker)
 BUILD = BUILDAH_FORMAT=docker $(BUILDER) build -f deploy/Dockerfile --build-arg EXTRA=$(if $(filter cuda,$(TARGET)),gpu,cpu)
@@ -43,7 +44,7 @@ image:
 	$(BUILD) --target $(TARGET) -t $(IMAGE) $(BUILD_OPTIONS) .
 
 sbom:
-	$(BUILD) --target sbom --output build $(BUILD_OPTIONS) .
+	$(BUILD) --target sbom --output $(SBOM) $(BUILD_OPTIONS) .
 
 bento: .venv/serve
 	UV_CONSTRAINT=constraints.txt BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build

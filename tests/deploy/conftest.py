@@ -4,17 +4,24 @@
 images and restarts servers under load, which takes minutes and programs that not every machine has.
 """
 
+import re
 import shutil
+import socket
 import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 OVERLAYS = sorted(path.parent.name for path in ROOT.glob("deploy/kubernetes/overlays/*/kustomization.yaml"))
+BASE = re.search(r"^ARG PYTHON=(\S+)$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)[1]  # type: ignore[index]
 Manifest = dict[str, Any]
 
 
@@ -60,3 +67,53 @@ def only(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
 def container(deployment: Manifest) -> Manifest:
     [found] = deployment["spec"]["template"]["spec"]["containers"]
     return dict(found)
+
+
+@pytest.fixture(scope="session")
+def podman() -> str:
+    """Podman, and the image that others are based on."""
+    found = program(
+        "podman", install="apt-get install buildah podman runc catatonit iptables containernetworking-plugins"
+    )
+    if subprocess.run([found, "image", "exists", BASE], check=False).returncode:
+        pulled = subprocess.run([found, "pull", BASE], check=False, capture_output=True, text=True)
+        if pulled.returncode:
+            pytest.skip(f"{BASE} is not to be had: {pulled.stderr.strip()}")
+    return found
+
+
+def said(*command: str | Path) -> str:
+    """What a command prints, once it has succeeded."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_until_ready(url: str, seconds: float, log: Callable[[], str]) -> None:
+    """Returns once the server at `url` is ready."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz", timeout=10).is_success:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"it is not ready after {seconds} s:\n{log()}")
+
+
+def assert_answers(url: str) -> None:
+    """Every model answers, among them the one that reads pictures by OpenCV."""
+    picture = (ROOT / "tests" / "examples" / "digit.jpg").read_bytes()
+    digit = httpx.post(f"{url}/v1/digits", content=picture, headers={"Content-Type": "image/jpeg"})
+    assert digit.json()["predictions"][0]["digit"] == 7
+    review = httpx.post(f"{url}/v1/sentiment", json={"reviews": ["A wonderful film."]})
+    assert review.json()["predictions"][0]["label"] == "positive"
+    assert httpx.post(f"{url}/v1/mammogram", json={"masses": [{"age": 50}]}).is_success
+    clothes = httpx.post(f"{url}/v1/fashion", json={"count": 2, "label": "Coat"})
+    assert clothes.content.startswith(b"\x89PNG")
+    assert "deepserve_requests_total" in httpx.get(f"{url}/metrics").text

@@ -1,0 +1,88 @@
+"""Others judge what is in deploy/: the schemas of Kubernetes and of its extensions, linters, the parser of compose."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.deploy.conftest import OVERLAYS, ROOT, Manifest, render
+
+pytestmark = pytest.mark.deploy
+
+HERE = Path(__file__).parent
+ENVIRONMENT = ROOT / ".venv-deploy"
+CLUSTERS = ("1.35.0", "1.36.0", "1.37.0")
+"""The newest three releases that are known to kubernetes-validate."""
+EXTENSIONS = ("ScaledObject", "ServiceMonitor")
+ALLOWED = {
+    "CKV_K8S_15": "releases have a tag of their own, so that there is nothing new to pull",
+    "CKV_K8S_35": "the keys are one variable among others, as everywhere else",
+    "CKV_K8S_43": "who installs it knows the digest of the image",
+    "CKV_DOCKER_7": "the base is pinned, in an argument",
+    "CKV_DOCKER_9": "it is mistaken: that is dpkg, which removes apt",
+}
+
+
+@pytest.fixture(scope="module")
+def tools() -> Path:
+    """The programs of requirements.txt, in an environment that is made once and kept."""
+    requirements = HERE / "requirements.txt"
+    made_from = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    stamp = ENVIRONMENT / "made-from"
+    if not stamp.exists() or stamp.read_text() != made_from:
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
+        subprocess.run([ENVIRONMENT / "bin" / "pip", "install", "--quiet", "-r", requirements], check=True)
+        stamp.write_text(made_from)
+    return ENVIRONMENT / "bin"
+
+
+@pytest.fixture
+def rendered(tmp_path: Path, overlay: str, manifests: tuple[Manifest, ...]) -> Path:
+    """The manifests of an overlay as a file."""
+    path = tmp_path / f"{overlay}.yaml"
+    path.write_text(yaml.safe_dump_all(manifests))
+    return path
+
+
+def judge(*command: str | Path) -> str:
+    """What the program says, if it is content."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_kubernetes_takes_every_object(
+    tools: Path, tmp_path: Path, manifests: tuple[Manifest, ...], cluster: str
+) -> None:
+    core = [manifest for manifest in manifests if manifest["kind"] not in EXTENSIONS]
+    path = tmp_path / "core.yaml"
+    path.write_text(yaml.safe_dump_all(core))
+    said = judge(tools / "kubernetes-validate", "-k", cluster, "--strict", path)
+    assert said.count("passed for resource") == len(core)
+    assert "WARN" not in said
+
+
+def test_its_extensions_take_their_objects_without_dropping_a_field(tools: Path, rendered: Path) -> None:
+    judge(tools / "python", HERE / "check_extensions.py", rendered)
+
+
+def test_the_linters_of_policies_and_images_have_no_objection(tools: Path, tmp_path: Path) -> None:
+    for overlay in OVERLAYS:
+        (tmp_path / f"{overlay}.yaml").write_text(yaml.safe_dump_all(render(overlay)))
+    shutil.copy(ROOT / "deploy" / "Dockerfile", tmp_path)
+    frameworks = ("kubernetes", "dockerfile", "secrets")  # the last says nothing where it finds none
+    options = ("--compact", "--skip-download", "--skip-check", ",".join(ALLOWED))
+    said = judge(tools / "checkov", "--directory", tmp_path, "--framework", *frameworks, *options)
+    assert said.count("Failed checks: 0") == 2
+    assert judge(tools / "hadolint", "deploy/Dockerfile") == ""
+
+
+def test_compose_is_sound_and_its_files_are_there(tools: Path) -> None:
+    merged = yaml.safe_load(judge(tools / "podman-compose", "-f", "deploy/compose.yaml", "config"))
+    assert set(merged["services"]) == {"deepserve", "prometheus", "grafana"}
