@@ -89,6 +89,20 @@ def said(*command: str | Path) -> str:
     return done.stdout.strip()
 
 
+def pinned(requirements: Path) -> dict[str, str]:
+    """The versions of the packages in a requirements file, by their normal names."""
+    lines = re.findall(r"^([\w.-]+)==(\S+)", requirements.read_text(), re.MULTILINE)
+    return {normal(name): version for name, version in lines}
+
+
+def tested_versions() -> dict[str, str]:
+    return pinned(ROOT / "constraints.txt")
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

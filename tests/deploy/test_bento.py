@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import BASE, ROOT, assert_answers, free_port, said, wait_until_ready
+from tests.deploy.conftest import BASE, ROOT, assert_answers, free_port, pinned, said, tested_versions, wait_until_ready
 from tests.live.conftest import clean_environment
 
 pytestmark = pytest.mark.deploy
@@ -33,10 +33,9 @@ def bento(environment: dict[str, str]) -> Path:
 
 
 def test_a_bento_needs_what_was_tested(bento: Path) -> None:
-    tested = set((ROOT / "constraints.txt").read_text().split())
-    needed = re.findall(r"^[\w.-]+==\S+", (bento / "env" / "python" / "requirements.txt").read_text(), re.MULTILINE)
+    needed = pinned(bento / "env" / "python" / "requirements.txt")
     assert len(needed) > 50
-    assert set(needed) <= tested
+    assert needed.items() <= tested_versions().items()
 
 
 def test_a_bento_serves_from_anywhere(environment: dict[str, str], tmp_path: Path) -> None:

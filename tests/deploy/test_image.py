@@ -25,10 +25,12 @@ from tests.deploy.conftest import (
     assert_answers,
     container,
     free_port,
+    normal,
     only,
     program,
     render,
     said,
+    tested_versions,
     wait_until_ready,
 )
 
@@ -122,15 +124,9 @@ def test_its_bill_of_materials_names_the_tested_versions(podman: str, tmp_path: 
     bill = json.loads((tmp_path / "sbom.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
     listed = {normal(part["name"]): part["version"] for part in bill["components"]}
-    constraints = (line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
-    tested = dict(line.split("==") for line in constraints if "==" in line)
-    assert listed.items() <= {normal(name): version for name, version in tested.items()}.items()
+    assert listed.items() <= tested_versions().items()
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert {normal(re.split("[=<>]", each)[0]) for each in needed} <= listed.keys()
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_the_deployment_runs_and_passes_its_probes_and_drains(podman: str, image: str, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_queue_that_keda_asks_for_is_a_metric_of_the_service(overlay: str) -
     manifests = render(overlay)
     scaled = only(manifests, "ScaledObject")
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
-    assert f"{metrics.QUEUE_ROWS._name}{{" in query
+    assert f"{metrics.QUEUE_ROWS.name}{{" in query
     namespace, service = re.search(r'namespace="(\w+)", service="(\w+)"', query).groups()  # type: ignore[union-attr]
     assert (namespace, service) == (scaled["metadata"]["namespace"], only(manifests, "Service")["metadata"]["name"])
 
