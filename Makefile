@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(if $(PORT),DEEPSERVE_PORT=$(PORT)) $(if $(WORKERS),DEEPSERVE_WORKERS=$(WORKERS))
 
-.PHONY: serve test test-deploy lint train evaluate bench load image sbom bento clean
+.PHONY: serve test test-deploy lint train evaluate bench load knee capacity image sbom bento clean
 
 serve: .venv/serve
 	$(RUN) exec $(BIN)/python -m service
@@ -32,6 +32,12 @@ bench: .venv/dev
 # PORT= of the server, CLIENTS= processes that ask.
 load: load_tests/results/questions.jsonl
 	$(BIN)/locust --config load_tests/locust.conf $(if $(PORT),--host http://127.0.0.1:$(PORT)) $(if $(CLIENTS),--processes $(CLIENTS)) $(OPTIONS)
+
+knee: load_tests/results/questions.jsonl
+	$(BIN)/python -m load_tests.knee $(OPTIONS)
+
+capacity: .venv/dev
+	$(BIN)/python -m load_tests.capacity $(OPTIONS)
 
 # TARGET=cuda for GPUs; IMAGE= names it, BUILDER= is docker, podman or buildah, BUILD_OPTIONS= go to it.
 TARGET ?= cpu

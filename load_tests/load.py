@@ -1,7 +1,6 @@
 """Load from wrk, and what it costs the server: requests a second, latency, CPU time, rows a run."""
 
 import json
-import re
 import resource
 import shutil
 import subprocess
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
+from load_tests.histograms import scrape
 from load_tests.processes import Process, ServerError, pinned
 
 SCRIPT = Path(__file__).parent / "cycle.lua"
@@ -108,18 +106,8 @@ class Meters(NamedTuple):
 
 def _read(server: Process, rows: str | None) -> Meters:
     client = resource.getrusage(resource.RUSAGE_CHILDREN)
-    served = (0.0, 0.0) if rows is None else _rows_and_runs(server, rows)
+    served = (0.0, 0.0)
+    if rows is not None:
+        histogram = scrape(server.url, rows)
+        served = (histogram.sum, histogram.count)
     return Meters(server.cpu_seconds(), client.ru_utime + client.ru_stime, server.cores_busy_seconds(), *served)
-
-
-def _rows_and_runs(server: Process, rows: str) -> tuple[float, float]:
-    """Sum and count of the histogram, over all label values."""
-    try:
-        text = httpx.get(f"{server.url}/metrics", timeout=10).text
-    except httpx.TransportError as error:
-        raise ServerError(f"/metrics: {error}") from error
-    total, count = (
-        sum(map(float, re.findall(rf"^{rows}_{suffix}(?:{{.*}})? (\S+)", text, re.MULTILINE)))
-        for suffix in ("sum", "count")
-    )
-    return total, count

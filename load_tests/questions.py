@@ -54,7 +54,7 @@ class Question:
 
     def request(self, host: str) -> bytes:
         """All of it as it goes over the wire."""
-        headers = {"Host": host, "Content-Length": str(len(self.body)), **self.headers}
+        headers = {"Host": host, "Content-Length": str(len(self.body)), "X-Request-ID": self.name, **self.headers}
         lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 

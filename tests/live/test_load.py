@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from load_tests.knee import Target
 from load_tests.prepare import main as prepare
 from load_tests.questions import TASKS, Question, read
 from tests.live.conftest import ROOT, clean_environment
@@ -65,3 +66,16 @@ def test_the_answer_to_another_question_is_noticed(client: httpx.Client, questio
 def _ask(client: httpx.Client, question: Question) -> bytes:
     headers = {**question.headers, "X-Request-ID": question.name}
     return client.post(question.path, content=question.body, headers=headers).content
+
+
+def test_the_servers_histogram_counts_what_an_open_loop_has_sent(server: str, questions: Path) -> None:
+    target = Target(server, read(questions)["mammogram"], process=None, seconds=1.0)
+    seen = target.round(100.0, seed=0)
+    assert seen.failed == 0, seen.fault
+    assert seen.requests == seen.server_requests > 0
+    assert 0 < seen.server_mean <= seen.mean
+    low, high = seen.server_p99
+    assert low < high
+    assert seen.p50 <= seen.p99
+    assert target.most_per_second(4) > 0
+    assert len(target.lone_ms()) == len(target.questions)
