@@ -95,7 +95,7 @@ def pinned(requirements: Path) -> dict[str, str]:
     return {normal(name): version for name, version in lines}
 
 
-def tested_versions() -> dict[str, str]:
+def constraints() -> dict[str, str]:
     return pinned(ROOT / "constraints.txt")
 
 

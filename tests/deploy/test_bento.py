@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import BASE, ROOT, assert_answers, free_port, pinned, said, tested_versions, wait_until_ready
+from tests.deploy.conftest import BASE, ROOT, assert_answers, constraints, free_port, pinned, said, wait_until_ready
 from tests.live.conftest import clean_environment
 
 pytestmark = pytest.mark.deploy
@@ -35,7 +35,7 @@ def bento(environment: dict[str, str]) -> Path:
 def test_a_bento_needs_what_was_tested(bento: Path) -> None:
     needed = pinned(bento / "env" / "python" / "requirements.txt")
     assert len(needed) > 50
-    assert needed.items() <= tested_versions().items()
+    assert needed.items() <= constraints().items()
 
 
 def test_a_bento_serves_from_anywhere(environment: dict[str, str], tmp_path: Path) -> None:

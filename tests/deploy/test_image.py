@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
 from tests.deploy.conftest import (
     ROOT,
     assert_answers,
+    constraints,
     container,
     free_port,
     normal,
@@ -30,7 +32,6 @@ from tests.deploy.conftest import (
     program,
     render,
     said,
-    tested_versions,
     wait_until_ready,
 )
 
@@ -72,6 +73,14 @@ def test_it_answers_with_the_least_rights(running: tuple[str, str]) -> None:
     assert_answers(running[1])
 
 
+def test_it_takes_no_more_memory_than_its_pod_asks_for(podman: str, running: tuple[str, str]) -> None:
+    supervisor = psutil.Process(int(said(podman, "container", "inspect", "--format", "{{.State.Pid}}", running[0])))
+    processes = [supervisor, *supervisor.children(recursive=True)]
+    taken = sum(process.memory_full_info().pss for process in processes)
+    asked = container(only(render("cpu"), "Deployment"))["resources"]["requests"]["memory"]
+    assert 1e8 < taken < float(asked.removesuffix("Mi")) * 2**20
+
+
 def test_it_is_small(facts: dict[str, Any]) -> None:
     assert facts["Size"] < MOST_BYTES
 
@@ -100,7 +109,7 @@ def test_it_holds_neither_compilers_nor_package_managers_nor_torch(podman: str, 
 
 def test_it_holds_what_was_committed_and_no_more(podman: str, running: tuple[str, str]) -> None:
     tracked = said("git", "ls-files", "service", "models").splitlines()
-    find = ("find", "service", "models", "-type", "f")
+    find = ("find", "service", "models", "-type", "f", "-not", "-name", "*.pyc")
     assert sorted(said(podman, "exec", running[0], *find).splitlines()) == sorted(tracked)
     assert said(podman, "exec", running[0], "ls") == "models\nservice\nvenv"
 
@@ -119,12 +128,12 @@ def test_it_serves_models_that_are_mounted(podman: str, image: str, tmp_path: Pa
         said(podman, "rm", "--force", made)
 
 
-def test_its_bill_of_materials_names_the_tested_versions(podman: str, tmp_path: Path) -> None:
+def test_its_bill_of_materials_names_the_constraints(podman: str, tmp_path: Path) -> None:
     said("make", "sbom", f"BUILDER={podman}", f"SBOM={tmp_path}")
     bill = json.loads((tmp_path / "sbom.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
     listed = {normal(part["name"]): part["version"] for part in bill["components"]}
-    assert listed.items() <= tested_versions().items()
+    assert listed.items() <= constraints().items()
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert {normal(re.split("[=<>]", each)[0]) for each in needed} <= listed.keys()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.conftest import OVERLAYS, ROOT, Manifest, render
+from tests.deploy.conftest import OVERLAYS, ROOT, Manifest, program, render
 
 pytestmark = pytest.mark.deploy
 
@@ -86,3 +86,9 @@ def test_the_linters_of_policies_and_images_have_no_objection(tools: Path, tmp_p
 def test_compose_is_sound_and_its_files_are_there(tools: Path) -> None:
     merged = yaml.safe_load(judge(tools / "podman-compose", "-f", "deploy/compose.yaml", "config"))
     assert set(merged["services"]) == {"deepserve", "prometheus", "grafana"}
+
+
+def test_prometheus_takes_its_configuration() -> None:
+    judge(
+        program("promtool", install="apt-get install prometheus"), "check", "config", "deploy/compose/prometheus.yaml"
+    )
