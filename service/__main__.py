@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from service import startup
+from service import logs, startup
 from service.errors import StartupError
 from service.settings import settings, strangers
 
@@ -54,8 +54,9 @@ def _serve(_: argparse.Namespace) -> None:
         os.environ["BENTOML_HOME"] = home
         from service.app import DeepServe  # BentoML reads the environment when it is imported
 
+        logs.set_up(chosen.log_level, chosen.log_format)
         served: Any = DeepServe  # a class that the decorator has made a service
-        served.serve_http(host=chosen.host, port=chosen.port)
+        served.serve()
 
 
 def _verify(asked: argparse.Namespace) -> None:

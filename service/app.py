@@ -6,6 +6,7 @@
 import asyncio
 import gc
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,12 +16,13 @@ from typing import Any, TypeVar
 
 import bentoml
 import uvicorn.config
+from _bentoml_impl.server import serve_http
 from _bentoml_sdk import Service  # the class that `service_class=` extends; bentoml does not export it
 from _bentoml_sdk.method import APIMethod
 from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
-from service import metrics
+from service import logs, metrics, telemetry
 from service.arrays import Tensors
 from service.binding import AnyPredictor
 from service.call import Call, current_call
@@ -37,6 +39,7 @@ from service.predictors.sentiment import SentimentPredictor
 from service.serving import ServedModels, ServedVersion
 from service.settings import settings
 from service.shadow import Shadow
+from service.telemetry import Tracing
 from service.workers import Workers, shared_folder
 
 SETTINGS = settings()
@@ -47,7 +50,6 @@ DECODERS = 2
 MOST_DECODING = 64
 """Such requests at once, those that wait for a thread included."""
 
-logging.getLogger("service").setLevel(SETTINGS.log_level)
 for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module="PIL")
@@ -76,16 +78,23 @@ PREDICTORS: dict[str, type[AnyPredictor]] = {}
 class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not typed for users
     """A BentoML service whose task endpoints are served by the front door instead of BentoML's own HTTP stack."""
 
+    def serve(self) -> None:
+        """Serves until told to stop: `serve_http`, but for the log, which that would set up once more."""
+        self.inject_config()
+        serve_http(self, host=SETTINGS.host, port=SETTINGS.port)
+
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
+        logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
         tasks = [
             TaskEndpoint(api.route, PREDICTORS[name], _bind(api), _admission(name), SETTINGS)
             for name, api in self.apis.items()
         ]
         tensors = OpenInference(_instance, SETTINGS)
-        return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, SETTINGS)
+        tracing = Tracing() if telemetry.check(os.environ) else None
+        return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, SETTINGS, tracing)
 
 
 def _instance() -> "DeepServe":

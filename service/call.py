@@ -17,6 +17,15 @@ class Call:
     version: str | None = None
     """The model version that the client asked for; None for the newest ready one."""
 
+    started: float = 0.0
+    """When its head was there, by `time.perf_counter`."""
+
+    trace_id: str = ""
+    """32 hexadecimal digits, if it is part of a trace."""
+
+    status: int = 0
+    """Of the answer; 0 while there is none."""
+
     model: str = ""
     """The model that answers it; empty while none does."""
 

@@ -186,10 +186,12 @@ class RequestSeries:
         if model:
             self._decode, self._encode = DECODE_SECONDS.labels(model, version), ENCODE_SECONDS.labels(model, version)
 
-    def ended(self, call: Call, seconds: float) -> None:
-        """A request has ended, `seconds` after it began."""
+    def ended(self, call: Call, seconds: float, *, is_example: bool = False) -> None:
+        """A request has ended, `seconds` after it began; an example can be looked up by its trace."""
         self._requests.inc()
         self._seconds.observe(seconds)
+        if is_example:
+            self._seconds.exemplify(seconds, bytes.fromhex(call.trace_id))
         if call.decoded:
             self._decode.observe(call.decoded - call.received)
         if call.encoded:

@@ -112,6 +112,12 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log lines that are written."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How the log is written to the standard output: `text` for people, `json`, an object a line, for programs."""
+
+    log_requests: float = Field(0.01, ge=0, le=1)
+    """Share of the requests that end well of which the log tells; of those that do not it tells of each."""
+
     @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

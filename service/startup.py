@@ -1,11 +1,13 @@
 """What must hold before the service starts: each check tells in one line what is wrong."""
 
 import importlib.util
+import os
 import socket
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Literal
 
+from service import telemetry
 from service.errors import StartupError
 from service.settings import PREFIX, Settings
 
@@ -20,6 +22,7 @@ def check(chosen: Settings) -> None:
     check_runtime()
     check_models(chosen)
     check_device(chosen)
+    telemetry.check(os.environ)
 
 
 def check_port(chosen: Settings) -> None:

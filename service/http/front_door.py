@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
+from service import logs, metrics
 from service.call import Call, current_call, new_request_id
 from service.control import PATIENCE
 from service.draining import DRAIN
@@ -29,6 +29,7 @@ from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
 from service.series import OPENMETRICS, TEXT
 from service.settings import Settings
+from service.telemetry import Tracing, trace_id
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class FrontDoor:
         tensors: OpenInference,
         service: Callable[[], Service],
         settings: Settings,
+        tracing: Tracing | None,
     ) -> None:
         """Stands in front of `bentoml_app`, which runs the lifespan and answers `_BENTOML_PAGES`.
 
@@ -61,12 +63,14 @@ class FrontDoor:
             tasks: the task endpoints, served here.
             tensors: the routes under `/v2`, served here.
             service: gives the models, once start-up is complete.
-            settings: the keys, and how long a request may take.
+            settings: the keys, how long a request may take, and how many are logged.
+            tracing: traces the requests, if they are.
         """
         self._bentoml_app = bentoml_app
         self._tensors = tensors
         self._service = service
         self._settings = settings
+        self._tracing = tracing
         catalogue = Catalogue(lambda: service().models.repository)
         routes = [
             *(Route(task.route, {"POST": task}) for task in tasks),
@@ -94,12 +98,15 @@ class FrontDoor:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens."""
-        started = time.perf_counter()
         method, path = scope["method"], scope["path"]
         route = self._find(path)
         request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive)
-        call = Call(request_id=_request_id(request.headers.get(b"x-request-id")))
+        call = Call(_request_id(request.headers.get(b"x-request-id")), started=time.perf_counter())
         current_call.set(call)  # of this task: `Connection` makes one for each request
+        call.trace_id = trace_id(request.headers.get(b"traceparent"))
+        trace = None
+        if self._tracing is not None:
+            trace = self._tracing.begin(method, route.template, request.headers, call)
         outcome = "failed"
         try:
             if route is self._page and method in ("GET", "HEAD"):
@@ -119,8 +126,12 @@ class FrontDoor:
         except (ClientGone, asyncio.CancelledError):  # `Connection` cancels what nobody waits for
             outcome = "abandoned"
         finally:
+            ended = time.perf_counter()
             requests = metrics.requests(route.template, call.model, call.number, outcome)
-            requests.ended(call, time.perf_counter() - started)
+            requests.ended(call, ended - call.started, is_example=trace is not None and trace.is_sampled)
+            if trace is not None:
+                trace.end(outcome, ended)
+            logs.tell(method, route.template, call, outcome, ended, self._settings.log_requests)
 
     def _find(self, path: str) -> Route:
         if (route := self._routes.get(path)) is not None:
@@ -233,17 +244,29 @@ def _identified(send: Send, call: Call) -> Send:
 
     async def with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
+            call.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", call.request_id.encode())]
         await send(message)
 
     return with_id
 
 
+def _timing(call: Call) -> bytes:
+    """Where the time went, in milliseconds: what waited for a run, the run, and all."""
+    total = 1000 * (time.perf_counter() - call.started)
+    if not call.ran:
+        return b"total;dur=%.3f" % total
+    queue, run = 1000 * (call.began - call.queued), 1000 * (call.ran - call.began)
+    return b"queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f" % (queue, run, total)
+
+
 async def _send(reply: Reply, call: Call, send: Send, *, with_body: bool) -> None:
+    call.status = reply.status
     headers = [
         (b"content-type", reply.media_type.encode()),
         (b"content-length", str(len(reply.body)).encode()),
         (b"x-request-id", call.request_id.encode()),
+        (b"server-timing", _timing(call)),
         *((name.lower().encode(), value.encode()) for name, value in reply.headers.items()),
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

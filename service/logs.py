@@ -1,0 +1,109 @@
+"""What the service says on its standard output: a line an event, for people or as JSON for programs.
+
+Nobody forges a line: what a client wrote comes with its control characters escaped, and in text what goes on in further
+lines is indented. Inputs and keys are never written. Of requests that end well a share is told, of the others each.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+from random import random
+from typing import Literal
+
+import msgspec
+
+from service.call import Call
+
+Format = Literal["text", "json"]
+
+logger = logging.getLogger("service.requests")
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def set_up(level: str, form: Format) -> None:
+    """Writes the log of this process, that of BentoML and uvicorn included, as `form`.
+
+    Args:
+        level: the least that is written of what the service itself says.
+        form: of each line.
+    """
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    for name in list(logging.root.manager.loggerDict):  # each would be written twice
+        other = logging.getLogger(name)
+        if other.handlers:
+            other.handlers.clear()
+            other.propagate = True
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(logging.WARNING)
+    logging.getLogger("bentoml").setLevel(logging.INFO)
+    logging.getLogger("service").setLevel(level)
+
+
+def tell(method: str, route: str, call: Call, outcome: str, ended: float, share: float) -> None:
+    """Tells of a request that has ended.
+
+    Args:
+        method: of the request.
+        route: the template of its path.
+        call: what is known of it.
+        outcome: how it ended.
+        ended: when, by `time.perf_counter`.
+        share: of the requests that end well, how many are told, from 0 to 1.
+    """
+    if outcome == "ok" and (share == 0 or random() >= share):
+        return
+    level = logging.ERROR if outcome == "failed" else logging.INFO
+    if logger.isEnabledFor(level):
+        facts = {
+            "request_id": call.request_id,
+            "trace_id": call.trace_id,
+            "method": method,
+            "route": route,
+            "model": call.model,
+            "version": call.number,
+            "status": call.status,
+            "outcome": outcome,
+            "milliseconds": round(1000 * (ended - call.started), 3),
+        }
+        logger.log(level, "request", extra={"facts": facts})
+
+
+class _Json(logging.Formatter):
+    """An object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _utc(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+class _Text(logging.Formatter):
+    """Time, level, process and message; of a request its facts, in quotes what a client may have made up."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = getattr(record, "facts", {})
+        message = " ".join([record.getMessage(), *(f"{name}={_quoted(value)}" for name, value in facts.items())])
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", message).replace("\n", "\n    ")
+        return f"{_utc(record)} [{record.levelname}] [{record.process}] {text}"
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) and not value.isalnum() else str(value)
+
+
+def _utc(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z"
