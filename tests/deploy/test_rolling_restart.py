@@ -1,12 +1,11 @@
 """Two servers behind HAProxy are restarted one after the other under load, and no request fails: because they drain."""
 
-import asyncio
+import csv
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,15 +13,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from load_tests import questions
 from tests.deploy.conftest import ROOT, program
 from tests.live.conftest import clean_environment
 
-pytestmark = [pytest.mark.deploy, pytest.mark.anyio]
+pytestmark = pytest.mark.deploy
 
 DRAIN = 6.0
 """Seconds: longer than HAProxy takes to notice, and than a connection is kept that nobody uses."""
-CLIENTS = 8
-MASS = {"masses": [{"age": 67, "shape": "irregular", "margin": "spiculated"}]}
+USERS = "16"
 CONFIGURATION = """
 global
   stats socket {control}
@@ -95,57 +94,62 @@ class Balancer:
         self._process.wait(30)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+class Load:
+    """Locust's users of every task, each of whose answers is checked."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        if not questions.FILE.exists():
+            subprocess.run([sys.executable, "-m", "load_tests.prepare"], cwd=ROOT, check=True)
+        self._figures = folder / "load"
+        options = ("--users", USERS, "--shape", "soak", "--run-time", "200s", "--loglevel", "WARNING")
+        files = ("--csv", str(self._figures), "--html", str(folder / "load.html"))
+        command = [sys.executable, "-m", "locust", "--config", "load_tests/locust.conf", "--host", url]
+        self._process = subprocess.Popen([*command, *options, *files], cwd=ROOT)
+
+    def stop(self) -> tuple[int, int]:
+        """Requests, and how many of them failed."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+        with self._figures.with_name("load_stats.csv").open() as file:
+            [total] = [row for row in csv.DictReader(file) if row["Name"] == "Aggregated"]
+        return int(total["Request Count"]), int(total["Failure Count"])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not await asyncio.to_thread(condition):
+    while not condition():
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.2)
-
-
-async def ask(client: httpx.AsyncClient, ends: Counter[str], stop: asyncio.Event) -> None:
-    """One request after the other, and how each ended."""
-    while not stop.is_set():
-        try:
-            ends[str((await client.post("/v1/mammogram", json=MASS)).status_code)] += 1
-        except httpx.TransportError as error:
-            ends[type(error).__name__] += 1
-
-
-async def roll(replicas: list[Replica], balancer: Balancer) -> Counter[str]:
-    """How all requests ended that were sent while one replica after the other was restarted."""
-    ends: Counter[str] = Counter()
-    stop = asyncio.Event()
-    async with httpx.AsyncClient(base_url=balancer.url, timeout=30) as client, asyncio.TaskGroup() as group:
-        for _ in range(CLIENTS):
-            group.create_task(ask(client, ends, stop))
-        await asyncio.sleep(1)
-        for replica in replicas:
-            await asyncio.to_thread(replica.stop)
-            replica.start()
-            await until(replica.is_ready)
-            await asyncio.sleep(2)  # the balancer has noticed that it was gone
-            await until(lambda name=replica.name: balancer.is_up(name))
-        stop.set()
-    return ends
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("drain", [DRAIN, 0.0])
-async def test_no_request_fails_if_the_servers_drain_and_some_do_if_not(drain: float, tmp_path: Path) -> None:
+def test_no_request_fails_if_the_servers_drain_and_some_do_if_not(drain: float, tmp_path: Path) -> None:
     haproxy = program("haproxy", install="apt-get install haproxy")
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(3)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        front, *ports = (each.getsockname()[1] for each in sockets)
+    front, *ports = free_ports(3)
     replicas = [Replica(port, drain, tmp_path / f"{port}.log") for port in ports]
     balancer = Balancer(haproxy, tmp_path, front, {each.name: port for each, port in zip(replicas, ports, strict=True)})
     try:
+        wait_until(lambda: all(balancer.is_up(replica.name) for replica in replicas))
+        load = Load(balancer.url, tmp_path)
+        time.sleep(10)  # until all users are there
         for replica in replicas:
-            await until(lambda name=replica.name: balancer.is_up(name))
-        ends = await roll(replicas, balancer)
+            replica.stop()
+            replica.start()
+            wait_until(replica.is_ready)
+            time.sleep(2)  # the balancer has noticed that it was gone
+            wait_until(lambda name=replica.name: balancer.is_up(name))  # type: ignore[misc]
+        requests, failures = load.stop()
     finally:
         balancer.stop()
         for replica in replicas:
             replica.stop()
-    assert ends["200"] > 1000
-    assert (ends.total() == ends["200"]) == (drain == DRAIN), ends
+    assert requests > 1000
+    assert (failures == 0) == (drain == DRAIN), f"{failures} of {requests}"
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
