@@ -145,15 +145,24 @@ def test_a_knee_is_shown_beside_the_servers_own_histogram() -> None:
     shown = show(KNEE)
     assert KNEE.faults() == []
     assert "digits: 100 requests a second with a p99 of at most 50 ms" in shown
-    assert "| p99 ms | 45 | | 25 to 50 |" in shown
+    assert "| p99 ms | 45.0 | | 25 to 50 |" in shown
     assert "300 us of CPU time" in shown
+    assert "the generator alone sends 5,000 requests" in shown
     assert "TRUSTED" not in shown
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "by"), [({}, 0.02), ({"others": 0.06}, 2), ({"late": 10.0}, 2), ({"others": None, "late": 5.0}, 1)]
+)
+def test_a_round_tells_how_much_other_programs_have_disturbed_it(disturbed: dict[str, float], by: float) -> None:
+    assert replace(CALM, **disturbed).disturbed == pytest.approx(by)
 
 
 @pytest.mark.parametrize(
     ("knee", "said"),
     [
         (replace(KNEE, at_knee=[replace(CALM, fault="digits-3: no answer", failed=1)]), "digits-3: no answer"),
+        (replace(KNEE, at_knee=[CALM, *[replace(CALM, p99=55.0)] * 2]), "asked again, the knee has a p99 of 55.0 ms"),
         (replace(KNEE, at_knee=[replace(CALM, apart=11)]), "11.0 ms apart"),
         (replace(KNEE, at_knee=[CALM, replace(CALM, server_requests=199)]), "has not counted every request"),
         (replace(KNEE, at_knee=[replace(CALM, others=0.2)]), "other programs had 20%"),
