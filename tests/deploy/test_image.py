@@ -128,7 +128,7 @@ def test_it_serves_models_that_are_mounted(podman: str, image: str, tmp_path: Pa
         said(podman, "rm", "--force", made)
 
 
-def test_its_bill_of_materials_names_the_constraints(podman: str, tmp_path: Path) -> None:
+def test_its_bill_of_materials_names_the_versions_of_the_constraints(podman: str, tmp_path: Path) -> None:
     said("make", "sbom", f"BUILDER={podman}", f"SBOM={tmp_path}")
     bill = json.loads((tmp_path / "sbom.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
