@@ -92,6 +92,7 @@ class ModelSeries:
         labels = (model, version)
         self._rows, self._seconds = RUN_ROWS.labels(*labels), RUN_SECONDS.labels(*labels)
         self._queue_rows, self._queue_seconds = QUEUE_ROWS.labels(*labels), QUEUE_SECONDS.labels(*labels)
+        self._queue_rows.set(0)
         self._answered, self._answered_seconds = _ended(*labels, "ok")
         self._failed, self._failed_seconds = _ended(*labels, "failed")
 
