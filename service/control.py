@@ -16,10 +16,12 @@ from msgspec.structs import replace
 from service.engine.repository import Prints, Repository, State
 from service.errors import LoadFailed, NotFound, Unavailable
 from service.policy import VersionPolicy
-from service.workers import Report, Wanted, WantedModel, Workers
+from service.workers import Edit, Report, Wanted, WantedModel, Workers
 
 LOOK = 0.2
 """Seconds between looks at what is wanted."""
+RETRY = 2.0
+"""Seconds after which a look that failed is taken again."""
 PATIENCE = 300.0
 """Seconds in which every worker makes a change."""
 
@@ -59,6 +61,8 @@ class Control:
         self._watch = watch
         self._made: dict[str, int] = {}
         """By model, the generation that this worker has brought it to."""
+        self._seen: tuple[int, int] | None = None
+        """The change that the models have been brought to."""
         self._failures: dict[str, str] = {}
         found = models.repository.scan()
         workers.change(lambda known: {} if known else {name: WantedModel(prints) for name, prints in found.items()})
@@ -89,11 +93,22 @@ class Control:
         if missing := [str(number) for number in listed if str(number) not in prints]:
             raise NotFound(f"Model {name!r} has no version {', '.join(missing)}.")
         asked = WantedModel(prints, policy=None if policy is None else policy.spelling)
-        before = self._wanted().get(name)
-        if failures := await self._change(name, asked):
+        before: WantedModel | None = None
+
+        def ask(models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
+            nonlocal before
+            before = models.get(name)
+            return {name: asked}
+
+        generation = await self._change(ask)
+        if failures := self._failed(name):
             settled = _settled(asked, before, serves=self._serves(name))
-            if settled != asked:
-                await self._change(name, settled)
+
+            def settle(models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
+                nobody_else_has_asked = name in models and models[name].generation == generation
+                return {name: settled} if nobody_else_has_asked and settled != asked else {}
+
+            await self._change(settle)
             raise LoadFailed(f"Model {name!r} is not loaded as asked: {failures}.")
 
     async def unload(self, name: str) -> None:
@@ -103,9 +118,13 @@ class Control:
             NotFound: there is no such model.
             Unavailable: it takes too long.
         """
-        if (before := self._wanted().get(name)) is None:
-            raise NotFound(f"There is no model {name!r}.")
-        await self._change(name, replace(before, loaded=False))
+
+        def ask(models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
+            if name not in models:
+                raise NotFound(f"There is no model {name!r}.")
+            return {name: replace(models[name], loaded=False)}
+
+        await self._change(ask)
 
     def policy(self, name: str) -> VersionPolicy:
         """Which versions of a model are loaded."""
@@ -116,22 +135,21 @@ class Control:
 
     async def follow(self) -> None:
         """Makes the changes that any worker asks for, until it is cancelled."""
-        seen = self._workers.last_change()
         loop = asyncio.get_running_loop()
         next_watch, found = loop.time() + self._watch, None
         while True:
             await asyncio.sleep(LOOK)
             try:
                 if self._watch and loop.time() >= next_watch:
+                    next_watch = loop.time() + self._watch
                     found, before = await asyncio.to_thread(self._models.repository.scan), found
                     if found == before:  # nobody is writing
                         await asyncio.to_thread(self._workers.change, partial(_changed, found))
-                    next_watch = loop.time() + self._watch
-                if (latest := self._workers.last_change()) != seen:
-                    seen = latest
+                if self._workers.last_change() != self._seen:
                     await asyncio.to_thread(self._take_turn)
             except Exception:  # a folder that cannot be read for a moment, say
-                logger.exception("the models are as they were")
+                logger.exception("the models are not yet as they are wanted")
+                await asyncio.sleep(RETRY)
 
     def close(self) -> None:
         """Takes this worker from among the others."""
@@ -141,9 +159,9 @@ class Control:
         known = self._models.repository.models.get(name, {})
         return any(version.state is State.READY for version in known.values())
 
-    async def _change(self, name: str, model: WantedModel | None) -> str | None:
-        """Asks every worker for it; why it failed in one of them, once all have tried."""
-        generation = await asyncio.to_thread(self._workers.change, lambda _models: {name: model})
+    async def _change(self, edit: Edit) -> int:
+        """Asks every worker for a change; the generation that it made, once all have tried."""
+        generation = await asyncio.to_thread(self._workers.change, edit)
         try:
             async with asyncio.timeout(PATIENCE):
                 # The others are processes, which set no event.
@@ -151,6 +169,10 @@ class Control:
                     await asyncio.sleep(LOOK / 4)
         except TimeoutError as error:
             raise Unavailable("Not every worker has made the change in time.") from error
+        return generation
+
+    def _failed(self, name: str) -> str | None:
+        """Why the last change of a model failed in one of the workers."""
         return next((report.failures[name] for report in self._workers.reports() if name in report.failures), None)
 
     def _wanted(self) -> Mapping[str, WantedModel]:
@@ -164,6 +186,7 @@ class Control:
 
     def _bring(self) -> None:
         """Brings the models to what is wanted, and reports it."""
+        seen = self._workers.last_change()
         wanted = self._workers.wanted() or Wanted(0, {})
         for name in self._models.repository.models.keys() - wanted.models.keys():
             self._models.forget(name)
@@ -175,6 +198,7 @@ class Control:
                     self._failures[name] = failures
                 self._made[name] = model.generation
         self._workers.report(Report(wanted.generation, self._models.repository.ready, dict(self._failures)))
+        self._seen = seen
 
     def _bring_model(self, name: str, model: WantedModel) -> str:
         """What failed; nothing if all went well."""

@@ -1,6 +1,7 @@
 """Which versions of a model are loaded: the version policy, as a setting or a request to load says it."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +49,17 @@ class VersionPolicy:
     def __str__(self) -> str:
         return f"only {', '.join(map(str, self.listed))}" if self.listed is not None else str(self.spelling)
 
-    def allows(self, number: str) -> bool:
-        """Whether it may be loaded, if there are not too many newer ones."""
-        return self.listed is None or int(number) in self.listed
+    def chooses(self, number: str, newer: int, on_trial: Collection[str] = ()) -> bool:
+        """Whether a version is to be loaded.
+
+        Args:
+            number: the version.
+            newer: how many newer ones, none of them on trial, are.
+            on_trial: versions that do not count among the latest, but are loaded beside them.
+        """
+        if self.listed is not None:
+            return int(number) in self.listed
+        return number in on_trial or self.most is None or newer < self.most
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

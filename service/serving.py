@@ -56,13 +56,22 @@ class ServedModels:
             cuda_graphs=settings.cuda_graphs,
             tensorrt_cache=settings.tensorrt_cache,
         )
-        self.repository = Repository(settings.models_dir, runtime, settings.version_policy, self._prepare)
+        self._on_trial = {
+            name: {trials[name].version for trials in (settings.canary, settings.shadow) if name in trials}
+            for name in {*settings.canary, *settings.shadow}
+        }
+        """By model, the versions that answer those who ask for none only if there is no other."""
+        self.repository = Repository(
+            settings.models_dir, runtime, settings.version_policy, self._prepare, self._on_trial
+        )
         self._settings = settings
         self._predictors = predictors
         self._caches = {name: Cache(size, metrics.CacheSeries(name)) for name, size in settings.cache.items()}
         self._prepared: dict[Session, ServedVersion] = {}
         self._answering: dict[tuple[str, str | None], ServedVersion] = {}
         """By model and version; by None what answers those who ask for no version."""
+        self._told: dict[str, list[Version]] = {}
+        """By model, the versions of which the metrics tell."""
 
     def find(self, name: str, number: str | None, request_id: str | None = None) -> ServedVersion:
         """What answers a request.
@@ -154,7 +163,6 @@ class ServedModels:
 
     def _publish(self, name: str) -> None:
         """Lets those versions of a model answer that are ready, and no others."""
-        before = [served.version for (model, number), served in self._answering.items() if number and model == name]
         ready = {
             version.version: self._prepared[version.session]
             for version in self.repository.models.get(name, {}).values()
@@ -168,15 +176,15 @@ class ServedModels:
         self._answering = {key: served for key, served in self._answering.items() if key[0] != name} | answering
         answer = {id(served) for served in self._answering.values()}
         self._prepared = {session: served for session, served in self._prepared.items() if id(served) in answer}
-        self._tell(before, self.repository.models.get(name, {}).values())
+        before, self._told[name] = self._told.get(name, []), list(self.repository.models.get(name, {}).values())
+        self._tell(before, self._told[name])
         # What is there now stays: looking through it for garbage stops all requests for a tenth of a second.
         gc.collect()
         gc.freeze()
 
     def _default(self, name: str, ready: Sequence[str]) -> str:
         """The version for those who ask for none: the newest, one on trial only if there is no other."""
-        trials = (self._settings.canary.get(name), self._settings.shadow.get(name))
-        on_trial = {trial.version for trial in trials if trial is not None}
+        on_trial = self._on_trial.get(name, ())
         return next((number for number in reversed(ready) if number not in on_trial), ready[-1])
 
     def _tell(self, before: Iterable[Version], after: Iterable[Version]) -> None:

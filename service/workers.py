@@ -39,6 +39,10 @@ class Wanted(msgspec.Struct, frozen=True):
     models: dict[str, WantedModel]
 
 
+Edit = Callable[[Mapping[str, WantedModel]], Mapping[str, WantedModel | None]]
+"""Given what is wanted of each model, says which of it to change, and to what; None takes a model away."""
+
+
 class Report(msgspec.Struct, frozen=True):
     """What a worker serves."""
 
@@ -91,11 +95,11 @@ class Workers:
             return None
         return facts.st_ino, facts.st_mtime_ns
 
-    def change(self, edit: Callable[[dict[str, WantedModel]], Mapping[str, WantedModel | None]]) -> int:
+    def change(self, edit: Edit) -> int:
         """Changes what is to be served, and says by which generation it is so.
 
         Args:
-            edit: given the models, says which to put in the place of which; None takes one away.
+            edit: called while nobody else makes a change.
         """
         with self.holding("change"):
             before = self.wanted() or Wanted(0, {})

@@ -32,9 +32,15 @@ def scan(root: Path) -> Layout:
     for folder in folders(root):
         if not NAME.fullmatch(folder.name):
             strays.append(f"{folder.name}: the name of a model is like digits or digits-2")
-        elif numbers := versions(folder):
+            continue
+        try:
+            numbers, others = versions(folder), no_versions(folder)
+        except OSError as error:
+            strays.append(f"{folder.name}: it cannot be read: {error.strerror}")
+            continue
+        if numbers:
             models[folder.name] = numbers
-            strays += no_versions(folder)
+            strays += others
         else:
             strays.append(f"{folder.name}: no version in it; a version is a number, as in {folder.name}/1")
     return Layout(models, strays)

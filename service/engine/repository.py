@@ -6,7 +6,7 @@ need no lock.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import blake2b
@@ -59,6 +59,7 @@ class Repository:
         runtime: Runtime,
         policies: Mapping[str, VersionPolicy] | None = None,
         prepare: Callable[[Version], None] = lambda _version: None,
+        on_trial: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """A repository from which nothing is loaded yet.
 
@@ -67,12 +68,14 @@ class Repository:
             runtime: what sessions run on.
             policies: of the models that do not have the default.
             prepare: makes a verified version answer; what it raises makes it unavailable.
+            on_trial: by model, versions that are loaded beside the latest N.
         """
         self.root = root
         self.models: dict[str, dict[str, Version]] = {}
         self._runtime = runtime
         self._policies = policies or {}
         self._prepare = prepare
+        self._on_trial = on_trial or {}
         self._strays: set[str] = set()
         """What the log has said of folders that are neither a model nor a version."""
 
@@ -118,31 +121,33 @@ class Repository:
         """
         policy = policy or self.policy(name)
         present, known = self.prints(name), self.models.get(name, {})
+        on_trial = self._on_trial.get(name, ())
         loaded: dict[str, Version] = {}
+        newer = 0
         failures: list[str] = []
         for number in sorted(numbers, key=int, reverse=True):
-            ready = sum(version.state is State.READY for version in loaded.values())
-            if not policy.allows(number) or (policy.most is not None and ready >= policy.most):
+            if not policy.chooses(number, newer, on_trial):
                 reason = f"the version policy ({policy}) leaves it out"
                 loaded[number] = Version(name, number, State.UNAVAILABLE, reason)
             elif number in present:
                 loaded[number] = self._load(name, number, present[number], known.get(number))
                 if loaded[number].reason is not None:
                     failures.append(f"version {number}: {loaded[number].reason}")
+                newer += loaded[number].state is State.READY and number not in on_trial
         if not any(version.state is State.READY for version in loaded.values()):
             loaded |= {number: each for number, each in known.items() if number in loaded and each.state is State.READY}
-        self.models[name] = dict(reversed(loaded.items()))
+        self._put(name, dict(reversed(loaded.items())))
         return failures
 
     def unload(self, name: str, numbers: Sequence[str]) -> None:
         """Takes those versions of a model, which are all of it, out of service."""
-        self.models[name] = {
-            number: Version(name, number, State.UNAVAILABLE, UNLOADED) for number in sorted(numbers, key=int)
-        }
+        self._put(
+            name, {number: Version(name, number, State.UNAVAILABLE, UNLOADED) for number in sorted(numbers, key=int)}
+        )
 
     def forget(self, name: str) -> None:
         """Takes a model out of service of which nothing is left under `root`."""
-        self.models.pop(name, None)
+        self.models = {known: versions for known, versions in self.models.items() if known != name}
 
     def policy(self, name: str) -> VersionPolicy:
         """Which versions of a model are loaded."""
@@ -195,6 +200,10 @@ class Repository:
             for versions in self.models.values()
         )
 
+    def _put(self, name: str, versions: dict[str, Version]) -> None:
+        """In a new table: others may be reading the old one."""
+        self.models = dict(sorted({**self.models, name: versions}.items()))
+
     def _load(self, name: str, number: str, print_: str, known: Version | None) -> Version:
         """The version, verified; the known one where its files have not changed, or have got worse."""
         if known is not None and known.state is State.READY and known.print == print_:
@@ -222,6 +231,17 @@ class Repository:
 
 def _print(directory: Path) -> str:
     """Tells whether a file in `directory` has changed, by names, sizes and times."""
-    files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
-    facts = [(path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+    try:
+        files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
+        facts = [(path.name, *_facts(path)) for path in files]
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError as error:  # a link to nothing, or a file that has just gone
+        return (error.errno or 0,)
+    return status.st_size, status.st_mtime_ns

@@ -79,6 +79,15 @@ def test_the_policy_chooses_the_versions(models: Path, policy: object, chosen: l
     assert all(version.reason for number, version in repository.versions("digits").items() if number not in chosen)
 
 
+def test_versions_on_trial_are_loaded_beside_the_latest(models: Path) -> None:
+    add(models, "3", "4", "5")
+    repository = Repository(models, Runtime(), on_trial={"digits": ["5", "1"]})
+    reload(repository, "digits")
+    assert ready(repository) == ["1", "3", "4", "5"]
+    reload(repository, "digits", VersionPolicy.parse([4]))
+    assert ready(repository) == ["4"]
+
+
 def test_a_policy_is_a_setting_of_each_model(models: Path) -> None:
     repository = Repository(models, Runtime(), {"digits": VersionPolicy.parse("latest 1")})
     reload(repository, "digits")
@@ -144,6 +153,22 @@ def test_a_model_that_is_unloaded_is_not_missed_and_can_be_loaded_again(models: 
         repository.newest("digits")
     reload(repository, "digits")
     assert ready(repository) == ["1", "2"]
+
+
+def test_a_link_to_nothing_fails_its_own_version_alone(models: Path) -> None:
+    add(models, "3")
+    (models / "digits" / "3" / "model.onnx").unlink()
+    (models / "digits" / "3" / "model.onnx").symlink_to("nowhere")
+    repository = Repository(models, Runtime())
+    before = repository.scan()
+    [failure] = reload(repository, "digits")
+    assert "version 3: model.onnx" in failure
+    assert ready(repository) == ["1", "2"]
+    (models / "digits" / "3" / "model.onnx").unlink()
+    shutil.copy(models / "digits" / "1" / "model.onnx", models / "digits" / "3")
+    assert repository.scan() != before
+    assert not reload(repository, "digits")
+    assert ready(repository) == ["2", "3"]
 
 
 def test_versions_come_and_go_with_their_folders(models: Path) -> None:

@@ -218,6 +218,11 @@ def test_a_version_that_fails_takes_no_good_one_down(
     assert broken["state"] == "UNAVAILABLE"
     assert reason in broken["reason"]
     assert httpx.get(f"{url}/readyz").status_code == 200
+    ready = 'deepserve_model_ready{model="digits",version="3"}'
+    assert f"{ready} 0" in httpx.get(f"{url}/metrics").text
+    shutil.rmtree(models / "digits" / "3")
+    assert order(url, "load", "digits").status_code == 200
+    assert ready not in httpx.get(f"{url}/metrics").text
 
 
 def test_files_that_get_worse_do_not_touch_what_serves(url: str, models: Path) -> None:
@@ -269,6 +274,22 @@ def test_a_worker_that_comes_back_serves_what_the_others_do(url: str, models: Pa
     worker.wait(10)
     until(lambda: len(workers(url)) == WORKERS and httpx.get(f"{url}/readyz").is_success)
     assert answering(url) == {"1"}
+    assert mammogram(url) == {503}
+
+
+def test_a_worker_that_is_starting_makes_the_changes_that_come_meanwhile(url: str) -> None:
+    worker = workers(url)[0]
+    worker.kill()
+    worker.wait(10)
+    until(lambda: len(workers(url)) == WORKERS)
+    end = time.monotonic() + 20
+    changes = 0
+    while not httpx.get(f"{url}/readyz").is_success:
+        assert time.monotonic() < end
+        changes += 1
+        assert order(url, "unload" if changes % 2 else "load", "mammogram").status_code == 200
+    assert changes
+    assert order(url, "unload", "mammogram").status_code == 200
     assert mammogram(url) == {503}
 
 
