@@ -20,11 +20,11 @@ from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
 from load_tests.scenarios import BODIES
 from service.arrays import Tensors
-from service.binding import AnyPredictor, bind, task
 from service.engine.card import GRAPHS, Card
 from service.engine.layout import versions
 from service.predictors.fashion import CLASSES, png
 from service.predictors.mammogram import LEVELS
+from service.serving.binding import AnyPredictor, bind, task
 from service.settings import settings
 from training.datasets import DataError
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from service import logs, startup
+from service.commands import startup
 from service.errors import StartupError
 from service.settings import settings, strangers
+from service.telemetry import logs
 
 
 def main() -> None:
@@ -61,18 +62,18 @@ def _serve(_: argparse.Namespace) -> None:
 
 def _verify(asked: argparse.Namespace) -> None:
     startup.check_runtime()
-    from service import lint  # which needs it
+    from service.commands import verify  # which needs it
 
     try:
-        sound = lint.verify(asked.folder)
-    except lint.NothingThereError as error:
+        sound = verify.verify(asked.folder)
+    except verify.NothingThereError as error:
         print(f"deepserve: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     raise SystemExit(not sound)
 
 
 def _doctor(asked: argparse.Namespace) -> None:
-    from service import doctor
+    from service.commands import doctor
 
     raise SystemExit(not doctor.show(doctor.examine(), asked.json))
 

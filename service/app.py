@@ -22,11 +22,8 @@ from _bentoml_sdk.method import APIMethod
 from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
-from service import logs, metrics, telemetry
 from service.arrays import Tensors
-from service.binding import AnyPredictor
 from service.call import Call, current_call
-from service.control import Control
 from service.errors import Unavailable
 from service.http.front_door import FrontDoor
 from service.http.tasks import TaskEndpoint
@@ -36,11 +33,13 @@ from service.predictors.digits import DigitsPredictor
 from service.predictors.fashion import FashionPredictor
 from service.predictors.mammogram import MammogramPredictor
 from service.predictors.sentiment import SentimentPredictor
-from service.serving import ServedModels, ServedVersion
+from service.serving.binding import AnyPredictor
+from service.serving.control import Control
+from service.serving.models import ServedModels, ServedVersion
+from service.serving.shadow import Shadow
+from service.serving.workers import Workers, shared_folder
 from service.settings import settings
-from service.shadow import Shadow
-from service.telemetry import Tracing
-from service.workers import Workers, shared_folder
+from service.telemetry import logs, metrics, traces
 
 SETTINGS = settings()
 FOLDER = shared_folder()  # asked for here, where the supervisor of the workers comes by before it starts them
@@ -93,7 +92,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
             for name, api in self.apis.items()
         ]
         tensors = OpenInference(_instance, SETTINGS)
-        tracing = Tracing() if telemetry.check(os.environ) else None
+        tracing = traces.Tracing() if traces.check(os.environ) else None
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, SETTINGS, tracing)
 
 

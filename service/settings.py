@@ -15,9 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import StartupError
 from service.machine import cores
-from service.names import ModelName
-from service.policy import VersionPolicy
 from service.traffic import Diversion
+from service.versions import ModelName, VersionPolicy
 
 PREFIX = "DEEPSERVE_"
 

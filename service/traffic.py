@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.names import VersionNumber
+from service.versions import VersionNumber
 
 Purpose = Literal["canary", "shadow"]
 """What requests are chosen for; each choice is independent of the other."""

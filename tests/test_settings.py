@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from service.commands.startup import check_models
 from service.errors import StartupError
 from service.settings import Settings, settings, strangers
-from service.startup import check_models
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import names
+from service.versions import MODEL
+from service.versions import VERSION as NUMBER
 
-NAME, VERSION = re.compile(names.MODEL), re.compile(names.VERSION)
+NAME, VERSION = re.compile(MODEL), re.compile(NUMBER)
 """What their folders are called."""
 
 

@@ -17,7 +17,7 @@ from service.engine.card import Card
 from service.engine.inference import Runtime, Session
 from service.engine.verification import VerificationError, verify
 from service.errors import NotFound, Unavailable
-from service.policy import VersionPolicy
+from service.versions import VersionPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service import metrics
 from service.call import Call, new_request_id
 from service.errors import HeadTooLarge, Malformed, ServiceError
 from service.http.exchange import STATUS_LINES, Exchange
 from service.http.problems import MEDIA_TYPE, problem
+from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 

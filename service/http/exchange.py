@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Message, Scope
 
-from service.draining import DRAIN
+from service.http.draining import DRAIN
 
 if TYPE_CHECKING:
     from service.http.connection import Connection

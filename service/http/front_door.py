@@ -13,13 +13,11 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import logs, metrics
 from service.call import Call, current_call, new_request_id
-from service.control import PATIENCE
-from service.draining import DRAIN
 from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
+from service.http.draining import DRAIN
 from service.http.keys import check_admin_key, check_key
 from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.openapi import api_page, openapi
@@ -27,9 +25,11 @@ from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
-from service.series import OPENMETRICS, TEXT
+from service.serving.control import PATIENCE
 from service.settings import Settings
-from service.telemetry import Tracing, trace_id
+from service.telemetry import logs, metrics
+from service.telemetry.series import OPENMETRICS, TEXT
+from service.telemetry.traces import Tracing, trace_id
 
 logger = logging.getLogger(__name__)
 

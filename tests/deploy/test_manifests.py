@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from service import metrics
 from service.settings import PREFIX, Settings
+from service.telemetry import metrics
 from tests.deploy.conftest import OVERLAYS, ROOT, Manifest, container, only, render
 
 LONGEST_START = 60.0

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from service import metrics
+from service.telemetry import metrics
 from tests.deploy.conftest import ROOT, program
 from tests.live.conftest import serving
 

@@ -10,7 +10,7 @@ from service.engine.inference import Runtime
 from service.engine.repository import Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import NotFound, Unavailable
-from service.policy import VersionPolicy
+from service.versions import VersionPolicy
 
 SHIPPED = Path(__file__).parent.parent.parent / "models"
 

@@ -16,7 +16,7 @@ from service.engine.inference import Runtime
 from service.engine.verification import verify
 from service.http.v2.tensors import DATATYPES
 from service.predictors.sentiment import SentimentPredictor, SentimentRequest
-from service.shadow import STAND_BACK
+from service.serving.shadow import STAND_BACK
 from service.traffic import Diversion
 from tests.live.conftest import ROOT, serving
 from tests.live.test_batching import JSON, at_once, png

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from service import metrics
 from service.engine.card import GRAPHS
 from service.engine.repository import Repository, State, Version
 from service.http.v2.tensors import DATATYPES, protocol_shape
-from service.policy import VersionPolicy
 from service.predictors import MAX_ITEMS
+from service.telemetry import metrics
+from service.versions import VersionPolicy
 
 Document = dict[str, Any]
 

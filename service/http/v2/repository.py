@@ -13,13 +13,13 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from service.call import Call
-from service.control import Control
 from service.engine.repository import Repository
 from service.errors import Malformed
 from service.http.bodies import read_body
 from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.v2 import metadata
-from service.policy import VersionPolicy
+from service.serving.control import Control
+from service.versions import VersionPolicy
 
 MOST_BYTES = 65536
 """Of a request's body."""

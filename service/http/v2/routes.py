@@ -15,20 +15,20 @@ import msgspec
 
 from service.arrays import Tensors
 from service.call import Call
-from service.control import Control
-from service.draining import DRAIN
 from service.engine.repository import Repository, Version
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
 from service.http.bodies import read_body
+from service.http.draining import DRAIN
 from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
 from service.http.v2 import metadata
 from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
 from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_coding
 from service.http.v2.repository import ModelRepository
-from service.serving import ServedModels, ServedVersion
+from service.serving.control import Control
+from service.serving.models import ServedModels, ServedVersion
+from service.serving.shadow import Shadow
 from service.settings import Settings
-from service.shadow import Shadow
 
 LARGE = 65536
 """Bytes of a request or an answer that may take over a millisecond to read or to compress."""

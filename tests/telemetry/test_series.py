@@ -12,17 +12,18 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from service import machine, series
-from service.board import Board
-from service.series import Counter, Exemplar, Gauge, Histogram
+from service import machine
+from service.telemetry import series
+from service.telemetry.board import Board
+from service.telemetry.series import Counter, Exemplar, Gauge, Histogram
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 WORKER = """
 import sys
 from pathlib import Path
-from service.board import BOARD
-from service.series import Counter, Gauge, Histogram, exposition
+from service.telemetry.board import BOARD
+from service.telemetry.series import Counter, Gauge, Histogram, exposition
 
 sets, counts = Gauge("sets", "What is", ("of",)), Counter("counts", "What was", ("of",))
 least, times = Gauge("least", "The least", least=True), Histogram("times", "How long", (), (1, 2), exemplars=True)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from service.binding import bind, task
 from service.engine.card import Card
 from service.engine.verification import VerificationError
 from service.predictors.sentiment import SentimentPredictor
+from service.serving.binding import bind, task
 
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path(__file__).parents[2] / "models"
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
 """What is counted and timed. Label values are bounded: route templates, models and versions that are served, outcomes.
 
-Never raw input. `service.series` keeps the numbers; the classes here look the labels up once.
+Never raw input. `service.telemetry.series` keeps the numbers; the classes here look the labels up once.
 """
 
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from service import machine, series
-from service.board import BOARD, Row
+from service import machine
 from service.call import Call
-from service.series import Counter, Gauge, Histogram, Number
+from service.telemetry import series
+from service.telemetry.board import BOARD, Row
+from service.telemetry.series import Counter, Gauge, Histogram, Number
 
 _SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 10, 100)

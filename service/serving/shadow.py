@@ -20,9 +20,9 @@ from service.arrays import Tensors
 from service.engine.card import Card
 from service.engine.verification import GOLDEN_TOLERANCE
 from service.errors import Unavailable
-from service.metrics import ShadowSeries
 from service.predictors import Payload
-from service.serving import ServedModels, ServedVersion
+from service.serving.models import ServedModels, ServedVersion
+from service.telemetry.metrics import ShadowSeries
 from service.traffic import Diversion
 
 MOST_WAITING = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.doctor import LIBRARIES
+from service.commands.doctor import LIBRARIES
 from service.engine import gpu
 from service.settings import Settings
 from tests.live.conftest import ROOT, clean_environment

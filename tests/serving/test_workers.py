@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.workers import Report, WantedModel, Workers
+from service.serving.workers import Report, WantedModel, Workers
 from tests.live.conftest import ROOT
 
 
@@ -15,7 +15,7 @@ def another(folder: Path, code: str) -> subprocess.Popen[str]:
     """A process that joins as `me`, runs `code`, says so and waits."""
     program = f"""
 from pathlib import Path
-from service.workers import *
+from service.serving.workers import *
 me = Workers(Path({str(folder)!r}))
 {code}
 print("done", flush=True)
@@ -86,5 +86,6 @@ for number in range(50):
 
 def another_at_once(folder: Path, code: str) -> subprocess.Popen[bytes]:
     """A process that joins as `me`, runs `code` and ends."""
-    program = f"from pathlib import Path\nfrom service.workers import *\nme = Workers(Path({str(folder)!r}))\n{code}"
+    opening = "from pathlib import Path\nfrom service.serving.workers import *"
+    program = f"{opening}\nme = Workers(Path({str(folder)!r}))\n{code}"
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)

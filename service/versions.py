@@ -1,16 +1,20 @@
-"""Which versions of a model are loaded: the version policy, as a setting or a request to load says it."""
+"""What models and their versions are called, and which versions are loaded: as settings, paths and requests say it."""
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from service.names import VERSION
+MODEL = r"[a-z][a-z0-9-]{0,63}"
+VERSION = r"[1-9][0-9]{0,8}"
 
-_LATEST = re.compile(r"latest ([1-9][0-9]{0,8})")
+ModelName = Annotated[str, Field(pattern=rf"^{MODEL}$")]
+VersionNumber = Annotated[str, Field(pattern=rf"^{VERSION}$")]
+
+_LATEST = re.compile(rf"latest ({VERSION})")
 
 
 @dataclass(frozen=True)

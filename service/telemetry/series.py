@@ -16,7 +16,7 @@ from operator import add
 from threading import Lock
 from typing import Literal
 
-from service.board import BOARD, Labels, Row
+from service.telemetry.board import BOARD, Labels, Row
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

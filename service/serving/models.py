@@ -10,8 +10,6 @@ import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from service import metrics
-from service.binding import AnyPredictor, bind
 from service.engine.batching import Batcher
 from service.engine.cache import Cache, CachedBatcher
 from service.engine.card import Card
@@ -20,9 +18,11 @@ from service.engine.queue import Limits
 from service.engine.repository import Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import Unavailable
-from service.policy import VersionPolicy
-from service.series import Number
+from service.serving.binding import AnyPredictor, bind
 from service.settings import Settings
+from service.telemetry import metrics
+from service.telemetry.series import Number
+from service.versions import VersionPolicy
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from os.path import abspath
 from pathlib import Path
 
-from service.binding import bind, task
-from service.checks import Check, lines
+from service.commands.report import Check, lines
 from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
 from service.engine.inference import Runtime
 from service.engine.layout import NAME, VERSION, no_versions, scan, versions
 from service.engine.verification import VerificationError, verify_files, verify_graph
+from service.serving.binding import bind, task
 
 
 class NothingThereError(Exception):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.policy import VersionPolicy
+from service.versions import VersionPolicy
 
 POLICIES = st.one_of(
     st.just("all"),

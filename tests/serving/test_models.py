@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.predictors.digits import DigitsPredictor
-from service.serving import ServedModels
+from service.serving.models import ServedModels
 from service.settings import Settings
 from tests.live.conftest import ROOT
 

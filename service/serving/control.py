@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from service.engine.repository import Prints, Repository, State
 from service.errors import LoadFailed, NotFound, Unavailable
-from service.policy import VersionPolicy
-from service.workers import Edit, Report, Wanted, WantedModel, Workers
+from service.serving.workers import Edit, Report, Wanted, WantedModel, Workers
+from service.versions import VersionPolicy
 
 LOOK = 0.2
 """Seconds between looks at what is wanted."""

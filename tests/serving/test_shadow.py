@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from service import metrics
 from service.arrays import Tensors
 from service.engine.card import Card
 from service.predictors import Payload
 from service.predictors.digits import DigitsPredictor
-from service.serving import ServedModels, ServedVersion
+from service.serving.models import ServedModels, ServedVersion
+from service.serving.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
 from service.settings import Settings
-from service.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
+from service.telemetry import metrics
 from service.traffic import Diversion
 from tests.live.conftest import ROOT
 
@@ -154,7 +154,7 @@ async def test_the_log_tells_once_that_a_shadow_fails(models: ServedModels, capl
     before = counts("9")
     served = models.find("digits", "2")
     outputs = await served.batcher.submit(BLANK)
-    with caplog.at_level(logging.WARNING, "service.shadow"):
+    with caplog.at_level(logging.WARNING, "service.serving.shadow"):
         async with shadow(models, "9") as other:
             for number in range(3):
                 other.offer("id", BLANK, served, outputs)

@@ -7,9 +7,9 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Literal
 
-from service import telemetry
 from service.errors import StartupError
 from service.settings import PREFIX, Settings
+from service.telemetry import traces
 
 
 def check(chosen: Settings) -> None:
@@ -22,7 +22,7 @@ def check(chosen: Settings) -> None:
     check_runtime()
     check_models(chosen)
     check_device(chosen)
-    telemetry.check(os.environ)
+    traces.check(os.environ)
 
 
 def check_port(chosen: Settings) -> None:
@@ -59,7 +59,7 @@ def check_models(chosen: Settings) -> None:
     """
     named = {name: getattr(chosen, name) for name in ("version_policy", "canary", "shadow", "cache")}
     if any(named.values()):
-        from service.binding import task  # which needs the runtime
+        from service.serving.binding import task  # which needs the runtime
 
         for setting, models in named.items():
             if strangers := sorted(model for model in models if task(model) is None):

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from service import machine, startup
-from service.checks import Check, lines
+from service import machine
+from service.commands import startup
+from service.commands.report import Check, lines
 from service.errors import StartupError
 from service.settings import PREFIX, Settings, settings, strangers
 from service.traffic import Diversion
 
 if TYPE_CHECKING:  # without ONNX Runtime they cannot be imported, which is what the doctor says then
     from service.engine.repository import Repository
-    from service.serving import ServedModels
+    from service.serving.models import ServedModels
 
 LIBRARIES = (
     "bentoml",
@@ -134,9 +135,9 @@ def _attempt(subject: str, check: Callable[[], None], finding: Callable[[], str]
 
 def _models(chosen: Settings) -> Iterator[Check]:
     """Loads every version that the server would."""
-    from service.binding import task
     from service.engine.layout import scan
-    from service.serving import ServedModels
+    from service.serving.binding import task
+    from service.serving.models import ServedModels
 
     try:
         layout = scan(chosen.models_dir)

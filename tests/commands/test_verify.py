@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import lint
+from service.commands.verify import NothingThereError, check
+from service.commands.verify import verify as verify_here
 from service.engine.card import Card, Figure, digests
-from service.lint import NothingThereError, check
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "models" / "digits"
 
 
@@ -57,7 +57,7 @@ def test_one_version_that_fails_fails_the_command(version: Path) -> None:
 def test_where_nothing_is_there_is_nothing_to_verify(version: Path, folder: str) -> None:
     (version.parent.parent / "empty").mkdir()
     with pytest.raises(NothingThereError, match=folder):
-        lint.verify([version.parent.parent / folder])
+        verify_here([version.parent.parent / folder])
 
 
 def test_a_wrong_command_line_is_told_from_a_version_that_fails() -> None:

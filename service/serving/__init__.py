@@ -1,0 +1,1 @@
+"""Who answers a request, and how that changes in every worker while requests flow."""
