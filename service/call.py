@@ -15,7 +15,7 @@ class Call:
     request_id: str = ""
 
     version: str | None = None
-    """The model version that the client asked for; None for the newest ready one."""
+    """The model version that the client asked for; None for the newest that is not on trial."""
 
     started: float = 0.0
     """When its head was there, by `time.perf_counter`."""

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 UNLOADED = "unloaded"
 """The reason of versions that somebody has taken out of service: they are not missed."""
 
-Prints = Mapping[str, str]
+Fingerprints = Mapping[str, str]
 """Version to what tells whether its files have changed."""
 
 
@@ -46,7 +46,7 @@ class Version:
     """Of a ready version: why its files, changed since, were not taken."""
     card: Card | None = None
     session: Session | None = None
-    print: str = ""
+    fingerprint: str = ""
     """Of its files when they were last verified."""
 
 
@@ -79,8 +79,8 @@ class Repository:
         self._strays: set[str] = set()
         """What the log has said of folders that are neither a model nor a version."""
 
-    def scan(self) -> dict[str, Prints]:
-        """The models under `root` and the print of each version; folders with other names are ignored.
+    def scan(self) -> dict[str, Fingerprints]:
+        """The models under `root` and the fingerprint of each version; folders with other names are ignored.
 
         Raises:
             OSError: `root` cannot be read.
@@ -89,10 +89,10 @@ class Repository:
         for stray in set(found.strays) - self._strays:
             logger.warning("ignored: %s", stray)
         self._strays = set(found.strays)
-        return {name: self.prints(name) for name in found.models}
+        return {name: self.fingerprints(name) for name in found.models}
 
-    def prints(self, name: str) -> Prints:
-        """The print of each version of a model, oldest first; none if there is no such model.
+    def fingerprints(self, name: str) -> Fingerprints:
+        """The fingerprint of each version of a model, oldest first; none if there is no such model.
 
         Raises:
             OSError: its folder cannot be read.
@@ -100,7 +100,7 @@ class Repository:
         directory = self.root / name
         if not layout.NAME.fullmatch(name) or not directory.is_dir():
             return {}
-        return {number: _print(directory / number) for number in layout.versions(directory)}
+        return {number: _fingerprint(directory / number) for number in layout.versions(directory)}
 
     def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[str]:
         """Loads those versions of a model that its policy chooses, and takes the others out of service.
@@ -120,7 +120,7 @@ class Repository:
             OSError: the model's folder cannot be read.
         """
         policy = policy or self.policy(name)
-        present, known = self.prints(name), self.models.get(name, {})
+        present, known = self.fingerprints(name), self.models.get(name, {})
         on_trial = self._on_trial.get(name, ())
         loaded: dict[str, Version] = {}
         newer = 0
@@ -204,32 +204,36 @@ class Repository:
         """In a new table: others may be reading the old one."""
         self.models = dict(sorted({**self.models, name: versions}.items()))
 
-    def _load(self, name: str, number: str, print_: str, known: Version | None) -> Version:
+    def _load(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:
         """The version, verified; the known one where its files have not changed, or have got worse."""
-        if known is not None and known.state is State.READY and known.print == print_:
+        if known is not None and known.state is State.READY and known.fingerprint == fingerprint:
             return known
-        version = self._verified(name, number, print_)
+        version = self._verified(name, number, fingerprint)
         if version.state is not State.READY and known is not None and known.state is State.READY:
             logger.error("model %s version %s serves on as it was loaded", name, number)
-            return replace(known, reason=f"its files have changed and were not taken: {version.reason}", print=print_)
+            return replace(
+                known, reason=f"its files have changed and were not taken: {version.reason}", fingerprint=fingerprint
+            )
         return version
 
-    def _verified(self, name: str, number: str, print_: str) -> Version:
+    def _verified(self, name: str, number: str, fingerprint: str) -> Version:
         try:
             card, session = verify(self.root / name / number, self._runtime)
-            version = Version(name, number, State.READY, card=card, session=session, print=print_)
+            version = Version(name, number, State.READY, card=card, session=session, fingerprint=fingerprint)
             self._prepare(version)
         except VerificationError as error:
             logger.error("model %s version %s is unavailable: %s", name, number, error)  # noqa: TRY400
-            return Version(name, number, State.UNAVAILABLE, str(error), print=print_)
+            return Version(name, number, State.UNAVAILABLE, str(error), fingerprint=fingerprint)
         except Exception:  # whatever is wrong with one version, the others serve
             logger.exception("model %s version %s is unavailable", name, number)
-            return Version(name, number, State.UNAVAILABLE, "it cannot be read; the log says why", print=print_)
+            return Version(
+                name, number, State.UNAVAILABLE, "it cannot be read; the log says why", fingerprint=fingerprint
+            )
         logger.info("model %s version %s is ready on %s in %s", name, number, session.provider, session.precision)
         return version
 
 
-def _print(directory: Path) -> str:
+def _fingerprint(directory: Path) -> str:
     """Tells whether a file in `directory` has changed, by names, sizes and times."""
     try:
         files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]

@@ -70,7 +70,9 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
         "paths": {
             **{task.route: {"post": _task(task)} for task in tasks},
             "/v1/models": {"get": _get("The models and the states of their versions.")},
-            "/v1/models/{name}": {"get": _get("One model and the card of its newest version.", "name")},
+            "/v1/models/{name}": {
+                "get": _get("One model and the card of the version that answers by default.", "name")
+            },
             "/v1/models/{name}/versions/{version}": {
                 "get": _get("One version of a model, with its card.", "name", "version")
             },
@@ -103,7 +105,12 @@ def _task(task: TaskEndpoint) -> Document:
         "operationId": predictor.name,
         "summary": (predictor.__doc__ or "").splitlines()[0],
         "parameters": [
-            _parameter("version", "query", {"type": "string"}, "Model version; the newest ready one without it."),
+            _parameter(
+                "version",
+                "query",
+                {"type": "string"},
+                "Model version; without it the newest that is ready and not on trial.",
+            ),
             _parameter("X-Request-Timeout", "header", {"type": "number"}, "Seconds after which the answer is useless."),
             _parameter("X-Request-ID", "header", {"type": "string"}, "Comes back with the answer."),
         ],

@@ -7,14 +7,14 @@ crash say, serves the same: it chooses among the versions that were there when t
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
 
 from msgspec.structs import replace
 
-from service.engine.repository import Prints, Repository, State
+from service.engine.repository import Fingerprints, State
 from service.errors import LoadFailed, NotFound, Unavailable
+from service.serving.models import ServedModels
 from service.serving.workers import Edit, Report, Wanted, WantedModel, Workers
 from service.versions import VersionPolicy
 
@@ -28,25 +28,10 @@ PATIENCE = 300.0
 logger = logging.getLogger(__name__)
 
 
-class Models(Protocol):
-    """What serves."""
-
-    repository: Repository
-
-    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None) -> list[str]:
-        """Loads what the policy chooses of those versions; says what failed."""
-
-    def unload(self, name: str, numbers: Sequence[str]) -> None:
-        """Takes a model out of service."""
-
-    def forget(self, name: str) -> None:
-        """Takes a model out of service that is no longer there."""
-
-
 class Control:
     """Changes of what is served, for all workers of a server."""
 
-    def __init__(self, models: Models, workers: Workers, count: int, watch: float) -> None:
+    def __init__(self, models: ServedModels, workers: Workers, count: int, watch: float) -> None:
         """Loads what is wanted; if nobody has said yet, all that there is.
 
         Args:
@@ -65,7 +50,8 @@ class Control:
         """The change that the models have been brought to."""
         self._failures: dict[str, str] = {}
         found = models.repository.scan()
-        workers.change(lambda known: {} if known else {name: WantedModel(prints) for name, prints in found.items()})
+        everything = {name: WantedModel(fingerprints) for name, fingerprints in found.items()}
+        workers.change(lambda known: {} if known else everything)
         self._bring()
 
     @property
@@ -86,13 +72,13 @@ class Control:
             LoadFailed: a version failed; those that have served go on.
             Unavailable: it takes too long.
         """
-        prints = await asyncio.to_thread(self._models.repository.prints, name)
-        if not prints:
+        fingerprints = await asyncio.to_thread(self._models.repository.fingerprints, name)
+        if not fingerprints:
             raise NotFound(f"There is no model {name!r}.")
         listed = () if policy is None or policy.listed is None else policy.listed
-        if missing := [str(number) for number in listed if str(number) not in prints]:
+        if missing := [str(number) for number in listed if str(number) not in fingerprints]:
             raise NotFound(f"Model {name!r} has no version {', '.join(missing)}.")
-        asked = WantedModel(prints, policy=None if policy is None else policy.spelling)
+        asked = WantedModel(fingerprints, policy=None if policy is None else policy.spelling)
         before: WantedModel | None = None
 
         def ask(models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
@@ -202,7 +188,7 @@ class Control:
 
     def _bring_model(self, name: str, model: WantedModel) -> str:
         """What failed; nothing if all went well."""
-        numbers = list(model.prints)
+        numbers = list(model.fingerprints)
         if not model.loaded:
             self._models.unload(name, numbers)
             return ""
@@ -223,11 +209,11 @@ def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) ->
     return replace(asked, policy=before.policy, loaded=before.loaded or serves)
 
 
-def _changed(found: Mapping[str, Prints], models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
+def _changed(found: Mapping[str, Fingerprints], models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
     """What a look at the files changes of what is wanted."""
     gone: dict[str, WantedModel | None] = dict.fromkeys(models.keys() - found.keys())
     return gone | {
-        name: replace(models[name], prints=prints) if name in models else WantedModel(prints)
-        for name, prints in found.items()
-        if name not in models or models[name].prints != prints
+        name: replace(models[name], fingerprints=fingerprints) if name in models else WantedModel(fingerprints)
+        for name, fingerprints in found.items()
+        if name not in models or models[name].fingerprints != fingerprints
     }

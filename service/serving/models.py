@@ -1,8 +1,8 @@
 """Which version of a model answers whom, and how that changes while requests flow.
 
-Requests find a version by its number, or without one the newest that is ready; a canary gets its share of those. What
-answers is one table, put in place of another in one step: a request under way holds the version that it has found and
-finishes on it, and the version's session goes with the last such request.
+Requests find a version by its number, or without one the newest that is not on trial; a canary gets its share of those.
+What answers is one table, put in place of another in one step: a request under way holds the version that it has found
+and finishes on it, and the version's session goes with the last such request.
 """
 
 import asyncio
@@ -193,7 +193,7 @@ class ServedModels:
             for gauge in self._gauges(version):
                 gauge.clear()
         for version in after:
-            if version.session is not None or version.print:  # else nobody wants it
+            if version.session is not None or version.fingerprint:  # else nobody wants it
                 ready, *others = self._gauges(version)
                 ready.set(version.state is State.READY)
                 for gauge, value in zip(others, (self._settings.max_queue_rows, 1), strict=False):

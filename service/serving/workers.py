@@ -23,8 +23,8 @@ _FOLDER = "_DEEPSERVE_WORKERS"
 class WantedModel(msgspec.Struct, frozen=True):
     """What is to be served of one model."""
 
-    prints: Mapping[str, str]
-    """The versions to choose from, oldest first, and the print of the files of each."""
+    fingerprints: Mapping[str, str]
+    """The versions to choose from, oldest first, and the fingerprint of the files of each."""
     generation: int = 0
     """The one that last asked for it."""
     policy: str | list[int] | None = None

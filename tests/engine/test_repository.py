@@ -25,7 +25,7 @@ def loaded(root: Path, policy: VersionPolicy | None = None) -> Repository:
 
 def reload(repository: Repository, name: str, policy: VersionPolicy | None = None) -> list[str]:
     """Loads the versions of a model that are there now; says what failed."""
-    return repository.load(name, list(repository.prints(name)), policy)
+    return repository.load(name, list(repository.fingerprints(name)), policy)
 
 
 def ready(repository: Repository) -> list[str]:
