@@ -1,7 +1,8 @@
 """What the service says on its standard output: a line an event, for people or as JSON for programs.
 
-Nobody forges a line: what a client wrote comes with its control characters escaped, and in text what goes on in further
-lines is indented. Inputs and keys are never written. Of requests that end well a share is told, of the others each.
+Nobody forges a line: what a client wrote comes with its control characters escaped, and in text the lines of a
+traceback are indented. Inputs and keys are never written. Of requests that end well a share is told, of the others
+each.
 """
 
 import json
@@ -20,7 +21,7 @@ Format = Literal["text", "json"]
 
 logger = logging.getLogger("service.requests")
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def set_up(level: str, form: Format) -> None:
@@ -95,10 +96,13 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = getattr(record, "facts", {})
         message = " ".join([record.getMessage(), *(f"{name}={_quoted(value)}" for name, value in facts.items())])
-        if record.exc_info:
-            message += "\n" + self.formatException(record.exc_info)
-        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", message).replace("\n", "\n    ")
+        traceback = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        text = "\n    ".join(map(_escaped, [message, *traceback]))
         return f"{_utc(record)} [{record.levelname}] [{record.process}] {text}"
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _quoted(value: object) -> str:

@@ -250,6 +250,13 @@ def test_a_model_with_one_version_is_unloaded_and_loaded(url: str) -> None:
     assert traffic.faults == []
 
 
+@pytest.mark.parametrize("what", ["load", "unload"])
+def test_nobody_forges_a_line_of_the_log_by_the_name_of_a_model(url: str, models: Path, what: str) -> None:
+    refused = httpx.post(f"{url}/v2/repository/models/x%0a2026 [INFO] forged%1b[31m/{what}", headers=ADMIN)
+    assert refused.status_code == 404
+    assert "forged" not in (models.parent / "log").read_text()
+
+
 def test_a_model_that_cannot_be_loaded_again_is_not_missed(url: str, models: Path) -> None:
     assert order(url, "unload", "mammogram").status_code == 200
     card = (models / "mammogram" / "1" / "card.json").read_bytes()

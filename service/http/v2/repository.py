@@ -19,14 +19,14 @@ from service.http.bodies import read_body
 from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.v2 import metadata
 from service.serving.control import Control
-from service.versions import VersionPolicy
+from service.versions import MODEL, VersionPolicy
 
 MOST_BYTES = 65536
 """Of a request's body."""
 
 _CONFIGURATION = "Of a model's configuration a request may change the version_policy and nothing else"
 
-_OF_MODEL = re.compile(r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)")
+_OF_MODEL = re.compile(rf"/v2/repository/models/(?P<name>{MODEL})/(?P<change>load|unload)")
 
 Number = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 T = TypeVar("T")
