@@ -1,46 +1,55 @@
 """`GET /v1/models...`: which models there are, the state of their versions, and their cards."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from service.call import Call
 from service.engine.repository import Repository, Version
+from service.errors import Unavailable
 from service.http.messages import HttpRequest, Reply, json_reply
+from service.serving.models import ServedModels
 
 
 class Catalogue:
     """The model cards over HTTP."""
 
-    def __init__(self, repository: Callable[[], Repository]) -> None:
-        self._repository = repository
+    def __init__(self, models: Callable[[], ServedModels]) -> None:
+        self._models = models
 
     async def list_models(self, _request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models`: every model, what it does, and its versions."""
-        return json_reply({"models": [self._summary(name) for name in self._repository().models]})
+        return json_reply({"models": [self._summary(name) for name in self._repository.models]})
 
     async def show_model(self, request: HttpRequest, _call: Call) -> Reply:
-        """`/v1/models/{name}`: the same for one model, and the card of the newest ready version."""
+        """`/v1/models/{name}`: the same for one model, and the card of what answers those who ask for no version."""
         name = request.path.split("/")[3]
-        return json_reply({**self._summary(name), "card": _card(self._newest(name))})
+        return json_reply({**self._summary(name), "card": _card(self._default(name))})
 
     async def show_version(self, request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models/{name}/versions/{version}`: one version's state and card."""
         _, _, _, name, _, number = request.path.split("/")
-        version = self._repository().version(name, number)
+        version = self._repository.version(name, number)
         return json_reply({"name": name, **_state(version), "card": _card(version)})
 
     def _summary(self, name: str) -> dict[str, Any]:
-        versions = self._repository().versions(name)
-        newest = self._newest(name)
+        versions = self._repository.versions(name)
+        default = self._default(name)
         return {
             "name": name,
-            "task": newest.card.task if newest is not None and newest.card is not None else None,
+            "task": default.card.task if default is not None and default.card is not None else None,
             "versions": [_state(version) for version in versions.values()],
         }
 
-    def _newest(self, name: str) -> Version | None:
-        ready = self._repository().ready_versions(name)
-        return ready[-1] if ready else None
+    def _default(self, name: str) -> Version | None:
+        """What answers those who ask for no version, if anything does."""
+        with suppress(Unavailable):
+            return self._models().find(name, None).version
+        return None
+
+    @property
+    def _repository(self) -> Repository:
+        return self._models().repository
 
 
 def _state(version: Version) -> dict[str, str]:

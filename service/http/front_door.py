@@ -71,7 +71,7 @@ class FrontDoor:
         self._service = service
         self._settings = settings
         self._tracing = tracing
-        catalogue = Catalogue(lambda: service().models.repository)
+        catalogue = Catalogue(lambda: service().models)
         routes = [
             *(Route(task.route, {"POST": task}) for task in tasks),
             Route("/v1/models", {"GET": catalogue.list_models}),

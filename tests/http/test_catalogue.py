@@ -1,0 +1,40 @@
+"""What `/v1/models/{name}` shows of a model of which a version is on trial."""
+
+import json
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from service.call import Call
+from service.http.catalogue import Catalogue
+from service.http.messages import HttpRequest
+from tests.serving.test_models import NEWER, OLDER, serving
+
+
+async def no_body() -> Message:
+    return {"type": "http.request"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({}, "2"), ({"canary": NEWER}, "1"), ({"shadow": NEWER}, "1"), ({"shadow": OLDER}, "2")]
+)
+async def test_the_card_is_of_what_answers_those_who_ask_for_no_version(
+    settings: dict[str, Any], expected: str
+) -> None:
+    models = serving(["1", "2"], **settings)
+    request = HttpRequest("GET", "/v1/models/digits", b"", {}, no_body)
+    shown = json.loads((await Catalogue(lambda: models).show_model(request, Call())).body)
+    assert shown["card"]["version"] == expected
+    assert [each["version"] for each in shown["versions"]] == ["1", "2"]
+
+
+@pytest.mark.anyio
+async def test_a_model_that_does_not_serve_has_no_card_to_show() -> None:
+    models = serving(["1", "2"])
+    models.unload("digits", ["1", "2"])
+    request = HttpRequest("GET", "/v1/models/digits", b"", {}, no_body)
+    shown = json.loads((await Catalogue(lambda: models).show_model(request, Call())).body)
+    assert shown["card"] is None
+    assert [each["state"] for each in shown["versions"]] == ["UNAVAILABLE"] * 2
