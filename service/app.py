@@ -87,10 +87,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
-        tasks = [
-            TaskEndpoint(api.route, PREDICTORS[name], _bind(api), _admission(name), SETTINGS)
-            for name, api in self.apis.items()
-        ]
+        tasks = [TaskEndpoint(api.route, PREDICTORS[name], _instance, SETTINGS) for name, api in self.apis.items()]
         tensors = OpenInference(_instance, SETTINGS)
         tracing = traces.Tracing() if traces.check(os.environ) else None
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, SETTINGS, tracing)
@@ -100,15 +97,6 @@ def _instance() -> "DeepServe":
     """The service of this worker, once BentoML has started it."""
     instance: DeepServe = get_current_service()
     return instance
-
-
-def _bind(api: APIMethod[..., Any]) -> Any:
-    """The method itself: BentoML's wrapper inspects its signature again at every call."""
-    return lambda payload: api.func(_instance(), payload)
-
-
-def _admission(name: str) -> Callable[[Call], None]:
-    return lambda call: _instance().find(name, call).answers.check_room()
 
 
 @bentoml.service(
@@ -148,20 +136,27 @@ class DeepServe:
         self._following = asyncio.create_task(self.control.follow())
 
     async def predict(self, name: str, request: Payload) -> Answer:
-        """Answers a request for the task `name`: decode, run with others, describe.
+        """Answers a request for the task `name` that has not come by the front door.
 
         Raises:
             ServiceError: the request or its version is not valid, or there is no time or room to answer it.
         """
+        return await self.answer(self.find(name, current_call.get()), request)
+
+    async def answer(self, served: ServedVersion, request: Payload) -> Answer:
+        """What a version answers to a request for its task: decode, run with others, describe.
+
+        Raises:
+            ServiceError: the request is not valid, or there is no time or room to answer it.
+        """
         call = current_call.get()
-        served = self.find(name, call)
         inputs, facts = await self._decode(served, request)
         call.decoded = time.perf_counter()
         if not served.predictor.is_repeatable(request):
             outputs = await served.batcher.submit(inputs)
         else:
             outputs = await served.answers.submit(inputs)
-            if (shadow := self.shadows.get(name)) is not None:
+            if (shadow := self.shadows.get(served.version.name)) is not None:
                 shadow.offer(call.request_id, request, served, outputs)
         call.computed = time.perf_counter()
         answer: Answer = served.predictor.describe(outputs, facts)

@@ -1,4 +1,4 @@
-"""The ASGI app in front of BentoML's: it serves the routes that the service class declares and calls the same methods.
+"""The ASGI app in front of BentoML's: it serves the routes that the service class declares.
 
 Every request gets an id and a counted outcome, and every error is a problem document. BentoML's own app is asked only
 for the pages listed here, so that none of its other routes can be reached.

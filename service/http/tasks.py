@@ -1,9 +1,9 @@
-"""The task endpoints: from a request's body to the payload of a BentoML method, and from its answer to bytes."""
+"""The task endpoints: from a request's body to the payload of its task, and from the answer to bytes."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 from pydantic import ValidationError
@@ -14,28 +14,41 @@ from service.http.bodies import media_type, multipart_files, read_body
 from service.http.messages import JSON, HttpRequest, Reply
 from service.http.problems import from_validation
 from service.predictors import Answer, Payload, Predictor
+from service.serving.models import ServedVersion
 from service.settings import Settings
 
 MULTIPART = "multipart/form-data"
 
 
+class Tasks(Protocol):
+    """What answers."""
+
+    def find(self, name: str, call: Call) -> ServedVersion:
+        """The version of a model that answers a call."""
+
+    async def answer(self, served: ServedVersion, request: Payload) -> Answer:
+        """What it answers."""
+
+
 @dataclass(frozen=True)
 class TaskEndpoint:
-    """`POST` to one task: the method of the service behind it, and the predictor whose payload it takes."""
+    """`POST` to one task."""
 
     route: str
     predictor: type[Predictor[Any, Any, Any]]
-    method: Callable[[Payload], Awaitable[Answer]]
-    check_room: Callable[[Call], None]
-    """Refuses a request for a version that cannot answer it, before it is read."""
+    """Whose payload it takes."""
+    service: Callable[[], Tasks]
+    """Gives what answers, once start-up is complete."""
     settings: Settings
 
     async def __call__(self, request: HttpRequest, call: Call) -> Reply:
-        """Answers one request."""
+        """Answers one request, by the version that is there before its body is."""
         representation = self._representation(request)
         call.version = _version(request.query)
-        self.check_room(call)
-        answer = await self.method(await self._payload(request, call))
+        service = self.service()
+        served = service.find(self.predictor.name, call)
+        served.answers.check_room()
+        answer = await service.answer(served, await self._payload(request, call))
         headers = {"X-Model-Version": answer.version}
         if representation == JSON:
             reply = Reply(answer.__pydantic_serializer__.to_json(answer), headers=headers)

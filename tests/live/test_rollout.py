@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import socket
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +172,28 @@ def mammogram(url: str) -> set[int]:
     return {answer.status_code for answer in of_every_worker(url, "/v1/mammogram", masses)}
 
 
+class SlowRequest:
+    """A request that the server has let in, and of whose body it has the first bytes."""
+
+    def __init__(self, url: str, target: str, body: bytes) -> None:
+        address = httpx.URL(url)
+        head = f"POST {target} HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: {len(body)}\r\n"
+        head += "Content-Type: application/json\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n"
+        self._connection = socket.create_connection((address.host, address.port), timeout=30)
+        self._connection.sendall(head.encode())
+        assert self._connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        self._connection.sendall(body[:5])
+        self._rest = body[5:]
+
+    def finish(self) -> HTTPResponse:
+        """Sends the rest; the head of the answer."""
+        with self._connection:
+            self._connection.sendall(self._rest)
+            response = HTTPResponse(self._connection)
+            response.begin()
+            return response
+
+
 def test_a_new_version_is_rolled_out_and_taken_back(url: str, models: Path) -> None:
     with Traffic(url, {"1": MLP, "2": CNN, "3": MLP}) as traffic:
         traffic.wait_for("2")
@@ -248,6 +273,34 @@ def test_a_model_with_one_version_is_unloaded_and_loaded(url: str) -> None:
         assert mammogram(url) == {200}
         traffic.wait_for("2", 20)
     assert traffic.faults == []
+
+
+@pytest.mark.parametrize("target", ["/v1/mammogram", "/v2/models/mammogram/infer"])
+def test_a_request_that_still_arrives_when_its_model_is_unloaded_is_answered(url: str, target: str) -> None:
+    mass = {"name": "masses", "shape": [1, 4], "datatype": "FP32", "data": [50, 1, 1, 1]}
+    body = {"inputs": [mass]} if target.startswith("/v2") else {"masses": [{"age": 50}]}
+    requests = [SlowRequest(url, target, json.dumps(body).encode()) for _ in range(2 * WORKERS)]
+    assert order(url, "unload", "mammogram").status_code == 200
+    assert mammogram(url) == {503}
+    assert [request.finish().status for request in requests] == [200] * len(requests)
+
+
+def test_a_request_that_still_arrives_gets_the_version_that_it_asked_for(url: str) -> None:
+    picture = b64encode((ROOT / "tests" / "examples" / "digit.jpg").read_bytes()).decode()
+    body = json.dumps({"images": [picture]}).encode()
+    requests = {
+        number: SlowRequest(url, f"/v1/digits?version={number}" if number else "/v1/digits", body)
+        for number in ("1", "2", "")
+    }
+    assert order(url, "load", "digits", config=versions(2)).status_code == 200
+    assert httpx.post(f"{url}/v1/digits?version=1", content=body).status_code == 503
+    answers = {number: request.finish() for number, request in requests.items()}
+    assert {answer.status for answer in answers.values()} == {200}
+    assert {number: answer.headers["X-Model-Version"] for number, answer in answers.items()} == {
+        "1": "1",
+        "2": "2",
+        "": "2",
+    }
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])
