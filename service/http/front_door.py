@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +18,7 @@ from service.call import Call, current_call, new_request_id
 from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
+from service.http.collecting import collect
 from service.http.draining import DRAIN
 from service.http.keys import check_admin_key, check_key
 from service.http.messages import Handler, HttpRequest, Reply, Route
@@ -205,9 +207,8 @@ def _always(reply: Reply) -> Handler:
 
 
 async def _metrics(request: HttpRequest, _call: Call) -> Reply:
-    """Made in a thread: it takes milliseconds."""
     openmetrics = "application/openmetrics-text" in request.header(b"accept")
-    body = await asyncio.to_thread(metrics.exposition, openmetrics=openmetrics)
+    body = await collect(partial(metrics.exposition, openmetrics=openmetrics))
     return Reply(body, OPENMETRICS if openmetrics else TEXT)
 
 

@@ -6,8 +6,10 @@ dead have, and its files are removed.
 """
 
 import fcntl
+import math
 import mmap
 import os
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +23,15 @@ import msgspec
 
 MOST_NUMBERS = 1 << 17
 """That a worker keeps, 8 bytes each: enough for some 500 versions of models. What comes after them is not counted."""
+_DEAD = "dead.json"
+"""The file of what the dead have counted."""
 _SPILL = 256
 """Numbers at the end, for all series for which there is no room."""
+
+PATIENCE = 1.0
+"""Seconds that who wants to know the numbers waits for another who reads or buries, who may have been stopped."""
+_LOOK = 0.002
+"""Seconds between looks whether it is free."""
 
 Labels = tuple[str, ...]
 Row = tuple[str, Labels, Sequence[float]]
@@ -53,6 +62,26 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True):
     place: int
     size: int
     lasting: int
+
+
+class _Copy(msgspec.Struct, frozen=True):
+    """What was in the files of a worker at some moment."""
+
+    number: str
+    index: list[bytes]
+    """Its lines."""
+    numbers: "array[float]"
+
+    @property
+    def head(self) -> _Head:
+        return msgspec.json.decode(self.index[0], type=_Head)
+
+    @property
+    def entries(self) -> list[_Entry]:
+        return [_ENTRY.decode(line) for line in self.index[1:]]
+
+
+_ENTRY = msgspec.json.Decoder(_Entry)
 
 
 class _Dead(msgspec.Struct, frozen=True):
@@ -87,9 +116,9 @@ class Board:
             raise RuntimeError("series were made before they could be shared")
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        with self._alone():
+        with self._alone(math.inf):
             self._bury()
-            taken = set(self._living())
+            taken = set(self._unburied())
             number = next(str(n) for n in range(len(taken) + 1) if str(n) not in taken)
             self._index = (folder / f"{number}.index").open("wb", buffering=0)
             self._index.write(msgspec.json.encode(_Head(uuid4().hex, os.getpid())) + b"\n")
@@ -126,66 +155,80 @@ class Board:
         """The series of all workers, and of those that are dead what lasts.
 
         Raises:
+            TimeoutError: another worker does not let go of the folder.
             OSError: the folder cannot be read.
         """
         if self._folder is None:
-            return [(each.name, each.labels, _of(each, self.numbers)) for each in self._entries]
-        with self._alone():
-            dead = self._bury()
-            living = [row for number in self._living() for row in _rows(*self._read(number)[1:])]
-        return [*dead.rows, *living]
+            return _rows(self._entries, self.numbers)
+        dead, living = self._copies()
+        return [*_decoded(dead).rows, *(row for worker in living for row in _rows(worker.entries, worker.numbers))]
 
     def workers(self) -> list[Worker]:
         """Those that live.
 
         Raises:
+            TimeoutError: another worker does not let go of the folder.
             OSError: the folder cannot be read.
         """
         if self._folder is None:
             return [Worker("0", os.getpid())]
-        with self._alone():
+        return [Worker(worker.number, worker.head.pid) for worker in self._copies()[1]]
+
+    def _copies(self) -> tuple[bytes, list[_Copy]]:
+        """What the dead have counted and the files of the living, at one moment: read while no other does, decoded
+        afterwards.
+        """
+        with self._alone(PATIENCE):
             self._bury()
-            return [Worker(number, self._read(number)[0].pid) for number in self._living()]
+            return self._read_dead(), [self._read(number) for number in self._unburied()]
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Waits until no other worker reads or buries."""
+    def _alone(self, patience: float) -> Iterator[None]:
+        """Waits until no other worker reads or buries, `patience` seconds at most."""
         assert self._folder is not None
+        end = time.monotonic() + patience
         with (self._folder / "lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not _lock(file):
+                if time.monotonic() >= end:
+                    raise TimeoutError(f"another worker has held {file.name} for {patience} s")
+                time.sleep(_LOOK)
             yield
 
-    def _living(self) -> list[str]:
-        """The numbers of the workers, once the dead are buried."""
+    def _unburied(self) -> list[str]:
+        """The numbers of the workers that live or are still to be buried."""
         assert self._folder is not None
         return sorted((path.stem for path in self._folder.glob("*.numbers")), key=int)
 
-    def _bury(self) -> _Dead:
+    def _bury(self) -> None:
         """Adds what dead workers have counted to what the dead have, and removes their files."""
         assert self._folder is not None
-        path = self._folder / "dead.json"
-        dead = msgspec.json.decode(path.read_bytes(), type=_Dead) if path.exists() else _Dead()
-        for number in self._living():
+        path = self._folder / _DEAD
+        for number in self._unburied():
             if _is_locked(self._folder / f"{number}.numbers"):
                 continue
-            head, entries, numbers = self._read(number)
-            if head.identity != dead.last:  # else the one who buried it died before its files were gone
-                dead = _with(dead, head.identity, entries, numbers)
+            dead, worker = _decoded(self._read_dead()), self._read(number)
+            if worker.head.identity != dead.last:  # else the one who buried it died before its files were gone
                 unnamed = path.with_suffix(".new")
-                unnamed.write_bytes(msgspec.json.encode(dead))
+                unnamed.write_bytes(msgspec.json.encode(_with(dead, worker)))
                 unnamed.rename(path)
             (self._folder / f"{number}.numbers").unlink()
-        return dead
 
-    def _read(self, number: str) -> tuple[_Head, list[_Entry], "array[float]"]:
+    def _read_dead(self) -> bytes:
+        """What the dead have counted; nothing if none has died yet."""
+        assert self._folder is not None
+        path = self._folder / _DEAD
+        return path.read_bytes() if path.exists() else b"{}"
+
+    def _read(self, number: str) -> _Copy:
         """The files of a worker."""
         assert self._folder is not None
-        head, *lines, _unfinished = (self._folder / f"{number}.index").read_bytes().split(b"\n")
-        entries = [msgspec.json.decode(line, type=_Entry) for line in lines]
+        *index, _unfinished = (self._folder / f"{number}.index").read_bytes().split(b"\n")
         numbers = array("d")
-        with (self._folder / f"{number}.numbers").open("rb") as file:
-            numbers.frombytes(file.read(8 * sum(each.size for each in entries)))
-        return msgspec.json.decode(head, type=_Head), entries, numbers
+        if len(index) > 1:
+            last = _ENTRY.decode(index[-1])
+            with (self._folder / f"{number}.numbers").open("rb") as file:
+                numbers.frombytes(file.read(8 * (last.place + last.size)))
+        return _Copy(number, index, numbers)
 
 
 BOARD = Board()
@@ -200,21 +243,30 @@ def _rows(entries: Sequence[_Entry], numbers: Sequence[float]) -> list[Row]:
     return [(each.name, each.labels, _of(each, numbers)) for each in entries]
 
 
-def _with(dead: _Dead, identity: str, entries: Sequence[_Entry], numbers: Sequence[float]) -> _Dead:
+def _decoded(dead: bytes) -> _Dead:
+    return msgspec.json.decode(dead, type=_Dead)
+
+
+def _with(dead: _Dead, worker: _Copy) -> _Dead:
     """The dead, and one more."""
     counted = {(name, labels): before for name, labels, before in dead.rows}
-    for entry in entries:
-        if entry.lasting and numbers:
-            latest = list(_of(entry, numbers))[: entry.lasting]
+    for entry in worker.entries:
+        if entry.lasting and worker.numbers:
+            latest = list(_of(entry, worker.numbers))[: entry.lasting]
             before = counted.get((entry.name, entry.labels), [0.0] * entry.lasting)
             counted[entry.name, entry.labels] = list(map(add, before, latest))
-    return _Dead(identity, [(name, labels, rows) for (name, labels), rows in counted.items()])
+    return _Dead(worker.head.identity, [(name, labels, rows) for (name, labels), rows in counted.items()])
 
 
 def _is_locked(path: Path) -> bool:
     with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _lock(file)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Locks a file until it is closed, if nobody else has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 Never raw input. `service.telemetry.series` keeps the numbers; the classes here look the labels up once.
 """
 
+from collections import defaultdict
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ _DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 10, 100)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 _VERSION = ("model", "version")
+
+Totals = dict[tuple[str, str], float]
+"""Of a version: by name of the sample and, where it has one, outcome, as in `("deepserve_run_rows_sum", "")`."""
 
 REQUESTS = Counter(
     "deepserve_requests",
@@ -218,6 +222,7 @@ def exposition(*, openmetrics: bool) -> bytes:
     """All series of all workers, and what each of them takes; see `series.exposition`.
 
     Raises:
+        TimeoutError: another worker does not let go of what they share.
         OSError: what the workers share cannot be read.
     """
     taken: list[Row] = []
@@ -229,21 +234,20 @@ def exposition(*, openmetrics: bool) -> bytes:
     return series.exposition(taken, openmetrics=openmetrics)
 
 
-def totals(model: str, version: str) -> dict[tuple[str, str], float]:
-    """The counters and histograms of a version over all workers, by name of the sample and, where it has one, outcome:
-    `("deepserve_run_rows_sum", "")`.
+def totals() -> dict[tuple[str, str], Totals]:
+    """The counters and histograms of every version over all workers, by model and version.
 
     Raises:
+        TimeoutError: another worker does not let go of what they share.
         OSError: what the workers share cannot be read.
     """
-    found: dict[tuple[str, str], float] = {}
+    found: defaultdict[tuple[str, str], Totals] = defaultdict(lambda: defaultdict(float))
     for name, points in series.collect().items():
         family = series.FAMILIES[name]
         for values, point in points.items():
             labels = dict(zip(family.label_names, values, strict=True))
-            if family.kind != "gauge" and (labels.get("model"), labels.get("version")) == (model, version):
-                outcome = labels.get("outcome", "")
+            if family.kind != "gauge" and "version" in labels:
+                of_version, outcome = found[labels["model"], labels["version"]], labels.get("outcome", "")
                 for suffix, _, value, _ in family.samples(point):
-                    sample = (f"{name}{suffix}", outcome)
-                    found[sample] = found.get(sample, 0.0) + value
+                    of_version[f"{name}{suffix}", outcome] += value
     return found

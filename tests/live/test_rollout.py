@@ -1,5 +1,6 @@
 """Versions come and go while requests flow: none of them fails, and each is answered by the version that it names."""
 
+import fcntl
 import json
 import shutil
 import socket
@@ -8,7 +9,8 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import cache, partial
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -301,6 +303,24 @@ def test_a_request_that_still_arrives_gets_the_version_that_it_asked_for(url: st
         "2": "2",
         "": "2",
     }
+
+
+def test_a_worker_that_holds_the_numbers_of_all_holds_up_no_request_and_no_load(url: str) -> None:
+    numbers = Path(workers(url)[0].environ()["_DEEPSERVE_WORKERS"]) / "metrics"
+    paths = ("/v2/models/stats", "/v2/models/digits/stats", *["/metrics"] * 14 * WORKERS)
+    with ThreadPoolExecutor(len(paths)) as pool:
+        with (numbers / "lock").open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            looks = [pool.submit(partial(httpx.get, f"{url}{path}", timeout=60)) for path in paths]
+            assert order(url, "unload", "mammogram").status_code == 200
+            assert mammogram(url) == {503}
+            assert order(url, "load", "mammogram").status_code == 200
+            assert mammogram(url) == {200}
+            [first, *_] = wait(looks, 30, FIRST_COMPLETED).done
+            assert first.result().status_code == 503
+            assert first.result().headers["Retry-After"] == "1"
+        assert {look.result().status_code for look in looks} == {200, 503}
+    assert {httpx.get(f"{url}{path}").status_code for path in paths[:3]} == {200}
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])

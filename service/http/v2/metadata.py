@@ -85,11 +85,19 @@ def _version_policy(policy: VersionPolicy) -> Document:
     return {"all": {}} if policy.most is None else {"latest": {"num_versions": policy.most}}
 
 
-def statistics(version: Version) -> Document:
-    """What a version has done since the server started, in all workers. Inputs and outputs are not timed apart from the
-    run; what batches were made is in the metrics.
+def statistics(versions: Sequence[Version]) -> list[Document]:
+    """What versions have done since the server started, in all workers: for a thread, collecting it takes milliseconds.
+
+    Raises:
+        TimeoutError: another worker does not let go of what they share.
+        OSError: what the workers share cannot be read.
     """
-    totals = metrics.totals(version.name, version.version)
+    totals = metrics.totals()
+    return [_statistics(version, totals.get((version.name, version.version), {})) for version in versions]
+
+
+def _statistics(version: Version, totals: metrics.Totals) -> Document:
+    """Inputs and outputs are not timed apart from the run; what batches were made is in the metrics."""
 
     def duration(count: str, seconds: str, outcome: str = "") -> dict[str, int]:
         return {"count": int(totals.get((count, outcome), 0)), "ns": int(totals.get((seconds, outcome), 0) * 1e9)}

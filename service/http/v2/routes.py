@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from service.call import Call
 from service.engine.repository import Repository, Version
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
 from service.http.bodies import read_body
+from service.http.collecting import collect
 from service.http.draining import DRAIN
 from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
@@ -156,11 +158,11 @@ class OpenInference:
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
         name, number = _model(request.path)
         versions = self._repository.ready_versions(name) if number is None else [self._version(request)]
-        return json_reply({"model_stats": [metadata.statistics(version) for version in versions]})
+        return json_reply({"model_stats": await collect(partial(metadata.statistics, versions))})
 
     async def _all_statistics(self, _request: HttpRequest, _call: Call) -> Reply:
         versions = [version for name in self._repository.models for version in self._repository.ready_versions(name)]
-        return json_reply({"model_stats": [metadata.statistics(version) for version in versions]})
+        return json_reply({"model_stats": await collect(partial(metadata.statistics, versions))})
 
     @property
     def _repository(self) -> Repository:
