@@ -41,9 +41,11 @@ def looks(url: str) -> Iterator[Look]:
 
 def test_until_it_stops_the_server_answers_and_says_that_it_is_not_ready(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool, serving(tmp_path / "log", drain_seconds=str(DRAIN), workers="2") as url:
-        watched = pool.submit(lambda: list(looks(url)))
-        time.sleep(0.5)
-    seen = watched.result()
+        seen: list[Look] = []
+        watched = pool.submit(lambda: seen.extend(looks(url)))
+        while not (seen or watched.done()):
+            time.sleep(0.02)
+    watched.result()
     assert {look.answer.status_code for look in seen} == {200}
     assert {look.live for look in seen} == {200}
     before = [look for look in seen if look.ready == 200]
