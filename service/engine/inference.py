@@ -1,9 +1,11 @@
 """One warm ONNX Runtime session: a graph that is what its card says, and runs on the device that was asked for."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Timer
 from typing import Literal
 
 import onnxruntime as ort
@@ -26,6 +28,22 @@ _RUN = ort.RunOptions()
 
 class SessionError(Exception):
     """The graph cannot be run as asked; the message says why."""
+
+
+class BrokenOffError(SessionError):
+    """The run took longer than it may."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[ort.RunOptions]:
+    """Options of runs on CPU that end, the one under way at the end of its node, once `seconds` are over."""
+    options = ort.RunOptions()
+    timer = Timer(seconds, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True)
@@ -78,17 +96,24 @@ class Session:
             except Exception as error:
                 raise SessionError(f"the run failed: {readable(error)}") from error
 
-    def run(self, inputs: Tensors) -> Tensors:
+    def run(self, inputs: Tensors, options: ort.RunOptions = _RUN) -> Tensors:
         """Outputs by name, for inputs by name; all share the first dimension.
 
+        Args:
+            inputs: as on the card.
+            options: as of `within`; of no effect on a GPU, where each shape has its own.
+
         Raises:
+            BrokenOffError: `options` allow no more time.
             SessionError: the run failed.
         """
         try:
             if self._shapes is not None:
                 return self._shapes.run(inputs)
-            return dict(zip(self._outputs, self._session.run(self._outputs, inputs, _RUN), strict=True))
+            return dict(zip(self._outputs, self._session.run(self._outputs, inputs, options), strict=True))
         except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
+            if options.terminate:
+                raise BrokenOffError(readable(error)) from error
             raise SessionError(f"the run failed: {readable(error)}") from error
 
 
@@ -111,6 +136,8 @@ def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceS
     options.intra_op_num_threads = runtime.threads
     # A thread that spins while it waits takes the core from the next request.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # What a graph computes of constants is run, where it can be broken off, and not folded while it loads, where not.
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
     return _start(directory / GRAPHS[precision], options, ["CPUExecutionProvider"]), precision
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from service.arrays import Array, Tensors
 from service.engine.card import FILE_NAME, GRAPHS, Card, TensorSpec, digests
 from service.engine.failures import one_line
-from service.engine.inference import Runtime, Session, SessionError
+from service.engine.inference import BrokenOffError, Runtime, Session, SessionError, within
 
 GOLDEN = "golden.npz"
 
@@ -28,6 +28,9 @@ rounds otherwise."""
 GOLDEN_ROWS = 4
 """Golden cases that run together: enough to show that neighbours do not matter, few enough to take little memory."""
 
+GOLDEN_SECONDS = 60.0
+"""For all golden cases of a version, which take a hundredth of it: a graph may loop for ever, and others wait."""
+
 
 class VerificationError(Exception):
     """A version is not what its card says; the message says where, in one line without paths of this machine."""
@@ -36,14 +39,16 @@ class VerificationError(Exception):
         super().__init__(one_line(reason))
 
 
-def verify(directory: Path, runtime: Runtime) -> tuple[Card, Session]:
+def verify(directory: Path, runtime: Runtime, seconds: float = GOLDEN_SECONDS) -> tuple[Card, Session]:
     """The card of the version in `directory`, and a warm session of the graph that `runtime` serves.
+
+    Its golden cases may take `seconds`.
 
     Raises:
         VerificationError: something of it is not as it should be.
     """
     card = verify_files(directory)
-    return card, verify_graph(directory, card, runtime)
+    return card, verify_graph(directory, card, runtime, seconds)
 
 
 def verify_files(directory: Path) -> Card:
@@ -100,7 +105,7 @@ def _read_card(directory: Path) -> Card:
         raise VerificationError(f"{FILE_NAME}: {place}{first['msg']}{more}") from error
 
 
-def verify_graph(directory: Path, card: Card, runtime: Runtime) -> Session:
+def verify_graph(directory: Path, card: Card, runtime: Runtime, seconds: float = GOLDEN_SECONDS) -> Session:
     """A warm session of the graph that `runtime` serves, once it has proved itself by golden cases.
 
     `golden.npz` holds the inputs as `in:NAME`, what torch makes of them as `out:NAME`, and what the graph in eight-bit
@@ -109,16 +114,20 @@ def verify_graph(directory: Path, card: Card, runtime: Runtime) -> Session:
 
     Raises:
         VerificationError: the graph does not load or run, is not what the card says, or an output differs from the
-            recorded one by more than `GOLDEN_TOLERANCE`.
+            recorded one by more than `GOLDEN_TOLERANCE`; or the cases take more than `seconds`.
     """
     try:
         session = Session(directory, card, runtime)
         count, inputs, expected = _golden(directory, card, "int8" if session.precision == "int8" else "out")
         session.warm(inputs)
         sequences = {spec.name for spec in card.inputs if not all(isinstance(size, int) for size in spec.shape[1:])}
-        for rows in [slice(row, row + step) for step in (GOLDEN_ROWS, 1) for row in range(0, count, step)]:
-            cut = {name: _filled(value[rows]) if name in sequences else value[rows] for name, value in inputs.items()}
-            _agree(session.run(cut), {name: value[rows] for name, value in expected.items()})
+        with within(seconds) as run:
+            for rows in [slice(row, row + step) for step in (GOLDEN_ROWS, 1) for row in range(0, count, step)]:
+                cases = {name: value[rows] for name, value in inputs.items()}
+                filled = {name: _filled(value) if name in sequences else value for name, value in cases.items()}
+                _agree(session.run(filled, run), {name: value[rows] for name, value in expected.items()})
+    except BrokenOffError as error:
+        raise VerificationError(f"golden cases: not done within {seconds:g} s") from error
     except SessionError as error:
         raise VerificationError(str(error)) from error
     return session

@@ -256,6 +256,38 @@ def graph(
     return bytes(model.SerializeToString())
 
 
+def endless() -> bytes:
+    """A graph that makes `y` of `x` in a loop of 10^13 turns."""
+    model = onnx.load_from_string(
+        graph(
+            ("Loop", "turns go x", "y"),
+            weights=(numpy_helper.from_array(np.array(10**13), "turns"), numpy_helper.from_array(np.array(True), "go")),
+        )
+    )
+    turn = [helper.make_node("Identity", ["goes"], ["goes_on"]), helper.make_node("Relu", ["last"], ["next"])]
+    takes = [tensor("turn", TensorProto.INT64, ()), tensor("goes", BOOL, ()), tensor("last")]
+    body = helper.make_graph(turn, "body", takes, [tensor("goes_on", BOOL, ()), tensor("next")])
+    model.graph.node[0].attribute.append(helper.make_attribute("body", body))
+    return bytes(model.SerializeToString())
+
+
+def laborious() -> bytes:
+    """A graph that adds to `x` a constant, which takes seconds to compute."""
+    side = numpy_helper.from_array(np.array([1000, 1000]), "side")
+    scale = numpy_helper.from_array(np.array(0, np.float32), "zero")
+    powers = [("MatMul", f"p{step} p{step}", f"p{step + 1}") for step in range(100)]
+    ends = [("ReduceSum", "p100", "sum"), ("Mul", "sum zero", "nothing"), ("Reshape", "nothing one", "n")]
+    one = numpy_helper.from_array(np.array([1]), "one")
+    return graph(
+        ("ConstantOfShape", "side", "p0"),
+        *powers,
+        *ends,
+        ("Add", "x n", "z"),
+        ("Relu", "z", "y"),
+        weights=(side, scale, one),
+    )
+
+
 def weights(dtype: type[np.generic] = np.float32) -> TensorProto:
     return numpy_helper.from_array(np.zeros(4, dtype), "w")
 
@@ -335,3 +367,9 @@ def test_a_graph_that_is_not_sound_is_refused_with_the_reason(version: Path, con
     assert str(version.parent.parent) not in str(failure.value)
     assert "onnxruntime" not in str(failure.value)  # of whose source the places mean nothing to a reader
     assert str(failure.value).isprintable()
+
+
+@pytest.mark.parametrize("content", [pytest.param(endless(), id="loop"), pytest.param(laborious(), id="constants")])
+def test_a_graph_that_does_not_end_is_broken_off(version: Path, content: bytes) -> None:
+    with pytest.raises(VerificationError, match=r"^golden cases: not done within 0\.2 s$"):
+        verify(relu(version, content), Runtime(), seconds=0.2)
