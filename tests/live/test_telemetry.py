@@ -92,9 +92,14 @@ class Watched:
     receiver: Receiver
 
     def lines(self, request_id: str) -> list[dict[str, Any]]:
-        """What the log says of a request."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in lines if line.get("request_id") == request_id]
+        """What the log says of a request, once it does: it is written after the answer is sent."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            lines = [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            if found := [line for line in lines if line.get("request_id") == request_id]:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"the log says nothing of {request_id}")
 
 
 @pytest.fixture(scope="module")
