@@ -50,7 +50,7 @@ def _serve(_: argparse.Namespace) -> None:
     for stranger in strangers(os.environ):
         print(f"deepserve: warning: {stranger}", file=sys.stderr)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-    # BentoML keeps the workers' metrics here and empties the folder at start: no two servers may share it.
+    # BentoML makes a folder in its home and empties it at each start: no two servers may share it.
     with TemporaryDirectory(prefix="deepserve-") as home:
         os.environ["BENTOML_HOME"] = home
         from service.app import DeepServe  # BentoML reads the environment when it is imported

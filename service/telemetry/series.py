@@ -7,6 +7,7 @@ here it takes 0.3 us. Labels are looked up once: `labels` gives what counts, to 
 import math
 import struct
 import time
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,7 @@ class Point:
     """One a bucket, where there are any."""
 
 
-class Family:
+class Family(ABC):
     """The series of one name, each with other values of its labels."""
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -56,12 +57,12 @@ class Family:
         self._places: dict[Labels, int] = {}
         FAMILIES[name] = self
 
+    @abstractmethod
     def point(self, workers: Sequence[Sequence[float]]) -> Point:
         """What the numbers of several workers come to."""
-        raise NotImplementedError
 
     def samples(self, point: Point) -> Iterator[tuple[str, str, float, Exemplar | None]]:
-        """The lines of a series: suffix of the name, further label, value."""
+        """The lines of a series: suffix of the name, further label, value, and its exemplar if it has one."""
         yield ("_total" if self.kind == "counter" else ""), "", point.numbers[0], None
 
     def _place(self, labels: Labels, size: int, lasting: int, empty: float = 0.0) -> int:
