@@ -122,7 +122,6 @@ class DeepServe:
         self.models = ServedModels(SETTINGS, PREDICTORS)
         self.control = Control(self.models, Workers(FOLDER), SETTINGS.workers, SETTINGS.watch)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self._free_decoders = asyncio.Semaphore(DECODERS)
         self._decoding = 0
         self.shadows: Mapping[str, Shadow] = {
             name: Shadow(name, diversion, self.models, self._decode, self._is_idle)
@@ -193,10 +192,11 @@ class DeepServe:
         if self._decoding >= MOST_DECODING:
             raise Unavailable("Too many large requests are being read.")
         self._decoding += 1
+        pending = [work]
         try:
-            async with self._free_decoders:  # one who leaves before a thread is free takes the request along
-                return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: pending.pop()())
         finally:
+            pending.clear()  # one who leaves before a thread is free takes the request along
             self._decoding -= 1
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
