@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from service.serving.binding import task
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 MODULES = sorted([*ROOT.glob("service/**/*.py"), *ROOT.glob("training/**/*.py")])
 
 

@@ -14,7 +14,8 @@ import pytest
 from service.commands.doctor import LIBRARIES
 from service.engine import gpu
 from service.settings import Settings
-from tests.live.conftest import ROOT, clean_environment
+from tests.live.conftest import clean_environment
+from tests.places import MODELS, ROOT
 
 
 def doctor(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -34,9 +35,9 @@ def checks(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def models(tmp_path: Path) -> Path:
     """Three versions of digits, of which the newest is broken; mammogram; and a folder that is nothing."""
     for version in ("1", "2"):
-        shutil.copytree(ROOT / "models" / "digits" / version, tmp_path / "digits" / version)
-    shutil.copytree(ROOT / "models" / "digits" / "2", tmp_path / "digits" / "3")
-    shutil.copytree(ROOT / "models" / "mammogram", tmp_path / "mammogram")
+        shutil.copytree(MODELS / "digits" / version, tmp_path / "digits" / version)
+    shutil.copytree(MODELS / "digits" / "2", tmp_path / "digits" / "3")
+    shutil.copytree(MODELS / "mammogram", tmp_path / "mammogram")
     (tmp_path / "digits" / "latest").mkdir()
     return tmp_path
 

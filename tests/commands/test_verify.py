@@ -12,9 +12,9 @@ import pytest
 from service.commands.verify import NothingThereError, check
 from service.commands.verify import verify as verify_here
 from service.engine.card import Card, Figure, digests
+from tests.places import MODELS, ROOT
 
-ROOT = Path(__file__).parents[2]
-DIGITS = ROOT / "models" / "digits"
+DIGITS = MODELS / "digits"
 
 
 def verify(*folders: Path | str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def faults(version: Path) -> list[str]:
 def test_what_is_shipped_passes() -> None:
     done = verify("models")
     assert (done.returncode, done.stderr) == (0, "")
-    count = len(list((ROOT / "models").glob("*/*")))
+    count = len(list(MODELS.glob("*/*")))
     assert done.stdout.count("version ") == count
     assert done.stdout.endswith(f"{count} verified, 0 failed\n")
     assert "FAIL" not in done.stdout

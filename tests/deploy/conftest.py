@@ -19,7 +19,8 @@ import httpx
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.places import DIGIT, ROOT
+
 OVERLAYS = sorted(path.parent.name for path in ROOT.glob("deploy/kubernetes/overlays/*/kustomization.yaml"))
 BASE = re.search(r"^ARG PYTHON=(\S+)$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)[1]  # type: ignore[index]
 Manifest = dict[str, Any]
@@ -122,7 +123,7 @@ def wait_until_ready(url: str, seconds: float, log: Callable[[], str]) -> None:
 
 def assert_answers(url: str) -> None:
     """Every model answers, among them the one that reads pictures by OpenCV."""
-    picture = (ROOT / "tests" / "examples" / "digit.jpg").read_bytes()
+    picture = DIGIT.read_bytes()
     digit = httpx.post(f"{url}/v1/digits", content=picture, headers={"Content-Type": "image/jpeg"})
     assert digit.json()["predictions"][0]["digit"] == 7
     review = httpx.post(f"{url}/v1/sentiment", json={"reviews": ["A wonderful film."]})

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import BASE, ROOT, assert_answers, constraints, free_port, pinned, said, wait_until_ready
+from tests.deploy.conftest import BASE, assert_answers, constraints, free_port, pinned, said, wait_until_ready
 from tests.live.conftest import clean_environment
+from tests.places import ROOT
 
 pytestmark = pytest.mark.deploy
 

@@ -22,7 +22,6 @@ import pytest
 import yaml
 
 from tests.deploy.conftest import (
-    ROOT,
     assert_answers,
     constraints,
     container,
@@ -34,6 +33,7 @@ from tests.deploy.conftest import (
     said,
     wait_until_ready,
 )
+from tests.places import MODELS, ROOT
 
 pytestmark = pytest.mark.deploy
 
@@ -116,7 +116,7 @@ def test_it_holds_what_was_committed_and_no_more(podman: str, running: tuple[str
 
 def test_it_serves_models_that_are_mounted(podman: str, image: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    shutil.copytree(ROOT / "models" / "mammogram", tmp_path / "mammogram")
+    shutil.copytree(MODELS / "mammogram", tmp_path / "mammogram")
     port = free_port()
     settings = (f"--env=DEEPSERVE_PORT={port}", "--env=DEEPSERVE_MODELS_DIR=/models", f"--volume={tmp_path}:/models:ro")
     made = said(podman, "run", "--detach", "--network=host", "--no-healthcheck", *HARDENED, *settings, image)

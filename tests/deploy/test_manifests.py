@@ -7,7 +7,8 @@ import pytest
 
 from service.settings import PREFIX, Settings
 from service.telemetry import metrics
-from tests.deploy.conftest import OVERLAYS, ROOT, Manifest, container, only, render
+from tests.deploy.conftest import OVERLAYS, Manifest, container, only, render
+from tests.places import ROOT
 
 LONGEST_START = 60.0
 """Seconds from the start of a container on a core of its own to its first answer, with a lot to spare: 6 measured."""

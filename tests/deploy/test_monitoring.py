@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from service.telemetry import metrics
-from tests.deploy.conftest import ROOT, program
+from tests.deploy.conftest import program
 from tests.live.conftest import serving
+from tests.places import ROOT
 
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "deepserve.yaml").read_text())

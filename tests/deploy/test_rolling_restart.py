@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from load_tests import questions
-from tests.deploy.conftest import ROOT, program
+from tests.deploy.conftest import program
 from tests.live.conftest import clean_environment
+from tests.places import ROOT
 
 pytestmark = pytest.mark.deploy
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.conftest import OVERLAYS, ROOT, Manifest, program, render
+from tests.deploy.conftest import OVERLAYS, Manifest, program, render
+from tests.places import ROOT
 
 pytestmark = pytest.mark.deploy
 

@@ -18,8 +18,8 @@ from service.engine import gpu
 from service.engine.card import Card
 from service.engine.fixed_shapes import BATCH, SHORTEST, FixedShapes, padded_size
 from service.engine.inference import Runtime, Session, SessionError
+from tests.places import MODELS
 
-MODELS = Path(__file__).parent.parent.parent / "models"
 DIGITS = MODELS / "digits" / "2"
 SENTIMENT = MODELS / "sentiment" / "1"
 EVERY = sorted(card.parent for card in MODELS.glob("*/*/card.json"))

@@ -11,8 +11,7 @@ from service.engine.repository import Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import NotFound, Unavailable
 from service.versions import VersionPolicy
-
-SHIPPED = Path(__file__).parent.parent.parent / "models"
+from tests.places import MODELS
 
 
 def loaded(root: Path, policy: VersionPolicy | None = None) -> Repository:
@@ -43,13 +42,13 @@ def add(models: Path, *numbers: str) -> None:
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """Two versions of digits: the perceptron, twice."""
-    shutil.copytree(SHIPPED / "digits" / "1", tmp_path / "digits" / "1")
+    shutil.copytree(MODELS / "digits" / "1", tmp_path / "digits" / "1")
     add(tmp_path, "2")
     return tmp_path
 
 
 def test_what_is_shipped_is_ready() -> None:
-    repository = loaded(SHIPPED)
+    repository = loaded(MODELS)
     assert repository.ready
     versions = [version for versions in repository.models.values() for version in versions.values()]
     assert all(version.state is State.READY for version in versions), [version.reason for version in versions]

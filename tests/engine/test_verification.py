@@ -16,14 +16,13 @@ from service.engine import gpu
 from service.engine.card import Card, TensorSpec, digests
 from service.engine.inference import Runtime
 from service.engine.verification import VerificationError, verify
-
-SHIPPED = Path(__file__).parent.parent.parent / "models"
+from tests.places import MODELS
 
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
     """The perceptron that reads digits."""
-    return shutil.copytree(SHIPPED / "digits" / "1", tmp_path / "models" / "digits" / "1")
+    return shutil.copytree(MODELS / "digits" / "1", tmp_path / "models" / "digits" / "1")
 
 
 def reseal(version: Path) -> None:
@@ -314,7 +313,7 @@ def relu(version: Path, content: bytes) -> Path:
     version.mkdir()
     (version / "model.onnx").write_bytes(content)
     np.savez(version / "golden.npz", allow_pickle=False, **{"in:x": cases, "out:y": np.maximum(cases, 0)})
-    card = Card.read(SHIPPED / "mammogram" / "1")
+    card = Card.read(MODELS / "mammogram" / "1")
     changes = {"name": "digits", "inputs": (x,), "outputs": (y,), "files": digests(version)}
     card.model_copy(update=changes).write(version)
     return version

@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.places import ROOT
+
 CLIENTS = Path(__file__).parent / "clients"
 """Programs that ask with clients which others have made."""
 CLIENTS_ENVIRONMENT = ROOT / ".venv-clients"

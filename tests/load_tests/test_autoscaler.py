@@ -1,7 +1,6 @@
 """The autoscaler's simulation: it plays by the rules, loses no request, and replicas come no sooner than they can."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from load_tests.autoscaler import HPA, KEDA, TRAFFIC, Replica, Rules, Scaler, Series, day, fixed, simulate, spike
+from tests.places import ROOT
 
-COMPONENTS = Path(__file__).parent.parent.parent / "deploy" / "kubernetes" / "components"
+COMPONENTS = ROOT / "deploy" / "kubernetes" / "components"
 REPLICA = Replica(per_second=100.0, ready_seconds=20.0, most_waiting=200.0)
 
 curves = st.lists(st.floats(0, 1500), min_size=2, max_size=12).map(

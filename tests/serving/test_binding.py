@@ -9,8 +9,7 @@ from service.engine.card import Card
 from service.engine.verification import VerificationError
 from service.predictors.sentiment import SentimentPredictor
 from service.serving.binding import bind, task
-
-MODELS = Path(__file__).parents[2] / "models"
+from tests.places import MODELS
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import pytest
 from service.predictors.digits import DigitsPredictor
 from service.serving.models import ServedModels
 from service.settings import Settings
-from tests.live.conftest import ROOT
+from tests.places import MODELS
 
 NEWER, OLDER = ({"digits": {"version": number, "share": 0.5}} for number in ("2", "1"))
 
 
 def serving(numbers: list[str], **settings: Any) -> ServedModels:
-    models = ServedModels(Settings(models_dir=ROOT / "models", **settings), {"digits": DigitsPredictor})
+    models = ServedModels(Settings(models_dir=MODELS, **settings), {"digits": DigitsPredictor})
     models.load("digits", numbers, None)
     return models
 

@@ -18,11 +18,11 @@ from service.serving.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
 from service.settings import Settings
 from service.telemetry import metrics
 from service.traffic import Diversion
-from tests.live.conftest import ROOT
+from tests.places import MODELS
 
 pytestmark = pytest.mark.anyio
 
-DIGITS, FASHION = (Card.read(ROOT / "models" / name / "1") for name in ("digits", "fashion"))
+DIGITS, FASHION = (Card.read(MODELS / name / "1") for name in ("digits", "fashion"))
 BLANK = {"pictures": np.zeros((1, 28, 28), np.uint8)}
 
 
@@ -66,7 +66,7 @@ def test_what_is_no_answer_to_the_same_question_is_not_compared(others: Tensors)
 
 @pytest.fixture(scope="module")
 def models() -> ServedModels:
-    made = ServedModels(Settings(models_dir=ROOT / "models"), {"digits": DigitsPredictor})
+    made = ServedModels(Settings(models_dir=MODELS), {"digits": DigitsPredictor})
     made.load("digits", ["1", "2"], None)
     return made
 

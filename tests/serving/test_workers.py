@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.serving.workers import Report, WantedModel, Workers
-from tests.live.conftest import ROOT
+from tests.places import ROOT
 
 
 def another(folder: Path, code: str) -> subprocess.Popen[str]:

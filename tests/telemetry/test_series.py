@@ -16,8 +16,7 @@ from service import machine
 from service.telemetry import series
 from service.telemetry.board import Board
 from service.telemetry.series import Counter, Exemplar, Gauge, Histogram
-
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
 
 WORKER = """
 import sys

@@ -14,14 +14,14 @@ from onnx import numpy_helper
 from service.engine.card import GRAPHS, Card, Precision, digests
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
+from tests.places import MODELS
 from training import datasets, export, photographs
 from training.datasets import MNIST, Pictures
 from training.digits import Convolutional, Hyperparameters, augment, fold, multiply_adds
 from training.digits_figures import DIGITS
 from training.loop import follow
 
-MODELS = Path(__file__).parents[2] / "models" / "digits"
-MODEL, BASELINE = MODELS / "2", MODELS / "1"
+MODEL, BASELINE = (MODELS / "digits" / version for version in ("2", "1"))
 
 
 @pytest.fixture(scope="module", params=GRAPHS)

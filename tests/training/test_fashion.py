@@ -1,7 +1,5 @@
 """The generator that is served, from its graph: what it draws, and that its judge can be trusted."""
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -10,13 +8,14 @@ import torch
 
 from service.engine.card import Card
 from service.predictors.fashion import CLASSES, LATENT, FashionPredictor, FashionRequest, latents
+from tests.places import MODELS
 from training import datasets, export, fashion_figures
 from training.datasets import FASHION_MNIST, Pictures
 from training.fashion import Generator
 from training.fashion_figures import JUDGE, diversity, frechet_distance, judgement, mean_distance
 from training.fashion_graph import fold
 
-MODEL = Path(__file__).parents[2] / "models/fashion/1"
+MODEL = MODELS / "fashion" / "1"
 FRESH_SEED = 987_654_321
 A_CLASS = 200
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from service.engine.card import Figure
+from tests.places import MODELS
 from training.int8 import WEIGHT_LEVELS, quantized, settle
 
-MODEL = Path(__file__).parents[2] / "models/digits/1"
+MODEL = MODELS / "digits" / "1"
 RIGHT = Figure(value=0.9, how="a test")
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from service.engine.card import Card, digests
 from service.predictors.mammogram import LEVELS, SEVERITIES
+from tests.places import MODELS, ROOT
 from training import datasets, evaluate, export
 from training.datasets import Masses
 from training.mammogram import (
@@ -32,8 +33,7 @@ from training.mammogram import (
 from training.mammogram_figures import measure
 from training.run import Run
 
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "models/mammogram/1"
+MODEL = MODELS / "mammogram" / "1"
 NAN = np.nan
 
 Floats = npt.NDArray[np.float32]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from service.engine.card import GRAPHS, Card, Precision, digests
 from service.predictors.sentiment import ReviewReader, pad
+from tests.places import MODELS
 from training import datasets, export, sentiment_graph
 from training.datasets import Reviews
 from training.sentiment import SMOKE, Hyperparameters, fit_blend
@@ -24,7 +25,7 @@ from training.sentiment_counts import LinearModel, bigrams, count, distinct, fit
 from training.sentiment_figures import CLASSES
 from training.sentiment_network import Linear, Recurrent, Sentiment, Table
 
-MODEL = Path(__file__).parents[2] / "models/sentiment/1"
+MODEL = MODELS / "sentiment" / "1"
 MEGABYTE = 2**20
 
 Judge = Callable[[str], float]

@@ -10,9 +10,9 @@ import pytest
 
 from service.engine.inference import Runtime
 from service.engine.repository import Repository
+from tests.places import ROOT
 from training.__main__ import TRAINERS
 
-ROOT = Path(__file__).parent.parent.parent
 SERVED = sorted(TRAINERS.keys() - {"fashion-judge"})
 
 
