@@ -31,7 +31,7 @@ bench: .venv/dev
 
 # PORT= of the server, CLIENTS= processes that ask.
 load: load_tests/results/questions.jsonl
-	$(BIN)/locust --config load_tests/locust.conf $(if $(PORT),--host http://127.0.0.1:$(PORT)) $(if $(CLIENTS),--processes $(CLIENTS)) $(OPTIONS)
+	$(BIN)/locust --config load_tests/users/locust.conf $(if $(PORT),--host http://127.0.0.1:$(PORT)) $(if $(CLIENTS),--processes $(CLIENTS)) $(OPTIONS)
 
 knee: load_tests/results/questions.jsonl
 	$(BIN)/python -m load_tests.knee $(OPTIONS)

@@ -1,1 +1,1 @@
-"""Load tests: the benchmark against the ceiling and against other servers."""
+"""Load tests: four commands, a folder each, and what they share: questions, servers, an open loop, histograms."""

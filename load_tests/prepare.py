@@ -18,7 +18,6 @@ import onnxruntime as ort
 
 from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
-from load_tests.scenarios import BODIES
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card
 from service.engine.layout import versions
@@ -30,6 +29,8 @@ from training.datasets import DataError
 
 COUNT = 256
 """Questions of a task."""
+REVIEWS = 512
+"""Different ones in all questions."""
 SIZES = (1, 1, 1, 1, 1, 1, 1, 8)
 """Items of a request, in turn."""
 
@@ -109,7 +110,7 @@ def _digits() -> Iterator[Request]:
 
 
 def _sentiment() -> Iterator[Request]:
-    texts = cycle(inputs.reviews(BODIES))
+    texts = cycle(inputs.reviews(REVIEWS))
     return (Request({"reviews": list(islice(texts, size))}) for size in cycle(SIZES))
 
 

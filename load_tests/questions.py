@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-FILE = Path(__file__).parent / "results" / "questions.jsonl"
+from load_tests.machine import OUT
+
+FILE = OUT / "questions.jsonl"
 TASKS = ("digits", "sentiment", "mammogram", "fashion")
 TOLERANCE = 1e-3
 """Between figures."""

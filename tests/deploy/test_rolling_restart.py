@@ -104,7 +104,7 @@ class Load:
         self._figures = folder / "load"
         options = ("--users", USERS, "--shape", "soak", "--run-time", "200s", "--loglevel", "WARNING")
         files = ("--csv", str(self._figures), "--html", str(folder / "load.html"))
-        command = [sys.executable, "-m", "locust", "--config", "load_tests/locust.conf", "--host", url]
+        command = [sys.executable, "-m", "locust", "--config", "load_tests/users/locust.conf", "--host", url]
         self._process = subprocess.Popen([*command, *options, *files], cwd=ROOT)
 
     def stop(self) -> tuple[int, int]:

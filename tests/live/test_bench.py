@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from load_tests.overload import overload
-from load_tests.scenarios import Scenario, digits, sentiment
+from load_tests.bench.overload import overload
+from load_tests.bench.scenarios import Scenario, digits, sentiment
 
 
 @pytest.mark.parametrize("scenario", [digits, sentiment])

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from load_tests.knee import Target
+from load_tests.knee.round import Target
 from load_tests.prepare import main as prepare
 from load_tests.questions import TASKS, Question, read
 from tests.live.conftest import ROOT, clean_environment
@@ -24,7 +24,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def locust(server: str, questions: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """A run of two seconds; its reports lie beside the questions."""
-    command = [sys.executable, "-m", "locust", "--config", "load_tests/locust.conf", "--host", server]
+    command = [sys.executable, "-m", "locust", "--config", "load_tests/users/locust.conf", "--host", server]
     files = ["--questions", questions, "--html", questions.with_name("load.html"), "--csv", questions.with_name("load")]
     return subprocess.run(
         [*command, *map(str, files), "--run-time", "2s", "--users", "10", *options],
@@ -39,8 +39,9 @@ def locust(server: str, questions: Path, *options: str) -> subprocess.CompletedP
 
 def test_users_of_every_task_over_two_processes_all_get_their_own_right_answers(server: str, questions: Path) -> None:
     easy = ",".join(f"{task}=10000" for task in TASKS)
-    done = locust(server, questions, "--processes", "2", "--shape", "soak", "--slo-p99", easy)
+    done = locust(server, questions, "--processes", "2", "--shape", "soak", "--slo-growth", "1000", "--slo-p99", easy)
     assert done.returncode == 0, done.stderr
+    assert "Memory: " in done.stderr
     with questions.with_name("load_stats.csv").open() as file:
         rows = {row["Name"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {*TASKS, "Aggregated"}
@@ -48,10 +49,12 @@ def test_users_of_every_task_over_two_processes_all_get_their_own_right_answers(
     assert "<html" in questions.with_name("load.html").read_text()
 
 
-def test_a_run_that_breaks_an_objective_fails_and_says_which(server: str, questions: Path) -> None:
-    done = locust(server, questions, "--slo-p99", "digits=0.001", "DigitsUser")
+def test_a_run_that_breaks_objectives_fails_and_says_which(server: str, questions: Path) -> None:
+    unkept = ("--slo-p99", "digits=0.001", "--slo-growth", "-1000")
+    done = locust(server, questions, "--shape", "soak", *unkept, "DigitsUser")
     assert done.returncode == 1
     assert "SLO breached: digits: p99 is" in done.stderr
+    assert "SLO breached: the server's memory has grown by" in done.stderr
 
 
 def test_the_answer_to_another_question_is_noticed(client: httpx.Client, questions: Path) -> None:

@@ -9,7 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from load_tests.autoscaler import HPA, KEDA, TRAFFIC, Replica, Rules, Scaler, Series, day, fixed, simulate, spike
+from load_tests.capacity.autoscaler import HPA, KEDA, Rules, Scaler
+from load_tests.capacity.fleet import Replica, fixed, simulate
+from load_tests.capacity.traffic import TRAFFIC, Series, day, spike
 from tests.places import ROOT
 
 COMPONENTS = ROOT / "deploy" / "kubernetes" / "components"

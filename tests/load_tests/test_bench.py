@@ -10,15 +10,15 @@ import httpx
 import numpy as np
 import pytest
 
-from load_tests.alone import alone
-from load_tests.bench import main
-from load_tests.goals import Goal, goals
-from load_tests.load import Load, check_tools
-from load_tests.overload import Overload
+from load_tests.bench.__main__ import main
+from load_tests.bench.alone import alone
+from load_tests.bench.goals import Goal, goals
+from load_tests.bench.load import Load, check_tools
+from load_tests.bench.overload import Overload
+from load_tests.bench.report import publish
+from load_tests.bench.results import Record, Results, Standings, Strain
+from load_tests.bench.scenarios import WrongAnswer, digits
 from load_tests.processes import Memory, ServerError, free_ports, running
-from load_tests.report import publish
-from load_tests.results import Record, Results, Standings, Strain
-from load_tests.scenarios import WrongAnswer, digits
 from load_tests.subjects import BARE, PEERS, peers
 
 CORES = sorted(os.sched_getaffinity(0))[:1]

@@ -1,14 +1,17 @@
 """Capacity: what is planned keeps the bound, what the queue promised too much is taken off, and the report is whole."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from load_tests.capacity import HEADS, Cost, main, plan
-from load_tests.queueing import Station
+from load_tests.capacity.__main__ import main
+from load_tests.capacity.plan import Cost, plan
+from load_tests.capacity.queueing import Station
+from load_tests.capacity.report import HEADS
+from load_tests.knee.result import Knee, write
 from tests.load_tests.test_knee import CALM, KNEE
 
 SERVICE = np.array([0.001] * 7 + [0.003])
@@ -18,10 +21,9 @@ def cost(knee: float) -> Cost:
     return Cost("digits", SERVICE, knee, bound=0.05, seconds_to_ready=4.5)
 
 
-def write(folder: Path, cpu_us: float | None = 300.0) -> None:
-    round_ = {**asdict(CALM), "cpu_us": cpu_us}
-    knee = {**asdict(KNEE), "per_second": 2500.0, "at_knee": [round_] * 3, "lone_ms": [0.4] * 7 + [1.2]}
-    (folder / "knee-digits.json").write_text(json.dumps({"knee": knee}))
+def knee(cpu_us: float | None = 300.0) -> Knee:
+    rounds = [replace(CALM, cpu_us=cpu_us)] * 3
+    return replace(KNEE, per_second=2500.0, at_knee=rounds, lone_ms=[0.4] * 7 + [1.2])
 
 
 def test_a_plan_keeps_the_bound_on_servers_that_are_as_slow_as_measured() -> None:
@@ -39,16 +41,15 @@ def test_a_knee_above_what_the_queue_foresees_promises_nothing() -> None:
     assert plan(cost(2 * cost(1).foreseen_knee), 5000, 0.05, price=0.1) == exact
 
 
-def test_the_service_has_its_mean_from_the_knee_and_its_spread_from_lone_requests(tmp_path: Path) -> None:
-    write(tmp_path)
-    read = Cost.read(tmp_path / "knee-digits.json")
-    assert read.service.mean() == pytest.approx(300e-6)
-    assert read.service.max() / read.service.min() == pytest.approx(3)
-    assert (read.knee, read.bound, read.seconds_to_ready) == (2500, 0.05, 4.5)
+def test_the_service_has_its_mean_from_the_knee_and_its_spread_from_lone_requests() -> None:
+    measured = Cost.of(knee())
+    assert measured.service.mean() == pytest.approx(300e-6)
+    assert measured.service.max() / measured.service.min() == pytest.approx(3)
+    assert (measured.knee, measured.bound, measured.seconds_to_ready) == (2500, 0.05, 4.5)
 
 
 def test_the_report_has_plans_scalers_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path)
+    write(knee(), tmp_path)
     main(["--out", str(tmp_path), "--rates", "100", "10000"])
     printed = capsys.readouterr().out
     assert "knee of one core: 2,500/s measured" in printed
@@ -65,9 +66,9 @@ def test_the_report_has_plans_scalers_and_plots(tmp_path: Path, capsys: pytest.C
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"knee-digits.json is not there: make knee OPTIONS='--tasks digits'"):
         main(["--out", str(tmp_path)])
-    write(tmp_path, cpu_us=None)
-    with pytest.raises(SystemExit, match="run it without --url"):
+    write(knee(cpu_us=None), tmp_path)
+    with pytest.raises(SystemExit, match="without --url"):
         main(["--out", str(tmp_path)])
-    write(tmp_path)
+    write(knee(), tmp_path)
     with pytest.raises(SystemExit, match="without any queue"):
         main(["--out", str(tmp_path), "--slo-ms", "0.1"])

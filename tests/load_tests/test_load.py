@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from load_tests.prepare import questions
 from load_tests.questions import Question, read, write
-from load_tests.shapes import CALM, SHAPES
-from load_tests.slo import Objectives, Seen
+from load_tests.users.memory import growth
+from load_tests.users.shapes import CALM, SHAPES
+from load_tests.users.slo import Objectives, Seen
 
 FIGURES = Question(
     name="digits-3",
@@ -95,6 +96,17 @@ def test_each_objective_that_is_broken_is_named() -> None:
         "digits: 1.100% of 1000 failed, 1.000% may",
         "digits: p99 is 51 ms, 50 ms are allowed",
     ]
+
+
+def test_a_soak_is_held_to_what_the_servers_memory_grows_by_once_it_is_warm() -> None:
+    flat, leak = [100.0] * 20 + [300.0] * 80, [100.0 + 0.5 * second for second in range(100)]
+    assert growth(flat) == 0
+    assert growth(leak) == pytest.approx(30)
+    assert Objectives.parse(0.0, "", growth_mb=40).breaches_of_soak(growth(leak)) == []
+    assert Objectives.parse(0.0, "", growth_mb=20).breaches_of_soak(growth(leak)) == [
+        "the server's memory has grown by 30.0 MB, 20 MB are allowed"
+    ]
+    assert Objectives().breaches_of_soak(growth(leak[:4])) == ["the server's memory was not seen for long enough"]
 
 
 def test_a_run_without_a_request_keeps_no_objective() -> None:

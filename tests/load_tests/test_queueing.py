@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from load_tests.queueing import Seconds, Station, erlang_c, fewest, pooled, separate
+from load_tests.capacity.queueing import Seconds, Station, erlang_c, fewest, pooled, separate
 
 QUANTILES = (np.arange(4000) + 0.5) / 4000
 EXPONENTIAL: Seconds = -np.log1p(-QUANTILES)

@@ -1,4 +1,4 @@
-"""ONNX Runtime alone, in a program of its own: `python -m load_tests.alone GRAPH INPUTS ROWS SECONDS`.
+"""ONNX Runtime alone, in a program of its own: `python -m load_tests.bench.alone GRAPH INPUTS ROWS SECONDS`.
 
 It runs the graph on batches of rows over and over and prints what a row takes, an `Alone` as JSON.
 """

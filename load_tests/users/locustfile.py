@@ -1,11 +1,10 @@
 """`make load`: users of every task, asking at once, every answer checked.
 
-The number of users follows `--shape` up to `--users` over `--run-time`; the run fails if it breaks `--slo-failures` or
-`--slo-p99`. Over several machines: `locust -f load_tests/locustfile.py --worker --master-host ...` on each that asks,
-and on one the options of `load_tests/locust.conf` with `--master --expect-workers N`. All need the file of questions.
+The number of users follows `--shape` up to `--users` over `--run-time`; the options `--slo-...` say when a run fails.
+Over several machines: `locust -f load_tests/users/locustfile.py --worker --master-host ...` on each that asks, and on
+one `--config load_tests/users/locust.conf --master --expect-workers N`. All need the file of questions.
 """
 
-import logging
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -17,10 +16,9 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from load_tests.questions import FILE, Question, read
-from load_tests.shapes import SHAPES
-from load_tests.slo import Objectives, Seen
-
-logger = logging.getLogger(__name__)
+from load_tests.users.judge import Judge
+from load_tests.users.shapes import SHAPES
+from load_tests.users.slo import GROWTH_MB
 
 LOST_SECONDS = 10.0
 """An answer that has not come by then counts as lost."""
@@ -97,6 +95,9 @@ class Shape(LoadTestShape):
 def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--shape", choices=SHAPES, default="steps", help="how the number of users goes on")
     parser.add_argument("--questions", default=str(FILE), help="made by python -m load_tests.prepare")
+    parser.add_argument(
+        "--slo-growth", type=float, default=GROWTH_MB, env_var="SLO_GROWTH", help="megabytes that a soak may add"
+    )
     parser.add_argument("--slo-failures", type=float, default=0.0, env_var="SLO_FAILURES", help="share that may fail")
     parser.add_argument(
         "--slo-p99", default="", env_var="SLO_P99", help="milliseconds at most by task: digits=50,sentiment=120"
@@ -104,8 +105,13 @@ def _add_options(parser: LocustArgumentParser) -> None:
 
 
 def _prepare(environment: Environment, **_: Any) -> None:
-    """Hands out the questions, and ends the program if it could not be told at its end whether all was well."""
-    _objectives(environment)
+    """Hands out the questions, and lets the run be judged where the figures of all are together."""
+    if isinstance(environment.runner, WorkerRunner):
+        environment.process_exit_code = 0
+    else:
+        judge = Judge(_options(environment))
+        environment.events.test_start.add_listener(judge.start)
+        environment.events.quitting.add_listener(judge.end)
     if isinstance(environment.runner, MasterRunner):
         return
     questions = read(Path(_options(environment).questions))
@@ -116,32 +122,6 @@ def _prepare(environment: Environment, **_: Any) -> None:
         user.questions = cycle(questions[user.task])
 
 
-def _judge(environment: Environment, **_: Any) -> None:
-    """Sets the exit code by the objectives, where the figures of all are together."""
-    if isinstance(environment.runner, WorkerRunner):
-        environment.process_exit_code = 0
-        return
-    entries = environment.stats.entries.values()
-    seen = [
-        Seen(one.name, one.num_requests, one.num_failures, float(one.get_response_time_percentile(0.99)))
-        for one in entries
-    ]
-    breaches = _objectives(environment).breaches(seen)
-    for line in breaches:
-        logger.error("SLO breached: %s", line)
-    if not breaches:
-        logger.info("All objectives were kept.")
-    environment.process_exit_code = int(bool(breaches))
-
-
-def _objectives(environment: Environment) -> Objectives:
-    options = _options(environment)
-    try:
-        return Objectives.parse(options.slo_failures, options.slo_p99)
-    except ValueError as error:
-        raise SystemExit(f"--slo-p99: {error}") from error
-
-
 def _options(environment: Environment) -> Any:
     """Locust's own and those added here."""
     return environment.parsed_options
@@ -149,4 +129,3 @@ def _options(environment: Environment) -> Any:
 
 events.init_command_line_parser.add_listener(_add_options)
 events.init.add_listener(_prepare)
-events.quitting.add_listener(_judge)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from load_tests.histograms import scrape
+from load_tests.metrics import histogram
 from load_tests.processes import Process, ServerError, pinned
 
 SCRIPT = Path(__file__).parent / "cycle.lua"
@@ -108,6 +108,6 @@ def _read(server: Process, rows: str | None) -> Meters:
     client = resource.getrusage(resource.RUSAGE_CHILDREN)
     served = (0.0, 0.0)
     if rows is not None:
-        histogram = scrape(server.url, rows)
-        served = (histogram.sum, histogram.count)
+        told = histogram(server.url, rows)
+        served = (told.sum, told.count)
     return Meters(server.cpu_seconds(), client.ru_utime + client.ru_stime, server.cores_busy_seconds(), *served)

@@ -1,4 +1,4 @@
-"""The server's own histograms, read from its `/metrics`, and how far they are from what a client has seen."""
+"""What the server tells of itself at `/metrics`, and how far its histograms are from what a client has seen."""
 
 import math
 from collections import defaultdict
@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from load_tests.processes import ServerError
 
@@ -61,25 +62,35 @@ class Histogram:
         )
 
 
-def scrape(url: str, name: str, **labels: str) -> Histogram:
+def histogram(url: str, name: str, **labels: str) -> Histogram:
     """The histogram `name` of the server at `url`, over all series with these labels.
 
     Raises:
         ServerError: it cannot be reached.
     """
-    try:
-        text = httpx.get(f"{url}/metrics", timeout=10).text
-    except httpx.TransportError as error:
-        raise ServerError(f"/metrics: {error}") from error
-    samples = [
-        sample
-        for family in text_string_to_metric_families(text)
-        if family.name == name
-        for sample in family.samples
-        if labels.items() <= sample.labels.items()
-    ]
+    samples = [sample for sample in _samples(url, name) if labels.items() <= sample.labels.items()]
     buckets: defaultdict[float, float] = defaultdict(float)
     for sample in samples:
         if sample.name == f"{name}_bucket":
             buckets[float(sample.labels["le"])] += sample.value
     return Histogram(dict(buckets), sum(sample.value for sample in samples if sample.name == f"{name}_sum"))
+
+
+def total(url: str, name: str) -> float:
+    """The gauge `name` of the server at `url`, over all series.
+
+    Raises:
+        ServerError: it cannot be reached, or has no such gauge.
+    """
+    samples = _samples(url, name)
+    if not samples:
+        raise ServerError(f"/metrics does not tell {name}")
+    return sum(sample.value for sample in samples)
+
+
+def _samples(url: str, family: str) -> list[Sample]:
+    try:
+        text = httpx.get(f"{url}/metrics", timeout=10).text
+    except httpx.TransportError as error:
+        raise ServerError(f"/metrics: {error}") from error
+    return [sample for each in text_string_to_metric_families(text) if each.name == family for sample in each.samples]

@@ -1,13 +1,8 @@
 """The run as a person reads it: a table, the goals, a file of JSON and a plot."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,10 +10,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from load_tests.goals import goals
-from load_tests.load import Load
-from load_tests.results import BATCHED, OWN_BATCHES, Results, Standings
-from load_tests.subjects import BARE, DEEPSERVE, ROOT
+from load_tests.bench.goals import goals
+from load_tests.bench.load import Load
+from load_tests.bench.results import BATCHED, OWN_BATCHES, Results, Standings
+from load_tests.machine import QUIET, described
+from load_tests.subjects import BARE, DEEPSERVE
 
 COLUMNS: tuple[tuple[str, int, Callable[[Load], float | None]], ...] = (
     ("CPU us a request", BATCHED, lambda load: load.cpu_us),
@@ -32,9 +28,6 @@ COLUMNS: tuple[tuple[str, int, Callable[[Load], float | None]], ...] = (
 )
 """Of the table: at so many connections, this figure of a load."""
 HEADS = ["server", *(name for name, _, _ in COLUMNS), "MB (PSS)", "ready s", "errors"]
-QUIET = 0.03
-"""Share of the server's core that other programs may have."""
-PACKAGES = ("bentoml", "numpy", "onnxruntime", "uvicorn", "uvloop", "httptools")
 
 
 def publish(results: Results, settings: dict[str, Any], out: Path) -> None:
@@ -51,7 +44,7 @@ def publish(results: Results, settings: dict[str, Any], out: Path) -> None:
     print("\n".join(["", "Goals", "", *map(str, reached)]))
     out.mkdir(parents=True, exist_ok=True)
     record = {
-        "machine": machine(),
+        "machine": described(),
         "settings": settings,
         "goals": [asdict(goal) for goal in reached],
         "results": asdict(results),
@@ -59,23 +52,6 @@ def publish(results: Results, settings: dict[str, Any], out: Path) -> None:
     (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
     plot(results, out / "bench.png")
     print(f"\n{out / 'bench.json'}, {out / 'bench.png'}")
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {
-        "processor": model[0].partition(":")[2].strip() if model else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "commit": commit.stdout.strip(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def table(standings: Standings) -> list[str]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from statistics import median
 
-from load_tests.results import BATCHED, Results, Strain
-from load_tests.strain import AFTER_BURST_SECONDS, ROOM, WIDE
+from load_tests.bench.results import BATCHED, Results, Strain
+from load_tests.bench.strain import AFTER_BURST_SECONDS, ROOM, WIDE
 from load_tests.subjects import DEEPSERVE
 
 MOSEC = "mosec"

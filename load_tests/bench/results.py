@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from load_tests.alone import Alone
-from load_tests.load import Load
-from load_tests.overload import Overload
+from load_tests.bench.alone import Alone
+from load_tests.bench.load import Load
+from load_tests.bench.overload import Overload
 from load_tests.processes import Memory
 from load_tests.subjects import BARE
 

@@ -1,6 +1,6 @@
 """More requests than a server can answer: sent at a fixed rate, whatever becomes of those before them.
 
-As a program, `python -m load_tests.overload URL BODIES RATE CONNECTIONS SECONDS` prints an `Overload` as JSON.
+As a program, `python -m load_tests.bench.overload URL BODIES RATE CONNECTIONS SECONDS` prints an `Overload` as JSON.
 """
 
 import asyncio

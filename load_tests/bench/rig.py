@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from load_tests.alone import Alone
-from load_tests.load import Load, post
-from load_tests.overload import Overload
+from load_tests.bench.alone import Alone
+from load_tests.bench.load import Load, post
+from load_tests.bench.overload import Overload
+from load_tests.bench.results import BATCHED
+from load_tests.bench.scenarios import Scenario
+from load_tests.machine import Cores, two_sides
 from load_tests.processes import Process, pinned
-from load_tests.results import BATCHED
-from load_tests.scenarios import Scenario
 from load_tests.subjects import Subject
 
 
@@ -24,8 +25,8 @@ from load_tests.subjects import Subject
 class Rig:
     """What all measurements of a run share."""
 
-    server_cores: tuple[int, ...]
-    client_cores: tuple[int, ...]
+    server_cores: Cores
+    client_cores: Cores
     seconds: int
     """Of one measurement."""
     directory: Path
@@ -33,11 +34,8 @@ class Rig:
 
     @classmethod
     def on_this_machine(cls, seconds: int, directory: Path) -> "Rig":
-        """The first core for the server, the last for the client."""
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < 2:
-            raise SystemExit("the benchmark needs two cores: one for the server, one for the client")
-        return cls((cores[0],), (cores[-1],), seconds, directory)
+        """One core for the server, another for the client."""
+        return cls(*two_sides(), seconds, directory)
 
     def with_two_server_cores(self) -> "Rig":
         """The same, with a second core for the server: the client's own if there is no third."""
@@ -78,7 +76,7 @@ class Trial:
     subject: Subject
     server: Process
     bodies: Path
-    client_cores: tuple[int, ...]
+    client_cores: Cores
     seconds: int
 
     @contextmanager
@@ -109,7 +107,7 @@ class Trial:
         return Overload(**json.loads(printed))
 
 
-def _program(module: str, cores: tuple[int, ...], *arguments: object) -> str:
-    """What `load_tests.<module>` prints, run on these cores."""
-    command = [sys.executable, "-m", f"load_tests.{module}", *map(str, arguments)]
+def _program(module: str, cores: Cores, *arguments: object) -> str:
+    """What `load_tests.bench.<module>` prints, run on these cores."""
+    command = [sys.executable, "-m", f"load_tests.bench.{module}", *map(str, arguments)]
     return subprocess.run(pinned(command, cores), capture_output=True, text=True, check=True).stdout

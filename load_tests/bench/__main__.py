@@ -7,25 +7,24 @@ own, which takes some minutes.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from load_tests import report
-from load_tests.load import check_tools
+from load_tests.bench import report
+from load_tests.bench.load import check_tools
+from load_tests.bench.results import BATCHED, OWN_BATCHES, Record, Results, Standings
+from load_tests.bench.rig import Rig, Trial
+from load_tests.bench.scenarios import Scenario, WrongAnswer, digits, sentiment
+from load_tests.bench.strain import strain
+from load_tests.machine import OUT, say
 from load_tests.processes import ServerError
-from load_tests.results import BATCHED, OWN_BATCHES, Record, Results, Standings
-from load_tests.rig import Rig, Trial
-from load_tests.scenarios import Scenario, WrongAnswer, digits, sentiment
-from load_tests.strain import strain
 from load_tests.subjects import BARE, DEEPSERVE, ROOT, Subject, deepserve, peers
 from training.datasets import DataError
 
 PARTS = ("digits", "sentiment", "strain")
-OUT = Path(__file__).parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -144,11 +143,6 @@ def time_alone(rig: Rig, scenario: Scenario, standings: Standings) -> None:
     own = standings.median(DEEPSERVE, BATCHED, lambda load: load.rows)
     if own is not None:
         standings.alone.setdefault(OWN_BATCHES, []).append(rig.alone(scenario, round(own)))
-
-
-def say(line: str) -> None:
-    """Progress, beside the table."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import time
 from statistics import median
 
-from load_tests.load import Load
-from load_tests.results import BATCHED, Strain
-from load_tests.rig import Rig
-from load_tests.scenarios import Scenario
+from load_tests.bench.load import Load
+from load_tests.bench.results import BATCHED, Strain
+from load_tests.bench.rig import Rig
+from load_tests.bench.scenarios import Scenario
 from load_tests.subjects import deepserve
 
 ROUNDS = 3

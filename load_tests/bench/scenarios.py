@@ -14,10 +14,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from load_tests import inputs
+from load_tests.subjects import ROOT
 from service.engine.card import GRAPHS, Card
 from service.predictors.sentiment import ReviewReader, pad
 
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = ROOT / "models"
 BODIES = 512
 """Different requests of a scenario; wrk sends them in turn."""
 CHECKED = 64

@@ -1,0 +1,1 @@
+"""`make capacity`: what some traffic takes, foreseen from what `make knee` has measured."""

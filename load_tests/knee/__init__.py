@@ -1,0 +1,1 @@
+"""`make knee`: the highest rate of requests at which answers still come in time."""

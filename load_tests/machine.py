@@ -1,0 +1,55 @@
+"""The machine that measures: whose its cores are, how quiet it has to be, what it is, and where the figures go."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+OUT = Path(__file__).parent / "results"
+QUIET = 0.03
+"""Share of the server's core that other programs may have."""
+PACKAGES = ("bentoml", "numpy", "onnxruntime", "uvicorn", "uvloop", "httptools")
+
+Cores = tuple[int, ...]
+
+
+def two_sides() -> tuple[Cores, Cores]:
+    """The cores of the server and of the client: the first, and the last.
+
+    Raises:
+        SystemExit: there is only one.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("it takes two cores: one for the server, one for the client")
+    return (cores[0],), (cores[-1],)
+
+
+def described() -> dict[str, Any]:
+    """What it was measured on, and of which commit."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "processor": model[0].partition(":")[2].strip() if model else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": commit.stdout.strip(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def say(line: str) -> None:
+    """Progress, beside what is printed in the end."""
+    print(line, file=sys.stderr, flush=True)
