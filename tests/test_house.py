@@ -18,7 +18,7 @@ MODULES = sorted([*ROOT.glob("service/**/*.py"), *ROOT.glob("training/**/*.py")]
 
 
 GROUND = "ground"
-GROUND_FLOOR = {"arrays", "call", "errors", "machine", "settings", "traffic", "versions"}
+GROUND_FLOOR = {"arrays", "bins", "call", "errors", "machine", "settings", "traffic", "versions"}
 BELOW = {
     "__main__": {"app", "commands", "telemetry", GROUND},
     "app": {"http", "serving", "telemetry", "predictors", GROUND},

@@ -250,6 +250,7 @@ def write(network: Convolutional, training: Pictures, test: Pictures, h: Hyperpa
     digits_figures.write_card(
         directory,
         title="Digits, convolutional network",
+        training_pictures=training,
         test=test,
         drawn=test[:100] if run.smoke else test,
         figures={

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from torch import nn
 
 from service.arrays import Tensors
-from service.engine.card import GRAPHS, Card, Figure, TensorSpec, Training
+from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
+from service.predictors.digits import DigitsPredictor
 from training import evaluate, export, int8, photographs
 from training.datasets import MNIST, Labels, Pictures
 
@@ -77,6 +78,13 @@ def _measure(graph: Path, test: Pictures, drawn: Pictures, found: npt.NDArray[np
     }
 
 
+def distributions(graph: Path, training: Pictures) -> dict[str, Distribution]:
+    """How the pictures of the training split, and what the graph reads in them, are distributed."""
+    features = DigitsPredictor.features({"pictures": training.pictures})
+    how = f"{len(training):,} pictures of the training split"
+    return evaluate.distributions({**features, PREDICTION: _read(graph, training).argmax(1)}, how)
+
+
 def plot(graph: Path, test: Pictures, history: Sequence[dict[str, float]]) -> None:
     """Learning curve, confusion matrix, reliability diagram and mistakes, beside the graph."""
     directory = graph.parent
@@ -95,6 +103,7 @@ def write_card(
     directory: Path,
     *,
     title: str,
+    training_pictures: Pictures,
     test: Pictures,
     drawn: Pictures,
     figures: Figures,
@@ -118,6 +127,7 @@ def write_card(
         classes=DIGITS,
         figures=measured | figures,
         int8=int8.settle(directory, measured, in_int8, _runs(test), INT8),
+        distributions=distributions(directory / GRAPHS["float32"], training_pictures),
         data=(MNIST.describe(splits),),
         training=training,
         intended_use=intended_use,

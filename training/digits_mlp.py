@@ -73,7 +73,7 @@ def train(h: Hyperparameters, run: Run) -> None:
     network = Perceptron(h.hidden, h.dropout).to(run.device)
     fit(network, training, validation, h, run)
     network.temperature.fill_(evaluate.fit_temperature(logits_of(network, validation), validation.labels))
-    write(network, test, h, run)
+    write(network, training, test, h, run)
 
 
 def fit(network: Perceptron, training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) -> None:
@@ -118,7 +118,7 @@ def logits_of(network: Perceptron, pictures: Pictures) -> npt.NDArray[np.float32
     return network.eval().logits(torch.from_numpy(pictures.pictures).to(device)).float().cpu().numpy()
 
 
-def write(network: Perceptron, test: Pictures, h: Hyperparameters, run: Run) -> None:
+def write(network: Perceptron, training: Pictures, test: Pictures, h: Hyperparameters, run: Run) -> None:
     """Exports, proves, and measures on the test split: the only time that it is looked at."""
     directory = export.start(run.out)
     graph = digits_figures.write_graph(network, directory, test)
@@ -127,6 +127,7 @@ def write(network: Perceptron, test: Pictures, h: Hyperparameters, run: Run) -> 
     digits_figures.write_card(
         directory,
         title="Digits, multi-layer perceptron",
+        training_pictures=training,
         test=test,
         drawn=test[:100] if run.smoke else test,
         figures={

@@ -1,6 +1,6 @@
 """The figures and plots of the model cards, each figure with its 95 % interval."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,14 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure as Drawing
 from scipy import optimize, special, stats
 
-from service.engine.card import Figure
+from service.arrays import Array
+from service.bins import MOST_BINS, count_by_bin
+from service.engine.card import Distribution, Figure
 
 Floats = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int64]
+
+DECILES = np.arange(1, 10) / 10
 
 plt.switch_backend("agg")  # files, never windows
 
@@ -80,6 +84,28 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
         return float((special.logsumexp(scaled, axis=1) - chosen).mean())
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def distributions(features: Mapping[str, Array], how: str) -> dict[str, Distribution]:
+    """How each feature, `[n]` with NaN for what is not known, is distributed.
+
+    Of few different values each has a bin of its own; else the deciles part them.
+    """
+    return {name: _distribution(values.astype(np.float64), how) for name, values in features.items()}
+
+
+def _distribution(values: npt.NDArray[np.float64], how: str) -> Distribution:
+    known = values[~np.isnan(values)]
+    different = np.unique(known)
+    few = len(different) <= MOST_BINS - 1
+    parting = (different[:-1] + different[1:]) / 2 if few else np.quantile(known, DECILES)
+    edges = tuple(sorted(set(map(_short, parting))))
+    shares = tuple(map(_short, count_by_bin(values, edges) / len(values)))
+    return Distribution(edges=edges, shares=shares, rows=len(values), how=how)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def plot_learning_curve(history: Sequence[dict[str, float]], path: Path) -> None:

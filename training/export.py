@@ -13,7 +13,17 @@ import torch
 from torch import nn
 
 from service.arrays import Array, Tensors
-from service.engine.card import FILE_NAME, Card, DataSource, Figure, Int8, TensorSpec, Training, digests
+from service.engine.card import (
+    FILE_NAME,
+    Card,
+    DataSource,
+    Distribution,
+    Figure,
+    Int8,
+    TensorSpec,
+    Training,
+    digests,
+)
 
 OPSET = 18
 TOLERANCE = 1e-5
@@ -129,6 +139,7 @@ def write_card(
     classes: tuple[str, ...],
     figures: dict[str, Figure],
     int8: Int8 | None = None,
+    distributions: Mapping[str, Distribution],
     data: tuple[DataSource, ...],
     training: Training,
     intended_use: str,
@@ -146,6 +157,7 @@ def write_card(
         classes=classes,
         figures=figures,
         int8=int8,
+        distributions=dict(distributions),
         data=data,
         training=training,
         intended_use=intended_use,

@@ -280,6 +280,7 @@ def write(generator: Generator, training: Pictures, test: Pictures, h: Hyperpara
         ),
         classes=CLASSES,
         figures=figures,
+        distributions=fashion_figures.distributions(run.seed),
         data=(
             FASHION_MNIST.describe(
                 {

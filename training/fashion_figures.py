@@ -11,10 +11,13 @@ import numpy.typing as npt
 from scipy import linalg
 from scipy.spatial.distance import pdist
 
-from service.engine.card import Figure
-from service.predictors.fashion import CLASSES, latents
+from service.engine.card import Distribution, Figure
+from service.predictors.fashion import CLASSES, FashionPredictor, latents
 from training import evaluate, export
 from training.datasets import Bytes, Labels, Pictures
+
+LATENTS = 10_000
+"""From which it is measured how those of training are distributed."""
 
 JUDGE = Path(__file__).with_name("fashion_judge.onnx")
 
@@ -69,6 +72,12 @@ def draw(graph: Path, count: int, seed: int) -> Pictures:
         for i in range(0, count, 500)
     ]
     return Pictures(np.concatenate(parts), labels)
+
+
+def distributions(seed: int) -> dict[str, Distribution]:
+    """How latents are distributed that are drawn as in training."""
+    features = FashionPredictor.features({"latent": latents(seed, LATENTS)})
+    return evaluate.distributions(features, f"{LATENTS:,} latents, drawn as in training, with seed {seed}")
 
 
 def _flat(pictures: Bytes) -> Floats:

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from service.engine.card import Card, Figure, TensorSpec, Training
-from service.predictors.mammogram import LEVELS, MEASUREMENTS, SEVERITIES
+from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
+from service.predictors.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramPredictor
 from training import evaluate, export
 from training.datasets import MAMMOGRAPHIC_MASSES, Labels, Masses
 
@@ -82,6 +82,14 @@ def _best_temperature(log_odds: Floats, severity: Labels) -> Figure:
     return Figure(value=temperature, how="what the held-out log-odds had best be divided by; none is applied")
 
 
+def distributions(graph: Path, data: Masses) -> dict[str, Distribution]:
+    """How the masses, and what the graph makes of them, are distributed."""
+    inputs = {INPUT.name: data.masses}
+    (probabilities,) = export.session(graph).run(None, inputs)
+    features = {**MammogramPredictor.features(inputs), PREDICTION: probabilities.argmax(1)}
+    return evaluate.distributions(features, f"all {len(data.masses)} rows")
+
+
 def plot(directory: Path, log_odds: Floats, severity: Labels, history: Sequence[dict[str, float]]) -> None:
     """Learning curve; confusion matrix of the first repeat; reliability diagram of all repeats.
 
@@ -109,6 +117,7 @@ def write_card(directory: Path, log_odds: Floats, data: Masses, folds: int, trai
         outputs=(OUTPUT,),
         classes=SEVERITIES,
         figures=measure(log_odds, data.severity, folds),
+        distributions=distributions(directory / GRAPHS["float32"], data),
         data=(MAMMOGRAPHIC_MASSES.describe(_splits(data, folds, log_odds.shape[1], training.seed)),),
         training=training,
         intended_use="Decision support and teaching: an estimate for a physician to weigh who has seen the mammogram. "

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.arrays import Tensors
-from service.engine.card import GRAPHS, Card, Figure, Training
-from service.predictors.sentiment import MAX_TOKENS
+from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Training
+from service.predictors.sentiment import MAX_TOKENS, SentimentPredictor
 from training import evaluate, export, int8
 from training.datasets import IMDB
 from training.sentiment_corpus import Corpus, by_length, padded
@@ -41,6 +41,17 @@ def measure(graph: Path, test: Corpus) -> dict[str, Figure]:
             evaluate.calibration_error, probabilities[:, 1], test.labels == 1, how=how + "; 10 bins"
         ),
     }
+
+
+def distributions(graph: Path, test: Corpus) -> dict[str, Distribution]:
+    """How reviews, and what the graph makes of them, are distributed.
+
+    Those of the test split are: of the others, which the vocabulary was made from, it knows more words than of any.
+    """
+    features = SentimentPredictor.features({"tokens": padded(test.ids, range(len(test.ids))).numpy()})
+    prediction = _read(graph, test)[0].argmax(1)
+    how = f"{len(test.ids):,} reviews of the test split, from which the vocabulary was not made"
+    return evaluate.distributions({**features, PREDICTION: prediction}, how)
 
 
 def plot(graph: Path, test: Corpus, history: Sequence[dict[str, float]]) -> None:
@@ -79,13 +90,14 @@ def write_card(
         classes=CLASSES,
         figures={**measured, **figures},
         int8=int8.settle(directory, measured, in_int8, _runs(test), INT8),
+        distributions=distributions(directory / GRAPHS["float32"], test),
         data=(
             IMDB.describe(
                 {
                     "training": "the 25,000 training reviews but 123 whose text stands in the test split word for word",
                     "validation": f"{held_out:,} of these, drawn by film with seed {training.seed}: epochs, "
                     "calibration, the weights of the two parts; the served model is then fitted on them too",
-                    "test": "the 25,000 test reviews, for the figures alone",
+                    "test": "the 25,000 test reviews, for the figures and distributions alone",
                 }
             ),
         ),

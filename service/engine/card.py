@@ -4,10 +4,14 @@ Training writes it, the repository holds the graph and the files against it befo
 """
 
 import hashlib
+from itertools import pairwise
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from service.bins import MOST_BINS
 
 FILE_NAME = "card.json"
 
@@ -16,6 +20,9 @@ Precision = Literal["float32", "int8"]
 
 GRAPHS: dict[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """The graph of each precision; float32 is the reference and always there."""
+
+PREDICTION = "prediction"
+"""The feature of a row that is the index of its predicted class."""
 
 
 class Section(BaseModel):
@@ -41,6 +48,29 @@ class Figure(Section):
     low: float | None = None
     high: float | None = None
     how: str
+
+
+class Distribution(Section):
+    """How often a feature, a number of each row, had which value in the data of the version; `how` says in which part.
+
+    Serving holds what it is asked against this, in the same bins: those of `service.bins`.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    """Of the rows, in each bin."""
+    rows: int
+    how: str
+
+    @model_validator(mode="after")
+    def _bins_fit(self) -> Self:
+        if not all(map(isfinite, self.edges)) or any(below >= above for below, above in pairwise(self.edges)):
+            raise ValueError("edges do not ascend")
+        if len(self.shares) != len(self.edges) + 2 or len(self.shares) > MOST_BINS:
+            raise ValueError(f"{len(self.edges)} edges and {len(self.shares)} shares, of at most {MOST_BINS}")
+        if not all(share >= 0 for share in self.shares) or abs(sum(self.shares) - 1) > 1e-3:
+            raise ValueError("the shares do not sum to 1")
+        return self
 
 
 class DataSource(Section):
@@ -97,6 +127,8 @@ class Card(Section):
     """Of the reference."""
     int8: Int8 | None = None
     """None where it was not tried."""
+    distributions: dict[str, Distribution] = {}
+    """By feature of the inputs, and of the `PREDICTION`."""
     data: tuple[DataSource, ...]
     training: Training
     intended_use: str

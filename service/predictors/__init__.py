@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from service.arrays import Tensors
+from service.arrays import Array, Tensors
 
 MAX_ITEMS = 64
 """Most items a single request may hold."""
@@ -95,6 +95,15 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
     @abstractmethod
     def describe(self, outputs: Tensors, facts: FactsT) -> AnswerT:
         """The answer for the graph's outputs, which hold the rows of `decode` in the same order."""
+
+    @staticmethod
+    def features(inputs: Tensors) -> Mapping[str, Array]:  # noqa: ARG004
+        """What of the graph's inputs shows whether they are like those of training, whoever has prepared them.
+
+        Returns:
+            By name, `[n]`: a number of each row, NaN where it is not known.
+        """
+        return {}
 
     @classmethod
     def render(cls, answer: AnswerT, media_type: str) -> tuple[bytes, dict[str, str]]:  # noqa: ARG003

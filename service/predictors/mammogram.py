@@ -4,6 +4,7 @@ Shape, margin and density go by name or by the code that the UCI data set gives 
 the graph takes as it is. BI-RADS is not taken: it is the reader's own assessment of the mass, not a measurement.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.arrays import Tensors
+from service.arrays import Array, Tensors
 from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
 
 MEASUREMENTS = ("age", "shape", "margin", "density")
@@ -107,6 +108,11 @@ class MammogramPredictor(Predictor[MammogramRequest, None, MammogramAnswer]):
                 for benign, malignant in probabilities.tolist()
             ],
         )
+
+    @staticmethod
+    def features(inputs: Tensors) -> Mapping[str, Array]:
+        """The four measurements."""
+        return dict(zip(MEASUREMENTS, inputs["masses"].T, strict=True))
 
 
 def numbers(mass: Mass) -> list[float]:

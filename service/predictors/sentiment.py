@@ -6,7 +6,7 @@ Training reads texts with the same `ReviewReader`, so that both see the same ids
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
-from service.arrays import Tensors
+from service.arrays import Array, Tensors
 from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its batches take a thread per core
@@ -171,3 +171,9 @@ class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAns
                 for (negative, positive), reading in zip(outputs["probabilities"].tolist(), facts, strict=True)
             ],
         )
+
+    @staticmethod
+    def features(inputs: Tensors) -> Mapping[str, Array]:
+        """`tokens`, how many were read; `unknown_tokens`, the share of them that is not in the vocabulary."""
+        tokens = (inputs["tokens"] != PADDING).sum(1)
+        return {"tokens": tokens, "unknown_tokens": (inputs["tokens"] == UNKNOWN).sum(1) / np.maximum(tokens, 1)}

@@ -94,3 +94,11 @@ def test_pixels_of_all_pictures_are_counted_before_any_is_decoded(count: int, er
     Image.new("1", (5000, 5000)).save(buffer, "PNG")  # blank: decoded, it holds no digit
     with pytest.raises(error):
         PREDICTOR.decode(request(*[buffer.getvalue()] * count))
+
+
+def test_ink_and_how_far_it_is_from_the_middle_are_read_off_the_tensors() -> None:
+    blank, dot, full = np.zeros((3, 28, 28), np.uint8)
+    dot[4, 14], full[:] = 255, 255
+    found = PREDICTOR.features({"pictures": np.stack((blank, dot, full))})
+    assert found["ink"] == pytest.approx([0, 255 / 784, 255])
+    assert found["off_centre"] == pytest.approx([0, 10, np.hypot(0.5, 0.5)], abs=1e-4)

@@ -186,3 +186,9 @@ def test_a_grid_is_nearly_square_and_holds_every_picture(count: int) -> None:
 
 def test_png_is_small_enough_to_answer_with() -> None:
     assert len(png(np.zeros((28, 28), np.uint8))) < 200
+
+
+def test_how_long_latents_are_is_read_off_the_tensors(predictor: FashionPredictor) -> None:
+    latent = np.stack([np.zeros(LATENT), np.ones(LATENT), np.full(LATENT, 1e38)]).astype(np.float32)
+    found = predictor.features({"latent": latent, "label": np.zeros(3, np.int64)})
+    assert found["latent_length"] == pytest.approx([0, 8, 8e38])

@@ -166,3 +166,10 @@ def test_python_values_are_held_to_the_same_rules(validate: Callable[[Any], Mamm
     assert validate({"masses": [{"shape": 1}]}).masses[0].shape == 1
     with pytest.raises(ValidationError):
         validate({"masses": [{"shape": True}]})
+
+
+def test_the_measurements_are_read_off_the_tensors_whatever_they_are() -> None:
+    masses = np.array([[67, 4, 5, np.nan], [np.inf, -1, 2.5, 3]], np.float32)
+    found = PREDICTOR.features({"masses": masses})
+    assert list(found) == list(MEASUREMENTS)
+    assert np.array_equal(np.stack(list(found.values()), axis=1), masses, equal_nan=True)

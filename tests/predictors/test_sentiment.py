@@ -197,3 +197,10 @@ def test_the_likelier_label_is_named(positive: float, label: str, confidence: fl
             "truncated": True,
         }
     ]
+
+
+def test_length_and_unknown_words_are_read_off_the_tensors() -> None:
+    tokens = np.array([[5, UNKNOWN, PADDING], [7, 8, 9], [UNKNOWN, PADDING, PADDING], [PADDING] * 3], np.int64)
+    found = PREDICTOR.features({"tokens": tokens})
+    assert found["tokens"].tolist() == [2, 3, 1, 0]
+    assert found["unknown_tokens"].tolist() == [0.5, 0, 1, 0]
