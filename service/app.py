@@ -25,6 +25,7 @@ from starlette.types import ASGIApp
 from service.arrays import Tensors
 from service.call import Call, current_call
 from service.errors import Unavailable
+from service.http.admission import Admission
 from service.http.front_door import FrontDoor
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference
@@ -90,7 +91,8 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         tasks = [TaskEndpoint(api.route, PREDICTORS[name], _instance, SETTINGS) for name, api in self.apis.items()]
         tensors = OpenInference(_instance, SETTINGS)
         tracing = traces.Tracing() if traces.check(os.environ) else None
-        return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, SETTINGS, tracing)
+        admission = Admission(SETTINGS, FOLDER)
+        return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
 
 
 def _instance() -> "DeepServe":

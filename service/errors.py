@@ -108,6 +108,17 @@ class HeadTooLarge(ClientError):
     title = "Request Header Fields Too Large"
 
 
+class TooManyRequests(ServiceError):
+    """The client is over its rate limit; nothing was computed, so it is safe to retry."""
+
+    status = 429
+    title = "Too Many Requests"
+    outcome = "rejected"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
 class Unavailable(ServiceError):
     """The queue is full, the model is not ready or the server drains; nothing was computed, so it is safe to retry."""
 

@@ -2,6 +2,7 @@
 `DEEPSERVE_MAX_BODY_BYTES`. The defaults are right for a laptop.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -84,6 +85,13 @@ class Settings(BaseSettings):
 
     request_timeout: float = Field(30.0, gt=0)
     """Longest time that a request may take, in seconds; clients may ask for less with `X-Request-Timeout`."""
+
+    rate_limit: float = Field(0.0, ge=0, le=1e6)
+    """Requests for predictions that one client may make a second, over all workers; 0 for no limit. A client is an API
+    key; without keys it is the address that connects, which behind a proxy is the proxy's: use keys there."""
+
+    rate_burst: int = Field(default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit"])), ge=1, le=10**6)
+    """Requests that such a client may make at once, after a pause; unless set, those of one second."""
 
     canary: Annotated[dict[ModelName, Diversion], NoDecode] = {}
     """By model, the version that answers a share of the requests which ask for none; the same request id meets the same

@@ -6,7 +6,6 @@ for the pages listed here, so that none of its other routes can be reached.
 
 import asyncio
 import logging
-import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -15,19 +14,18 @@ from functools import partial
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.call import Call, current_call, new_request_id
-from service.errors import DeadlineExceeded, Fault, Invalid, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from service.http.admission import Admission
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
 from service.http.collecting import collect
 from service.http.draining import DRAIN
-from service.http.keys import check_admin_key, check_key
 from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.openapi import api_page, openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
-from service.serving.control import PATIENCE
 from service.settings import Settings
 from service.telemetry import logs, metrics
 from service.telemetry.series import OPENMETRICS, TEXT
@@ -37,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 _BENTOML_PAGES = re.compile(r"/schema\.json|/static_content/swagger-ui(\.css|-bundle\.js)")
 """What BentoML's own app is asked for: what its clients read, and the scripts of the API page."""
-
-LONGEST_CHANGE = 2 * PATIENCE
-"""Seconds that a client may wait for a change of what is served: until it is made, or made and taken back."""
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 
@@ -55,6 +50,7 @@ class FrontDoor:
         tasks: Sequence[TaskEndpoint],
         tensors: OpenInference,
         service: Callable[[], Service],
+        admission: Admission,
         settings: Settings,
         tracing: Tracing | None,
     ) -> None:
@@ -65,17 +61,19 @@ class FrontDoor:
             tasks: the task endpoints, served here.
             tensors: the routes under `/v2`, served here.
             service: gives the models, once start-up is complete.
-            settings: the keys, how long a request may take, and how many are logged.
+            admission: whom it lets in.
+            settings: how long it drains, and how many requests are logged.
             tracing: traces the requests, if they are.
         """
         self._bentoml_app = bentoml_app
         self._tensors = tensors
         self._service = service
+        self._admission = admission
         self._settings = settings
         self._tracing = tracing
         catalogue = Catalogue(lambda: service().models)
         routes = [
-            *(Route(task.route, {"POST": task}) for task in tasks),
+            *(Route(task.route, {"POST": task}, metered=True) for task in tasks),
             Route("/v1/models", {"GET": catalogue.list_models}),
             Route("/", {"GET": _always(api_page())}, public=True),
             Route("/docs.json", {"GET": _always(openapi(tasks))}, public=True),
@@ -102,7 +100,7 @@ class FrontDoor:
         """Answers one request, whatever happens."""
         method, path = scope["method"], scope["path"]
         route = self._find(path)
-        request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive)
+        request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive, scope["client"])
         call = Call(_request_id(request.headers.get(b"x-request-id")), started=time.perf_counter())
         current_call.set(call)  # of this task: `Connection` makes one for each request
         call.trace_id = trace_id(request.headers.get(b"traceparent"))
@@ -163,7 +161,7 @@ class FrontDoor:
             raise MethodNotAllowed(request.method, ", ".join(allowed))
         if route.public:
             return await handler(request, call)
-        seconds = _seconds(request.headers.get(b"x-request-timeout"), self._admit(route, request))
+        seconds = self._admission.admit(route, request)
         # What `asyncio.timeout` does, at a third of its cost.
         task = asyncio.current_task()
         assert task is not None
@@ -176,15 +174,6 @@ class FrontDoor:
             raise DeadlineExceeded("The deadline passed before the answer was ready.") from error
         finally:
             timer.cancel()
-
-    def _admit(self, route: Route, request: HttpRequest) -> float:
-        """Lets a request pass that has a key to the route, and says how many seconds it may take."""
-        key = request.headers.get(b"authorization")
-        if route.admin:
-            check_admin_key(self._settings.admin_keys, key)
-            return LONGEST_CHANGE
-        check_key(self._settings.api_keys, key)
-        return self._settings.request_timeout
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         """Ready when each model has a version that has proved itself, until the server is told to stop."""
@@ -217,20 +206,6 @@ def _refusal(error: ServiceError, path: str, call: Call) -> Reply:
     if path.startswith("/v2"):
         return error_reply(error)
     return Reply(problem(error, call.request_id), PROBLEM, error.status, error.headers)
-
-
-def _seconds(wanted: bytes | None, most: float) -> float:
-    """How long a request may take: what the client asks for, at most what the server allows."""
-    if wanted is None:
-        return most
-    try:
-        seconds = float(wanted)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        fault = Fault(("header", "X-Request-Timeout"), "seconds, above 0")
-        raise Invalid("The request is not valid.", faults=(fault,))
-    return min(seconds, most)
 
 
 def _request_id(given: bytes | None) -> str:

@@ -22,6 +22,8 @@ class HttpRequest:
     headers: dict[bytes, bytes]
     """By lower-case name; of a repeated header the last one."""
     receive: Receive
+    peer: tuple[str, int] | None = None
+    """The address and port that it came from; None if it has none."""
 
     def header(self, name: bytes) -> str:
         """A header's value, empty if there is none."""
@@ -49,10 +51,11 @@ Handler = Callable[[HttpRequest, Call], Awaitable[Reply]]
 @dataclass(frozen=True, slots=True)
 class Route:
     """What answers a path: a handler a method. `template` names it in metrics; `public` ones need no API key,
-    `admin` ones an admin key in its place, and they may take minutes.
+    `admin` ones an admin key in its place, and they may take minutes; `metered` ones count against a client's limit.
     """
 
     template: str
     methods: Mapping[str, Handler]
     public: bool = False
     admin: bool = False
+    metered: bool = False

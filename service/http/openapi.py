@@ -22,7 +22,7 @@ from service.http.v2.openapi import tensor_paths, tensor_schemas
 Document = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{model}"
-_TASK_ERRORS = (400, 401, 404, 405, 413, 415, 422, 503, 504)
+_TASK_ERRORS = (400, 401, 404, 405, 413, 415, 422, 429, 503, 504)
 
 _PROBLEM_SCHEMA: Document = {
     "type": "object",

@@ -15,6 +15,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _BINARY = "application/octet-stream"
 _KEYED = (401, 405, 422, 504)
 _OF_MODEL = (*_KEYED, 404, 503)
+_INFER = (*_OF_MODEL, 400, 413, 415, 429)
 _CHANGE = (*_OF_MODEL, 400, 413)
 
 _TENSOR: Document = {
@@ -80,7 +81,7 @@ def tensor_paths() -> Document:
 
 
 def _of_model(path: str, *names: str) -> Document:
-    infer = _operation("Tensors in, tensors out.", names, "InferRequest", "InferAnswer", (400, 413, 415, *_OF_MODEL))
+    infer = _operation("Tensors in, tensors out.", names, "InferRequest", "InferAnswer", _INFER)
     infer["parameters"] += [
         {
             "name": "Inference-Header-Content-Length",

@@ -84,8 +84,8 @@ class OpenInference:
         }
         self._model_routes = {
             tail: (
-                Route(f"/v2/models/{{name}}{tail}", methods),
-                Route(f"/v2/models/{{name}}/versions/{{version}}{tail}", methods),
+                Route(f"/v2/models/{{name}}{tail}", methods, metered="POST" in methods),
+                Route(f"/v2/models/{{name}}/versions/{{version}}{tail}", methods, metered="POST" in methods),
             )
             for tail, methods in of_model.items()
         }

@@ -1,0 +1,68 @@
+"""A client that asks too often is told when to come again, whichever worker it meets, and the others are served."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.live.conftest import serving
+from tests.live.test_contract import problem
+from tests.live.test_openinference import picture, refused
+
+RATE, BURST = 0.5, 10
+MASSES = {"masses": [{"age": 50}]}
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of two workers that limits what a key may ask."""
+    log = tmp_path_factory.mktemp("limited") / "log"
+    settings = {"rate_limit": str(RATE), "rate_burst": str(BURST), "api_keys": "greedy,v2,calm,counted"}
+    with serving(log, workers="2", threads="1", **settings) as url:
+        yield url
+
+
+def asking(url: str, key: str) -> httpx.Client:
+    """A client with a connection for each request, so that many reach every worker."""
+    headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
+    return httpx.Client(base_url=url, headers=headers, timeout=30)
+
+
+def test_a_client_over_its_limit_is_told_when_to_come_again_and_no_other(limited: str) -> None:
+    with asking(limited, "greedy") as greedy, asking(limited, "calm") as calm, ThreadPoolExecutor(8) as pool:
+        began = time.monotonic()
+        answers = list(pool.map(lambda _: greedy.post("/v1/mammogram", json=MASSES), range(60)))
+        passed = sum(answer.status_code == 200 for answer in answers)
+        # Each of two workers may let one more pass at the same instant.
+        assert BURST <= passed <= BURST + RATE * (time.monotonic() - began) + 2
+        for answer in answers:
+            if answer.status_code != 200:
+                problem(answer, 429)
+                assert 1 <= int(answer.headers["retry-after"]) <= 1 / RATE
+        assert calm.post("/v1/mammogram", json=MASSES).status_code == 200
+        for path in ("/v1/models", "/v1/models/digits", "/v2/models/digits", "/readyz", "/metrics", "/docs.json"):
+            assert greedy.get(path).status_code == 200
+        time.sleep(1 / RATE)
+        assert greedy.post("/v1/mammogram", json=MASSES).status_code == 200
+
+
+def test_tensors_are_counted_too_and_refused_as_their_protocol_has_it(limited: str) -> None:
+    with asking(limited, "v2") as client:
+        answers = [client.post("/v2/models/digits/infer", json={"inputs": [picture()]}) for _ in range(BURST + 5)]
+    assert [answer.status_code for answer in answers[:BURST]] == [200] * BURST
+    assert "0.5 requests a second" in refused(answers[-1], 429)
+    assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+def test_those_who_are_turned_away_for_want_of_a_key_use_nothing_up(limited: str) -> None:
+    with asking(limited, "wrong") as stranger, asking(limited, "counted") as client:
+        assert {stranger.post("/v1/mammogram", json=MASSES).status_code for _ in range(2 * BURST)} == {401}
+        assert {client.post("/v1/mammogram", json=MASSES).status_code for _ in range(BURST)} == {200}
+        assert client.post("/v1/mammogram", json=MASSES).status_code == 429
+        # By no model: what a client spoils for itself is not held against the server's objectives.
+        rejected = 'deepserve_requests_total{model="",outcome="rejected",route="/v1/mammogram",version=""} '
+        end = time.monotonic() + 10
+        while rejected not in client.get("/metrics").text:  # it is counted once it is answered
+            assert time.monotonic() < end
