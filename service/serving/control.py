@@ -1,13 +1,15 @@
 """What this worker serves, brought to what all workers are to serve, while requests flow.
 
 Every worker looks a few times a second whether that has changed, and loads and unloads, one worker after the other so
-that the rest serve at full speed. A change is done once every living worker has made it. One that starts later, after a
-crash say, serves the same: it chooses among the versions that were there when they were last asked for.
+that the rest serve at full speed. A change is done once every worker has made it. One that starts later, after a crash
+say, serves the same: it chooses among the versions that were there when they were last asked for. One that is stopped,
+or hangs, is not waited for: the server is not ready until it makes the change too, or is killed.
 """
 
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from msgspec.structs import replace
@@ -20,6 +22,8 @@ from service.versions import VersionPolicy
 
 LOOK = 0.2
 """Seconds between looks at what is wanted."""
+BEAT = 1.0
+"""Seconds between signs of life."""
 RETRY = 2.0
 """Seconds after which a look that failed is taken again."""
 PATIENCE = 300.0
@@ -120,7 +124,30 @@ class Control:
         return VersionPolicy.parse(model.policy)
 
     async def follow(self) -> None:
-        """Makes the changes that any worker asks for, until it is cancelled."""
+        """Makes the changes that any worker asks for, and shows that this one is at work, until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._show_life())
+            tasks.create_task(self._look())
+
+    def close(self) -> None:
+        """Takes this worker from among the others."""
+        self._workers.leave()
+
+    async def _show_life(self) -> None:
+        """Tells the other workers that the event loop turns, and the log of those that tell so no more."""
+        silent: set[str] = set()
+        while True:
+            with suppress(OSError):  # the folder cannot be written for a moment, say
+                self._workers.beat()
+                before, silent = silent, self._workers.silent()
+                for worker in silent - before:
+                    logger.error("%s is silent: no change waits for it, and the server is not ready", worker)
+                for worker in before - silent:
+                    logger.warning("%s is silent no more", worker)
+            await asyncio.sleep(BEAT)
+
+    async def _look(self) -> None:
+        """Brings the models to what is wanted, whenever that changes."""
         loop = asyncio.get_running_loop()
         next_watch, found = loop.time() + self._watch, None
         while True:
@@ -136,10 +163,6 @@ class Control:
             except Exception:  # a folder that cannot be read for a moment, say
                 logger.exception("the models are not yet as they are wanted")
                 await asyncio.sleep(RETRY)
-
-    def close(self) -> None:
-        """Takes this worker from among the others."""
-        self._workers.leave()
 
     def _serves(self, name: str) -> bool:
         known = self._models.repository.models.get(name, {})
@@ -167,7 +190,7 @@ class Control:
 
     def _take_turn(self) -> None:
         """Brings the models to what is wanted while no other worker does so."""
-        with self._workers.holding("turn"):
+        with self._workers.turn():
             self._bring()
 
     def _bring(self) -> None:

@@ -2,12 +2,14 @@
 
 `wanted.json` is what all of them are to serve; its generation rises with each change, and who makes one holds a lock.
 Each worker has a report, of what it has done of that, and a lock that ends with it: a report without is a dead one's.
+The time of the lock's file is the worker's pulse: one that lives without, because it is stopped or hangs, is silent.
 """
 
 import atexit
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,11 @@ from typing import IO
 
 import msgspec
 
+SILENCE = 10.0
+"""Seconds after which a worker that has not been heard of is not waited for."""
+
+_LOOK = 0.05
+"""Seconds between looks whether it is this worker's turn."""
 _FOLDER = "_DEEPSERVE_WORKERS"
 """The environment variable by which workers inherit their folder."""
 
@@ -101,7 +108,7 @@ class Workers:
         Args:
             edit: called while nobody else makes a change.
         """
-        with self.holding("change"):
+        with _locked(self._folder / "change.lock"):
             before = self.wanted() or Wanted(0, {})
             if not (changes := edit(before.models)):
                 return before.generation
@@ -119,15 +126,30 @@ class Workers:
         self._write(self._folder / f"{self._name}.json", report)
 
     def reports(self) -> list[Report]:
-        """Of every living worker, this one included."""
-        living = [path.with_suffix(".json") for path in self._folder.glob("worker-*.lock") if _is_alive(path)]
-        return [_read(path) for path in living]
+        """Of every living worker that is not silent, this one included."""
+        return [_read(lock.with_suffix(".json")) for lock in self._living() if not _is_silent(lock)]
+
+    def beat(self) -> None:
+        """Shows that this worker is at work. It is silent if it stops to, not before it begins to."""
+        now = time.monotonic_ns()  # the same clock in all of them, and nobody sets it
+        os.utime(self._lock, ns=(now, now))
+
+    def silent(self) -> set[str]:
+        """The names of the living workers that have fallen silent."""
+        return {lock.stem for lock in self._living() if _is_silent(lock)}
 
     @contextmanager
-    def holding(self, what: str) -> Iterator[None]:
-        """Waits until no other worker holds `what`, and holds it."""
-        with _locked(self._folder / f"{what}.lock"):
+    def turn(self) -> Iterator[None]:
+        """Waits until no other worker has the turn, and has it; one that keeps it for long is not waited for."""
+        with (self._folder / "turn.lock").open("ab") as file:
+            end = time.monotonic() + SILENCE
+            while not _lock(file) and time.monotonic() < end:
+                time.sleep(_LOOK)
             yield
+
+    def _living(self) -> list[Path]:
+        """Their locks."""
+        return [lock for lock in self._folder.glob("worker-*.lock") if _is_alive(lock)]
 
     def _write(self, path: Path, content: msgspec.Struct) -> None:
         """In one step: nobody reads half of it."""
@@ -142,16 +164,31 @@ def _locked(path: Path) -> IO[bytes]:
     return file
 
 
+def _lock(file: IO[bytes]) -> bool:
+    """Whether nobody else has it locked, so that it is locked now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _is_alive(lock: Path) -> bool:
     """Whether the worker that made `lock` is; what a dead one left is removed."""
-    try:
-        with lock.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+    with lock.open("ab") as file:
+        if not _lock(file):
+            return True
     lock.with_suffix(".json").unlink(missing_ok=True)
     lock.unlink(missing_ok=True)
     return False
+
+
+def _is_silent(lock: Path) -> bool:
+    """Whether a worker has a pulse no more. One that is still starting has none yet: its lock is as old as today."""
+    try:
+        return time.monotonic_ns() - lock.stat().st_mtime_ns > SILENCE * 1e9
+    except FileNotFoundError:  # it has just ended
+        return False
 
 
 def _read(path: Path) -> Report:

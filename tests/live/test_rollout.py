@@ -373,6 +373,21 @@ def test_a_worker_that_is_starting_makes_the_changes_that_come_meanwhile(url: st
     assert mammogram(url) == {503}
 
 
+def test_a_worker_that_is_stopped_holds_up_no_change_and_makes_it_when_it_goes_on(url: str) -> None:
+    worker = workers(url)[0]
+    worker.suspend()
+    try:
+        assert order(url, "unload", "mammogram").status_code == 200  # it takes a minute at most
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert mammogram(url) == {503}
+    finally:
+        worker.resume()
+    until(lambda: httpx.get(f"{url}/readyz").is_success)
+    until(lambda: mammogram(url) == {503})
+    assert order(url, "load", "mammogram").status_code == 200
+    assert mammogram(url) == {200}
+
+
 def test_what_is_replaced_is_given_back(url: str, models: Path) -> None:
     """Ten reloads of a model of 1 MB, 40 MB in memory."""
     with Traffic(url, {"2": CNN}) as traffic:

@@ -1,12 +1,15 @@
 """What workers tell each other reaches all of them, and a dead one is not waited for."""
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from service.serving import workers
 from service.serving.workers import Report, WantedModel, Workers
 from tests.places import ROOT
 
@@ -29,24 +32,67 @@ input()
     return process
 
 
+def generations(workers: Workers) -> list[int]:
+    return sorted(report.generation for report in workers.reports())
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Workers]:
     """This process, among the workers that share a folder."""
-    workers = Workers(tmp_path)
-    yield workers
-    workers.leave()
-    assert workers.reports() == []
+    joined = Workers(tmp_path)
+    yield joined
+    joined.leave()
+    assert joined.reports() == []
 
 
 def test_every_living_worker_is_heard(here: Workers, tmp_path: Path) -> None:
     here.report(Report(1, ready=True))
     with another(tmp_path, "me.report(Report(2, ready=False, failures={'digits': 'no'}))") as there:
-        assert sorted(report.generation for report in here.reports()) == [1, 2]
+        assert generations(here) == [1, 2]
         there.kill()
         there.wait()
         assert here.reports() == [Report(1, ready=True)]
     assert {path.name.split("-")[0] for path in tmp_path.glob("*.json")} == {"worker"}
     assert len(list(tmp_path.glob("worker-*"))) == 2  # of this one
+
+
+def test_one_that_lives_and_is_silent_is_not_waited_for(
+    here: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "SILENCE", 0.5)
+    here.report(Report(1))
+    with another(tmp_path, "me.report(Report(2))") as there:
+        time.sleep(0.6)
+        assert len(here.reports()) == 2, "one that starts has shown no life yet, and is waited for"
+        there.communicate("\n")
+    code = "import threading, time\nme.report(Report(3))\nme.beat()"
+    forever = "threading.Thread(target=lambda: [(me.beat(), time.sleep(0.1)) for _ in range(600)], daemon=True).start()"
+    with another(tmp_path, f"{code}\n{forever}") as there:
+        time.sleep(0.6)
+        assert generations(here) == [1, 3]
+        assert here.silent() == set()
+        there.send_signal(signal.SIGSTOP)
+        time.sleep(0.6)
+        assert generations(here) == [1]
+        assert here.silent() == {f"worker-{there.pid}"}
+        there.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+        assert generations(here) == [1, 3]
+        assert here.silent() == set()
+        there.communicate("\n")
+
+
+def test_one_that_keeps_its_turn_is_not_waited_for_without_end(
+    here: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "SILENCE", 0.5)
+    with another(tmp_path, "turn = me.turn()\nturn.__enter__()") as there:
+        began = time.monotonic()
+        with here.turn():
+            assert time.monotonic() - began >= 0.5
+        there.kill()
+    with here.turn():
+        pass
 
 
 def test_one_that_has_said_nothing_yet_is_not_ready(here: Workers) -> None:
