@@ -37,6 +37,7 @@ from service.predictors.sentiment import SentimentPredictor
 from service.serving.binding import AnyPredictor
 from service.serving.control import Control
 from service.serving.models import ServedModels, ServedVersion
+from service.serving.readiness import Readiness
 from service.serving.shadow import Shadow
 from service.serving.workers import Workers, shared_folder
 from service.settings import settings
@@ -122,7 +123,9 @@ class DeepServe:
         """Loads, verifies and warms every model."""
         metrics.share(FOLDER)
         self.models = ServedModels(SETTINGS, PREDICTORS)
-        self.control = Control(self.models, Workers(FOLDER), SETTINGS.workers, SETTINGS.watch)
+        workers = Workers(FOLDER)
+        self.readiness = Readiness(workers, SETTINGS.workers)
+        self.control = Control(self.models, workers, SETTINGS.watch)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._decoding = 0
         self.shadows: Mapping[str, Shadow] = {

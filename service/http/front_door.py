@@ -14,7 +14,7 @@ from functools import partial
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.call import Call, current_call, new_request_id
-from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServiceError
 from service.http.admission import Admission
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
@@ -176,10 +176,9 @@ class FrontDoor:
             timer.cancel()
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
-        """Ready when each model has a version that has proved itself, until the server is told to stop."""
+        """Ready when all workers serve the same and each model has a version, until the server is told to stop."""
         DRAIN.check_not_under_way()
-        if not self._service().control.ready:
-            raise Unavailable("Not every model is ready; /v1/models says which and why.")
+        self._service().readiness.check()
         return _OK
 
 

@@ -3,7 +3,7 @@
 Every worker looks a few times a second whether that has changed, and loads and unloads, one worker after the other so
 that the rest serve at full speed. A change is done once every worker has made it. One that starts later, after a crash
 say, serves the same: it chooses among the versions that were there when they were last asked for. One that is stopped,
-or hangs, is not waited for: the server is not ready until it makes the change too, or is killed.
+or hangs, is not waited for: it makes the change when it goes on.
 """
 
 import asyncio
@@ -35,18 +35,16 @@ logger = logging.getLogger(__name__)
 class Control:
     """Changes of what is served, for all workers of a server."""
 
-    def __init__(self, models: ServedModels, workers: Workers, count: int, watch: float) -> None:
+    def __init__(self, models: ServedModels, workers: Workers, watch: float) -> None:
         """Loads what is wanted; if nobody has said yet, all that there is.
 
         Args:
             models: of this worker.
             workers: the others.
-            count: how many there should be.
             watch: seconds between looks for changed files; 0 for none.
         """
         self._models = models
         self._workers = workers
-        self._count = count
         self._watch = watch
         self._made: dict[str, int] = {}
         """By model, the generation that this worker has brought it to."""
@@ -57,12 +55,6 @@ class Control:
         everything = {name: WantedModel(fingerprints) for name, fingerprints in found.items()}
         workers.change(lambda known: {} if known else everything)
         self._bring()
-
-    @property
-    def ready(self) -> bool:
-        """Whether every worker is there and ready."""
-        reports = self._workers.reports()
-        return len(reports) >= self._count and all(report.ready for report in reports)
 
     async def load(self, name: str, policy: VersionPolicy | None = None) -> None:
         """Loads a model, or reloads what has changed of it, in every worker.
@@ -206,7 +198,11 @@ class Control:
                 if failures := self._bring_model(name, model):
                     self._failures[name] = failures
                 self._made[name] = model.generation
-        self._workers.report(Report(wanted.generation, self._models.repository.ready, dict(self._failures)))
+        repository = self._models.repository
+        serves = frozenset(
+            (name, each.version) for name in repository.models for each in repository.ready_versions(name)
+        )
+        self._workers.report(Report(wanted.generation, repository.ready, serves, dict(self._failures)))
         self._seen = seen
 
     def _bring_model(self, name: str, model: WantedModel) -> str:

@@ -57,6 +57,8 @@ class Report(msgspec.Struct, frozen=True):
     """The last that it has seen to."""
     ready: bool = False
     """Whether each model has a version that is ready."""
+    serves: frozenset[tuple[str, str]] = frozenset()
+    """Model and number of each version that is."""
     failures: dict[str, str] = {}
     """By model, what went wrong when it was last asked for."""
 

@@ -156,10 +156,15 @@ def states(url: str, name: str) -> dict[str, str]:
     return {each["version"]: each["state"] for each in index(url, name)}
 
 
-def of_every_worker(url: str, path: str, body: dict[str, Any]) -> list[httpx.Response]:
+def of_every_worker(url: str, path: str, body: dict[str, Any] | None = None) -> list[httpx.Response]:
     """The answers over so many new connections that every worker gives some."""
     with httpx.Client(base_url=url, headers={"Connection": "close"}) as client:
-        return [client.post(path, json=body) for _ in range(12 * WORKERS)]
+        return [client.request("POST" if body else "GET", path, json=body) for _ in range(12 * WORKERS)]
+
+
+def statuses(url: str, path: str, body: dict[str, Any] | None = None) -> set[int]:
+    """How requests to every worker end."""
+    return {answer.status_code for answer in of_every_worker(url, path, body)}
 
 
 def answering(url: str) -> set[str]:
@@ -170,8 +175,7 @@ def answering(url: str) -> set[str]:
 
 def mammogram(url: str) -> set[int]:
     """How requests for mammogram end."""
-    masses = {"masses": [{"age": 50}]}
-    return {answer.status_code for answer in of_every_worker(url, "/v1/mammogram", masses)}
+    return statuses(url, "/v1/mammogram", {"masses": [{"age": 50}]})
 
 
 class SlowRequest:
@@ -355,6 +359,23 @@ def test_a_worker_that_comes_back_serves_what_the_others_do(url: str, models: Pa
     until(lambda: len(workers(url)) == WORKERS and httpx.get(f"{url}/readyz").is_success)
     assert answering(url) == {"1"}
     assert mammogram(url) == {503}
+
+
+def test_a_worker_that_comes_back_with_less_than_the_others_serve_is_not_ready(url: str, models: Path) -> None:
+    card = (models / "digits" / "2" / "card.json").read_bytes()
+    (models / "digits" / "2" / "card.json").write_bytes(b"{}")
+    worker = workers(url)[0]
+    worker.kill()
+    worker.wait(10)
+    paths = ("/readyz", "/v2/health/ready", "/v2/models/digits/ready", "/v2/models/digits/versions/2/ready")
+    until(lambda: "version 2 of model 'digits'" in httpx.get(f"{url}/readyz").text.lower())
+    assert {path: statuses(url, path) for path in paths} == {path: {503} for path in paths}
+    others = ("/v2/models/digits/versions/1/ready", "/v2/models/mammogram/ready", "/livez")
+    assert {path: statuses(url, path) for path in others} == {path: {200} for path in others}
+    (models / "digits" / "2" / "card.json").write_bytes(card)
+    assert order(url, "load", "digits").status_code == 200
+    assert {path: statuses(url, path) for path in paths} == {path: {200} for path in paths}
+    assert answering(url) == {"2"}
 
 
 def test_a_worker_that_is_starting_makes_the_changes_that_come_meanwhile(url: str) -> None:

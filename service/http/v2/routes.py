@@ -17,7 +17,7 @@ import msgspec
 from service.arrays import Tensors
 from service.call import Call
 from service.engine.repository import Repository, Version
-from service.errors import DeadlineExceeded, ServiceError, Unavailable
+from service.errors import DeadlineExceeded, ServiceError
 from service.http.bodies import read_body
 from service.http.collecting import collect
 from service.http.draining import DRAIN
@@ -29,6 +29,7 @@ from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_c
 from service.http.v2.repository import ModelRepository
 from service.serving.control import Control
 from service.serving.models import ServedModels, ServedVersion
+from service.serving.readiness import Readiness
 from service.serving.shadow import Shadow
 from service.settings import Settings
 
@@ -48,6 +49,7 @@ class Service(Protocol):
 
     models: ServedModels
     control: Control
+    readiness: Readiness
     shadows: Mapping[str, Shadow]
 
     async def apart(self, work: Callable[[], T]) -> T:
@@ -138,8 +140,7 @@ class OpenInference:
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         DRAIN.check_not_under_way()
-        if not self._service().control.ready:
-            raise Unavailable("Not every model is ready; the index of the repository says which and why.")
+        self._service().readiness.check()
         return json_reply({"ready": True})
 
     async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
@@ -148,7 +149,9 @@ class OpenInference:
         return json_reply(metadata.metadata(version, [each.version for each in ready]))
 
     async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
-        return json_reply({"name": self._version(request).name, "ready": True})
+        version, (name, number) = self._version(request), _model(request.path)
+        self._service().readiness.check_version(name, number)
+        return json_reply({"name": version.name, "ready": True})
 
     async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
