@@ -7,12 +7,8 @@ import asyncio
 import gc
 import logging
 import os
-import time
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import bentoml
 import uvicorn.config
@@ -22,9 +18,7 @@ from _bentoml_sdk.method import APIMethod
 from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
-from service.arrays import Tensors
-from service.call import Call, current_call
-from service.errors import Unavailable
+from service.call import current_call
 from service.http.admission import Admission
 from service.http.front_door import FrontDoor
 from service.http.tasks import TaskEndpoint
@@ -34,11 +28,11 @@ from service.predictors.digits import DigitsPredictor
 from service.predictors.fashion import FashionPredictor
 from service.predictors.mammogram import MammogramPredictor
 from service.predictors.sentiment import SentimentPredictor
+from service.serving.answering import Answering
 from service.serving.binding import AnyPredictor
 from service.serving.control import Control
-from service.serving.models import ServedModels, ServedVersion
+from service.serving.models import ServedModels
 from service.serving.readiness import Readiness
-from service.serving.shadow import Shadow
 from service.serving.workers import Workers, shared_folder
 from service.settings import settings
 from service.telemetry import logs, metrics, traces
@@ -46,16 +40,9 @@ from service.telemetry import logs, metrics, traces
 SETTINGS = settings()
 FOLDER = shared_folder()  # asked for here, where the supervisor of the workers comes by before it starts them
 
-DECODERS = 2
-"""Threads for requests that are slow to decode: a few large pictures at once are all that memory should hold."""
-MOST_DECODING = 64
-"""Such requests at once, those that wait for a thread included."""
-
 for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module="PIL")
-
-T = TypeVar("T")
 
 
 def endpoint(predictor: type[AnyPredictor]) -> APIMethod[..., Any]:
@@ -89,7 +76,10 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
-        tasks = [TaskEndpoint(api.route, PREDICTORS[name], _instance, SETTINGS) for name, api in self.apis.items()]
+        tasks = [
+            TaskEndpoint(api.route, PREDICTORS[name], lambda: _instance().answering, SETTINGS)
+            for name, api in self.apis.items()
+        ]
         tensors = OpenInference(_instance, SETTINGS)
         tracing = traces.Tracing() if traces.check(os.environ) else None
         admission = Admission(SETTINGS, FOLDER)
@@ -126,12 +116,7 @@ class DeepServe:
         workers = Workers(FOLDER)
         self.readiness = Readiness(workers, SETTINGS.workers)
         self.control = Control(self.models, workers, SETTINGS.watch)
-        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self._decoding = 0
-        self.shadows: Mapping[str, Shadow] = {
-            name: Shadow(name, diversion, self.models, self._decode, self._is_idle)
-            for name, diversion in SETTINGS.shadow.items()
-        }
+        self.answering = Answering(self.models, SETTINGS.shadow)
         gc.set_threshold(10_000, 10, 10)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -145,70 +130,13 @@ class DeepServe:
         Raises:
             ServiceError: the request or its version is not valid, or there is no time or room to answer it.
         """
-        return await self.answer(self.find(name, current_call.get()), request)
-
-    async def answer(self, served: ServedVersion, request: Payload) -> Answer:
-        """What a version answers to a request for its task: decode, run with others, describe.
-
-        Raises:
-            ServiceError: the request is not valid, or there is no time or room to answer it.
-        """
         call = current_call.get()
-        inputs, facts = await self._decode(served, request)
-        call.decoded = time.perf_counter()
-        if not served.predictor.is_repeatable(request):
-            outputs = await served.batcher.submit(inputs)
-        else:
-            outputs = await served.answers.submit(inputs)
-            if (shadow := self.shadows.get(served.version.name)) is not None:
-                shadow.offer(call.request_id, request, served, outputs)
-        call.computed = time.perf_counter()
-        answer: Answer = served.predictor.describe(outputs, facts)
-        return answer
-
-    def find(self, name: str, call: Call) -> ServedVersion:
-        """The version of a model that answers a call, which then says so.
-
-        Raises:
-            NotFound: there is no such model or version.
-            Unavailable: it is not ready.
-        """
-        served = self.models.find(name, call.version, call.request_id)
-        call.model, call.number = name, served.version.version
-        return served
-
-    async def _decode(self, served: ServedVersion, request: Payload) -> tuple[Tensors, Any]:
-        """What a version makes of a request: its inputs, and what describing the answer takes."""
-        if served.predictor.is_slow_to_decode(request):
-            return await self.apart(partial(served.predictor.decode, request))
-        decoded: tuple[Tensors, Any] = served.predictor.decode(request)
-        return decoded
-
-    def _is_idle(self) -> bool:
-        """Whether nothing is read, nothing waits and nothing runs."""
-        return not self._decoding and self.models.idle
-
-    async def apart(self, work: Callable[[], T]) -> T:
-        """What `work`, the reading of a large request say, returns, done in a thread.
-
-        Raises:
-            Unavailable: too much such work is under way.
-        """
-        if self._decoding >= MOST_DECODING:
-            raise Unavailable("Too many large requests are being read.")
-        self._decoding += 1
-        pending = [work]
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: pending.pop()())
-        finally:
-            pending.clear()  # one who leaves before a thread is free takes the request along
-            self._decoding -= 1
+        return await self.answering.answer(self.answering.find(name, call), request, call)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
         """Lets the requests under way finish."""
         self._following.cancel()
-        await asyncio.gather(*(shadow.close() for shadow in self.shadows.values()))
         self.control.close()
+        await self.answering.close()
         await self.models.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)

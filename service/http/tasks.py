@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qs
 
 from pydantic import ValidationError
@@ -13,21 +13,11 @@ from service.errors import Fault, Invalid, UnsupportedMediaType
 from service.http.bodies import media_type, multipart_files, read_body
 from service.http.messages import JSON, HttpRequest, Reply
 from service.http.problems import from_validation
-from service.predictors import Answer, Payload, Predictor
-from service.serving.models import ServedVersion
+from service.predictors import Payload, Predictor
+from service.serving.answering import Answering
 from service.settings import Settings
 
 MULTIPART = "multipart/form-data"
-
-
-class Tasks(Protocol):
-    """What answers."""
-
-    def find(self, name: str, call: Call) -> ServedVersion:
-        """The version of a model that answers a call."""
-
-    async def answer(self, served: ServedVersion, request: Payload) -> Answer:
-        """What it answers."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class TaskEndpoint:
     route: str
     predictor: type[Predictor[Any, Any, Any]]
     """Whose payload it takes."""
-    service: Callable[[], Tasks]
+    answering: Callable[[], Answering]
     """Gives what answers, once start-up is complete."""
     settings: Settings
 
@@ -45,10 +35,10 @@ class TaskEndpoint:
         """Answers one request, by the version that is there before its body is."""
         representation = self._representation(request)
         call.version = _version(request.query)
-        service = self.service()
-        served = service.find(self.predictor.name, call)
+        answering = self.answering()
+        served = answering.find(self.predictor.name, call)
         served.answers.check_room()
-        answer = await service.answer(served, await self._payload(request, call))
+        answer = await answering.answer(served, await self._payload(request, call), call)
         headers = {"X-Model-Version": answer.version}
         if representation == JSON:
             reply = Reply(answer.__pydantic_serializer__.to_json(answer), headers=headers)

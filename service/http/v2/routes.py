@@ -7,9 +7,9 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -27,10 +27,10 @@ from service.http.v2 import metadata
 from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
 from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_coding
 from service.http.v2.repository import ModelRepository
+from service.serving.answering import Answering
 from service.serving.control import Control
 from service.serving.models import ServedModels, ServedVersion
 from service.serving.readiness import Readiness
-from service.serving.shadow import Shadow
 from service.settings import Settings
 
 LARGE = 65536
@@ -41,19 +41,14 @@ _OF_MODEL = re.compile(
     r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<tail>|/ready|/config|/stats|/infer)"
 )
 
-T = TypeVar("T")
-
 
 class Service(Protocol):
     """What answers."""
 
     models: ServedModels
+    answering: Answering
     control: Control
     readiness: Readiness
-    shadows: Mapping[str, Shadow]
-
-    async def apart(self, work: Callable[[], T]) -> T:
-        """What `work` returns, done in a thread."""
 
 
 class OpenInference:
@@ -103,9 +98,9 @@ class OpenInference:
 
     async def _infer(self, request: HttpRequest, call: Call) -> Reply:
         """The outputs of a model for the inputs of a request."""
-        service = self._service()
-        served = service.models.find(*_model(request.path), call.request_id)
-        call.model, call.number = served.version.name, served.version.version
+        answering = self._service().answering
+        name, call.version = _model(request.path)
+        served = answering.find(name, call)
         served.answers.check_room()
         started = asyncio.get_running_loop().time()
         model = self._tensors(served)
@@ -117,18 +112,16 @@ class OpenInference:
             return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model)
 
         quick = not coding and len(body) <= LARGE
-        inference = take_apart() if quick else await service.apart(take_apart)
+        inference = take_apart() if quick else await answering.apart(take_apart)
         call.decoded = time.perf_counter()
-        outputs = await _run(served, inference, started)
-        call.computed = time.perf_counter()
-        if (shadow := service.shadows.get(served.version.name)) is not None:
-            shadow.offer(call.request_id, inference.inputs, served, outputs)
+        computing = answering.compute(served, inference.inputs, inference.inputs, call)
+        outputs = await _in_time(computing, started + inference.timeout)
 
         def put_together() -> Reply:
             return _compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
 
         quick = sum(values.nbytes for values in outputs.values()) <= LARGE
-        reply = put_together() if quick else await service.apart(put_together)
+        reply = put_together() if quick else await answering.apart(put_together)
         call.encoded = time.perf_counter()
         return reply
 
@@ -189,13 +182,13 @@ def error_reply(error: ServiceError) -> Reply:
     return Reply(msgspec.json.encode({"error": cut(error.detail)}), status=error.status, headers=error.headers)
 
 
-async def _run(served: ServedVersion, inference: Inference, started: float) -> Tensors:
+async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tensors:
     """The outputs, if they are there before the client's own timeout."""
+    if end == math.inf:
+        return await outputs
     try:
-        if inference.timeout == math.inf:
-            return await served.answers.submit(inference.inputs)
-        async with asyncio.timeout_at(started + inference.timeout):
-            return await served.answers.submit(inference.inputs)
+        async with asyncio.timeout_at(end):
+            return await outputs
     except TimeoutError as error:
         raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error
 
