@@ -159,12 +159,12 @@ def _load(served: "ServedModels", name: str, numbers: list[str]) -> Iterator[Che
     failures = served.load(name, numbers, None)
     ready = served.repository.ready_versions(name)
     for version in served.repository.versions(name).values():
-        subject = f"{name} {version.version}"
+        subject = f"{name} {version.number}"
         if version.session is not None:
             default = ", answers by default" if version is served.find(name, None).version else ""
             yield Check(subject, f"{version.session.provider}, {version.session.precision}{default}")
         else:
-            failed = f"version {version.version}: {version.reason}" in failures
+            failed = f"version {version.number}: {version.reason}" in failures
             yield Check(subject, f"not served: {version.reason}", "warn" if failed else "ok")
     if not ready:
         yield Check(name, "none of its versions is served", "FAIL")
@@ -174,7 +174,7 @@ def _unmet(chosen: Settings, repository: "Repository") -> Iterator[Check]:
     """What settings say of models and versions that are not served."""
     for setting in ("version_policy", "cache", "canary", "shadow"):
         for name, wanted in getattr(chosen, setting).items():
-            ready = [version.version for version in repository.models.get(name, {}).values() if version.session]
+            ready = [version.number for version in repository.models.get(name, {}).values() if version.session]
             if not ready:
                 yield Check(setting, f"names {name}, a model that is not served", "warn")
             elif isinstance(wanted, Diversion) and wanted.version not in ready:

@@ -40,14 +40,18 @@ class Version:
     """One `models/<name>/<version>`: its card and session if it is ready, the reason if it is not."""
 
     name: str
-    version: str
-    state: State
+    number: str
     reason: str | None = None
     """Of a ready version: why its files, changed since, were not taken."""
     card: Card | None = None
     session: Session | None = None
     fingerprint: str = ""
     """Of its files when they were last verified."""
+
+    @property
+    def state(self) -> State:
+        """Whether it serves."""
+        return State.UNAVAILABLE if self.session is None else State.READY
 
 
 class Repository:
@@ -128,7 +132,7 @@ class Repository:
         for number in sorted(numbers, key=int, reverse=True):
             if not policy.chooses(number, newer, on_trial):
                 reason = f"the version policy ({policy}) leaves it out"
-                loaded[number] = Version(name, number, State.UNAVAILABLE, reason)
+                loaded[number] = Version(name, number, reason)
             elif number in present:
                 loaded[number] = self._load(name, number, present[number], known.get(number))
                 if loaded[number].reason is not None:
@@ -141,9 +145,7 @@ class Repository:
 
     def unload(self, name: str, numbers: Sequence[str]) -> None:
         """Takes those versions of a model, which are all of it, out of service."""
-        self._put(
-            name, {number: Version(name, number, State.UNAVAILABLE, UNLOADED) for number in sorted(numbers, key=int)}
-        )
+        self._put(name, {number: Version(name, number, UNLOADED) for number in sorted(numbers, key=int)})
 
     def forget(self, name: str) -> None:
         """Takes a model out of service of which nothing is left under `root`."""
@@ -219,16 +221,14 @@ class Repository:
     def _verified(self, name: str, number: str, fingerprint: str) -> Version:
         try:
             card, session = verify(self.root / name / number, self._runtime)
-            version = Version(name, number, State.READY, card=card, session=session, fingerprint=fingerprint)
+            version = Version(name, number, card=card, session=session, fingerprint=fingerprint)
             self._prepare(version)
         except VerificationError as error:
             logger.error("model %s version %s is unavailable: %s", name, number, error)  # noqa: TRY400
-            return Version(name, number, State.UNAVAILABLE, str(error), fingerprint=fingerprint)
+            return Version(name, number, str(error), fingerprint=fingerprint)
         except Exception:  # whatever is wrong with one version, the others serve
             logger.exception("model %s version %s is unavailable", name, number)
-            return Version(
-                name, number, State.UNAVAILABLE, "it cannot be read; the log says why", fingerprint=fingerprint
-            )
+            return Version(name, number, "it cannot be read; the log says why", fingerprint=fingerprint)
         logger.info("model %s version %s is ready on %s in %s", name, number, session.provider, session.precision)
         return version
 

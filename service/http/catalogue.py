@@ -54,7 +54,7 @@ class Catalogue:
 
 def _state(version: Version) -> dict[str, str]:
     reason = {} if version.reason is None else {"reason": version.reason}
-    return {"version": version.version, "state": version.state, **reason}
+    return {"version": version.number, "state": version.state, **reason}
 
 
 def _card(version: Version | None) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class Answering:
             Unavailable: it is not ready.
         """
         served = self._models.find(name, call.version, call.request_id)
-        call.model, call.number = name, served.version.version
+        call.model, call.number = name, served.version.number
         return served
 
     async def answer(self, served: ServedVersion, request: Payload, call: Call) -> Answer:

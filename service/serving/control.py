@@ -200,7 +200,7 @@ class Control:
                 self._made[name] = model.generation
         repository = self._models.repository
         serves = frozenset(
-            (name, each.version) for name in repository.models for each in repository.ready_versions(name)
+            (name, each.number) for name in repository.models for each in repository.ready_versions(name)
         )
         self._workers.report(Report(wanted.generation, repository.ready, serves, dict(self._failures)))
         self._seen = seen

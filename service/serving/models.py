@@ -93,7 +93,7 @@ class ServedModels:
         if served is not None:
             return served
         version = self.repository.newest(name) if number is None else self.repository.version(name, number)
-        raise Unavailable(f"Version {version.version} of model {name!r} is not ready.")
+        raise Unavailable(f"Version {version.number} of model {name!r} is not ready.")
 
     def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None) -> list[str]:
         """Loads those versions of a model that its policy chooses, in place of those that answer now.
@@ -138,13 +138,13 @@ class ServedModels:
         assert version.card is not None
         if (predictor := self._predictors.get(version.name)) is None:
             raise VerificationError("there is no task of this name")
-        bound = bind(predictor, self.repository.root / version.name / version.version, version.card)
+        bound = bind(predictor, self.repository.root / version.name / version.number, version.card)
         limits = Limits(
             run_rows=self._settings.max_batch_rows,
             queue_rows=self._settings.max_queue_rows,
             max_wait=self._settings.max_wait,
         )
-        series = metrics.ModelSeries(version.name, version.version)
+        series = metrics.ModelSeries(version.name, version.number)
         batcher = Batcher(version.session.run, limits, predictor.sequence, series)
         metrics.LOADS.labels(version.name, "ok").inc()
         self._prepared[version.session] = ServedVersion(
@@ -164,7 +164,7 @@ class ServedModels:
     def _publish(self, name: str) -> None:
         """Lets those versions of a model answer that are ready, and no others."""
         ready = {
-            version.version: self._prepared[version.session]
+            version.number: self._prepared[version.session]
             for version in self.repository.models.get(name, {}).values()
             if version.session is not None
         }
@@ -201,7 +201,7 @@ class ServedModels:
 
     def _gauges(self, version: Version) -> list[Number]:
         """Whether a version is ready; where it is, how many rows may wait for it, and what runs it."""
-        labels = (version.name, version.version)
+        labels = (version.name, version.number)
         gauges = [metrics.READY.labels(*labels)]
         if (session := version.session) is not None:
             device = self._settings.device

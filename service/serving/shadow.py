@@ -92,7 +92,7 @@ class Shadow:
 
     def offer(self, request_id: str, asked: Payload | Tensors, served: ServedVersion, outputs: Tensors) -> None:
         """Copies a request that `served` has answered with `outputs`, if it is one of the share and there is room."""
-        number = served.version.version
+        number = served.version.number
         if number == self._diversion.version or not self._diversion.takes(request_id, "shadow"):
             return
         series = self._series(number)

@@ -29,7 +29,7 @@ def reload(repository: Repository, name: str, policy: VersionPolicy | None = Non
 
 def ready(repository: Repository) -> list[str]:
     """Of digits."""
-    return [version.version for version in repository.ready_versions("digits")]
+    return [version.number for version in repository.ready_versions("digits")]
 
 
 def add(models: Path, *numbers: str) -> None:
@@ -58,7 +58,7 @@ def test_the_newest_ready_version_answers(models: Path) -> None:
     add(models, "10", "9")
     repository = loaded(models)
     assert list(repository.versions("digits")) == ["1", "2", "9", "10"]
-    assert repository.newest("digits").version == "10"
+    assert repository.newest("digits").number == "10"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_if_all_that_is_asked_for_fails_what_serves_goes_on(models: Path) -> Non
 
 def test_a_version_that_cannot_be_made_to_answer_is_unavailable(models: Path) -> None:
     def refuse(version: Version) -> None:
-        if version.version == "2":
+        if version.number == "2":
             raise VerificationError("not this one")
 
     repository = Repository(models, Runtime(), prepare=refuse)
@@ -215,7 +215,7 @@ def test_a_damaged_version_is_unavailable_and_the_other_serves(models: Path) -> 
     assert broken.state is State.UNAVAILABLE
     assert broken.reason is not None
     assert "model.onnx" in broken.reason
-    assert repository.newest("digits").version == "1"
+    assert repository.newest("digits").number == "1"
 
 
 def test_what_is_not_there_is_not_found(models: Path) -> None:

@@ -29,22 +29,22 @@ def serving(numbers: list[str], **settings: Any) -> ServedModels:
     ],
 )
 def test_the_newest_that_is_not_on_trial_answers(settings: dict[str, Any], expected: str) -> None:
-    assert serving(["1", "2"], **settings).find("digits", None).version.version == expected
+    assert serving(["1", "2"], **settings).find("digits", None).version.number == expected
 
 
 @pytest.mark.parametrize("settings", [{"canary": NEWER}, {"shadow": NEWER}])
 def test_one_on_trial_answers_where_there_is_no_other(settings: dict[str, Any]) -> None:
-    assert serving(["2"], **settings).find("digits", None).version.version == "2"
+    assert serving(["2"], **settings).find("digits", None).version.number == "2"
 
 
 def test_a_canary_answers_none_of_those_who_send_no_id() -> None:
     models = serving(["1", "2"], canary={"digits": {"version": "2", "share": 1}})
-    assert models.find("digits", None).version.version == "1"
-    assert models.find("digits", None, "id").version.version == "2"
-    assert models.find("digits", "1", "id").version.version == "1"
+    assert models.find("digits", None).version.number == "1"
+    assert models.find("digits", None, "id").version.number == "2"
+    assert models.find("digits", "1", "id").version.number == "1"
 
 
 def test_without_its_canary_a_model_answers_as_ever() -> None:
     models = serving(["1", "2"], canary={"digits": {"version": "2", "share": 1}})
     models.load("digits", ["1"], None)
-    assert models.find("digits", None, "id").version.version == "1"
+    assert models.find("digits", None, "id").version.number == "1"

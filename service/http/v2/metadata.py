@@ -93,7 +93,7 @@ def statistics(versions: Sequence[Version]) -> list[Document]:
         OSError: what the workers share cannot be read.
     """
     totals = metrics.totals()
-    return [_statistics(version, totals.get((version.name, version.version), {})) for version in versions]
+    return [_statistics(version, totals.get((version.name, version.number), {})) for version in versions]
 
 
 def _statistics(version: Version, totals: metrics.Totals) -> Document:
@@ -107,7 +107,7 @@ def _statistics(version: Version, totals: metrics.Totals) -> Document:
     hit = duration("deepserve_cache_requests_total", "deepserve_cache_seconds_total", "hit")
     return {
         "name": version.name,
-        "version": version.version,
+        "version": version.number,
         "inference_count": int(totals.get(("deepserve_run_rows_sum", ""), 0)),
         "execution_count": int(totals.get(("deepserve_run_rows_count", ""), 0)),
         "inference_stats": {

@@ -139,7 +139,7 @@ class OpenInference:
     async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
         ready = self._repository.ready_versions(version.name)
-        return json_reply(metadata.metadata(version, [each.version for each in ready]))
+        return json_reply(metadata.metadata(version, [each.number for each in ready]))
 
     async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
         version, (name, number) = self._version(request), _model(request.path)
