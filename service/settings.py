@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import from_json
@@ -23,6 +23,8 @@ PREFIX = "DEEPSERVE_"
 
 _NO_SETTINGS = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)")
 """Variables of that prefix that others read, or that Kubernetes makes for a Service called deepserve."""
+
+_BY_MODEL = ("version_policy", "canary", "shadow", "cache")
 
 
 class Settings(BaseSettings):
@@ -132,7 +134,7 @@ class Settings(BaseSettings):
             return value
         return [key for part in value.split(",") if (key := part.strip())]
 
-    @field_validator("version_policy", "canary", "shadow", "cache", mode="before")
+    @field_validator(*_BY_MODEL, mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
         return from_json(value) if isinstance(value, str) else value
@@ -164,6 +166,11 @@ class Settings(BaseSettings):
         if not value.is_dir():
             raise ValueError(f"{value} is not a directory")
         return value.resolve()
+
+    @property
+    def by_model(self) -> dict[str, Mapping[str, Any]]:
+        """The settings that say something of single models, by their names."""
+        return {name: getattr(self, name) for name in _BY_MODEL}
 
 
 @cache

@@ -172,8 +172,8 @@ def _load(served: "ServedModels", name: str, numbers: list[str]) -> Iterator[Che
 
 def _unmet(chosen: Settings, repository: "Repository") -> Iterator[Check]:
     """What settings say of models and versions that are not served."""
-    for setting in ("version_policy", "cache", "canary", "shadow"):
-        for name, wanted in getattr(chosen, setting).items():
+    for setting, models in chosen.by_model.items():
+        for name, wanted in models.items():
             ready = [version.number for version in repository.models.get(name, {}).values() if version.session]
             if not ready:
                 yield Check(setting, f"names {name}, a model that is not served", "warn")

@@ -57,11 +57,10 @@ def check_models(chosen: Settings) -> None:
     Raises:
         StartupError: there is no task of such a name.
     """
-    named = {name: getattr(chosen, name) for name in ("version_policy", "canary", "shadow", "cache")}
-    if any(named.values()):
+    if any(chosen.by_model.values()):
         from service.serving.binding import task  # which needs the runtime
 
-        for setting, models in named.items():
+        for setting, models in chosen.by_model.items():
             if strangers := sorted(model for model in models if task(model) is None):
                 raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(strangers)}")
 

@@ -115,11 +115,6 @@ class Batcher:
         self._queue.check_room(rows)
 
     @property
-    def waiting(self) -> int:
-        """Rows in the queue."""
-        return self._queue.rows
-
-    @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return self._worker is None
