@@ -7,7 +7,7 @@ from typing import Any
 from service.call import Call
 from service.engine.repository import Repository, Version
 from service.errors import Unavailable
-from service.http.messages import HttpRequest, Reply, json_reply
+from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.serving.models import ServedModels
 
 
@@ -16,20 +16,25 @@ class Catalogue:
 
     def __init__(self, models: Callable[[], ServedModels]) -> None:
         self._models = models
+        self.routes = (
+            Route("/v1/models", {"GET": self._list_models}),
+            Route("/v1/models/{name}", {"GET": self._show_model}),
+            Route("/v1/models/{name}/versions/{version}", {"GET": self._show_version}),
+        )
 
-    async def list_models(self, _request: HttpRequest, _call: Call) -> Reply:
+    async def _list_models(self, _request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models`: every model, what it does, and its versions."""
         return json_reply({"models": [self._summary(name) for name in self._repository.models]})
 
-    async def show_model(self, request: HttpRequest, _call: Call) -> Reply:
+    async def _show_model(self, request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models/{name}`: the same for one model, and the card of what answers those who ask for no version."""
-        name = request.path.split("/")[3]
+        name = request.params["name"]
         return json_reply({**self._summary(name), "card": _card(self._default(name))})
 
-    async def show_version(self, request: HttpRequest, _call: Call) -> Reply:
+    async def _show_version(self, request: HttpRequest, _call: Call) -> Reply:
         """`/v1/models/{name}/versions/{version}`: one version's state and card."""
-        _, _, _, name, _, number = request.path.split("/")
-        version = self._repository.version(name, number)
+        name = request.params["name"]
+        version = self._repository.version(name, request.params["version"])
         return json_reply({"name": name, **_state(version), "card": _card(version)})
 
     def _summary(self, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +24,7 @@ from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.openapi import api_page, openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
+from service.http.routing import Router
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
 from service.settings import Settings
@@ -33,12 +34,12 @@ from service.telemetry.traces import Tracing, trace_id
 
 logger = logging.getLogger(__name__)
 
-_BENTOML_PAGES = re.compile(r"/schema\.json|/static_content/swagger-ui(\.css|-bundle\.js)")
+_BENTOML_PAGES = ("/schema.json", "/static_content/swagger-ui.css", "/static_content/swagger-ui-bundle.js")
 """What BentoML's own app is asked for: what its clients read, and the scripts of the API page."""
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 
-_NOWHERE = Route("other", {}, public=True)
+_NOWHERE: tuple[Route, Mapping[str, str]] = (Route("other", {}, public=True), {})
 
 
 class FrontDoor:
@@ -66,15 +67,16 @@ class FrontDoor:
             tracing: traces the requests, if they are.
         """
         self._bentoml_app = bentoml_app
-        self._tensors = tensors
         self._service = service
         self._admission = admission
         self._settings = settings
         self._tracing = tracing
-        catalogue = Catalogue(lambda: service().models)
         routes = [
             *(Route(task.route, {"POST": task}, metered=True) for task in tasks),
-            Route("/v1/models", {"GET": catalogue.list_models}),
+            *Catalogue(lambda: service().models).routes,
+            *tensors.routes,
+            # BentoML answers GET itself, so that only other methods come to these routes: to be refused.
+            *(Route(page, {"GET": _always(_OK)}, public=True) for page in _BENTOML_PAGES),
             Route("/", {"GET": _always(api_page())}, public=True),
             Route("/docs.json", {"GET": _always(openapi(tasks))}, public=True),
             Route("/livez", {"GET": _always(_OK)}, public=True),
@@ -82,11 +84,7 @@ class FrontDoor:
             Route("/readyz", {"GET": self._ready}, public=True),
             Route("/metrics", {"GET": _metrics}, public=True),
         ]
-        self._routes = {route.template: route for route in routes}
-        self._model = Route("/v1/models/{name}", {"GET": catalogue.show_model})
-        self._version = Route("/v1/models/{name}/versions/{version}", {"GET": catalogue.show_version})
-        # BentoML answers GET itself, so that only other methods come to this route: to be refused.
-        self._page = Route("page", {"GET": _always(_OK)}, public=True)
+        self._router = Router(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -99,8 +97,9 @@ class FrontDoor:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens."""
         method, path = scope["method"], scope["path"]
-        route = self._find(path)
-        request = HttpRequest(method, path, scope["query_string"], dict(scope["headers"]), receive, scope["client"])
+        route, params = self._router.find(path) or _NOWHERE
+        headers = dict(scope["headers"])
+        request = HttpRequest(method, path, scope["query_string"], headers, receive, params, scope["client"])
         call = Call(_request_id(request.headers.get(b"x-request-id")), started=time.perf_counter())
         current_call.set(call)  # of this task: `Connection` makes one for each request
         call.trace_id = trace_id(request.headers.get(b"traceparent"))
@@ -109,7 +108,7 @@ class FrontDoor:
             trace = self._tracing.begin(method, route.template, request.headers, call)
         outcome = "failed"
         try:
-            if route is self._page and method in ("GET", "HEAD"):
+            if path in _BENTOML_PAGES and method in ("GET", "HEAD"):
                 await self._bentoml_app(scope, receive, _identified(send, call))
                 outcome = "ok"
                 return
@@ -133,27 +132,13 @@ class FrontDoor:
                 trace.end(outcome, ended)
             logs.tell(method, route.template, call, outcome, ended, self._settings.log_requests)
 
-    def _find(self, path: str) -> Route:
-        if (route := self._routes.get(path)) is not None:
-            return route
-        if path.startswith("/v2"):
-            return self._tensors.find(path) or _NOWHERE
-        if _BENTOML_PAGES.fullmatch(path):
-            return self._page
-        match path.split("/"):
-            case ["", "v1", "models", _]:
-                return self._model
-            case ["", "v1", "models", _, "versions", _]:
-                return self._version
-        return _NOWHERE
-
     async def _answer(self, route: Route, request: HttpRequest, call: Call) -> Reply:
         """What the route's handler says.
 
         Raises:
             ServiceError: it says no, or nothing answers this path and method.
         """
-        if route is _NOWHERE:
+        if not route.methods:
             raise NotFound("There is nothing at this path.")
         handler = route.methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:

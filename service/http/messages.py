@@ -22,6 +22,8 @@ class HttpRequest:
     headers: dict[bytes, bytes]
     """By lower-case name; of a repeated header the last one."""
     receive: Receive
+    params: Mapping[str, str] = field(default_factory=dict)
+    """What its path says where the template of its route has `{names}`."""
     peer: tuple[str, int] | None = None
     """The address and port that it came from; None if it has none."""
 

@@ -9,11 +9,22 @@ from starlette.types import Message
 from service.call import Call
 from service.http.catalogue import Catalogue
 from service.http.messages import HttpRequest
+from service.http.routing import Router
+from service.serving.models import ServedModels
 from tests.serving.test_models import NEWER, OLDER, serving
 
 
 async def no_body() -> Message:
     return {"type": "http.request"}
+
+
+async def shown_at(path: str, models: ServedModels) -> Any:
+    """What the catalogue answers."""
+    found = Router(Catalogue(lambda: models).routes).find(path)
+    assert found is not None
+    route, params = found
+    reply = await route.methods["GET"](HttpRequest("GET", path, b"", {}, no_body, params), Call())
+    return json.loads(reply.body)
 
 
 @pytest.mark.anyio
@@ -24,8 +35,7 @@ async def test_the_card_is_of_what_answers_those_who_ask_for_no_version(
     settings: dict[str, Any], expected: str
 ) -> None:
     models = serving(["1", "2"], **settings)
-    request = HttpRequest("GET", "/v1/models/digits", b"", {}, no_body)
-    shown = json.loads((await Catalogue(lambda: models).show_model(request, Call())).body)
+    shown = await shown_at("/v1/models/digits", models)
     assert shown["card"]["version"] == expected
     assert [each["version"] for each in shown["versions"]] == ["1", "2"]
 
@@ -34,7 +44,6 @@ async def test_the_card_is_of_what_answers_those_who_ask_for_no_version(
 async def test_a_model_that_does_not_serve_has_no_card_to_show() -> None:
     models = serving(["1", "2"])
     models.unload("digits", ["1", "2"])
-    request = HttpRequest("GET", "/v1/models/digits", b"", {}, no_body)
-    shown = json.loads((await Catalogue(lambda: models).show_model(request, Call())).body)
+    shown = await shown_at("/v1/models/digits", models)
     assert shown["card"] is None
     assert [each["state"] for each in shown["versions"]] == ["UNAVAILABLE"] * 2

@@ -14,7 +14,7 @@ import msgspec
 
 from service.call import Call
 from service.engine.repository import Repository
-from service.errors import Malformed
+from service.errors import Malformed, NotFound
 from service.http.bodies import read_body
 from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.v2 import metadata
@@ -25,8 +25,6 @@ MOST_BYTES = 65536
 """Of a request's body."""
 
 _CONFIGURATION = "Of a model's configuration a request may change the version_policy and nothing else"
-
-_OF_MODEL = re.compile(rf"/v2/repository/models/(?P<name>{MODEL})/(?P<change>load|unload)")
 
 Number = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 T = TypeVar("T")
@@ -110,18 +108,11 @@ class ModelRepository:
         self._repository = repository
         self._control = control
         self._under_way: set[asyncio.Task[None]] = set()
-        self._index_route = Route("/v2/repository/index", {"POST": self._index})
-        self._changes = {
-            change: Route(f"/v2/repository/models/{{name}}/{change}", {"POST": handler}, admin=True)
-            for change, handler in (("load", self._load), ("unload", self._unload))
-        }
-
-    def find(self, path: str) -> Route | None:
-        """The route of a path under `/v2`, if it is one of these."""
-        if path == self._index_route.template:
-            return self._index_route
-        match = _OF_MODEL.fullmatch(path)
-        return None if match is None else self._changes[match["change"]]
+        self.routes = (
+            Route("/v2/repository/index", {"POST": self._index}),
+            Route("/v2/repository/models/{name}/load", {"POST": self._load}, admin=True),
+            Route("/v2/repository/models/{name}/unload", {"POST": self._unload}, admin=True),
+        )
 
     async def _index(self, request: HttpRequest, _call: Call) -> Reply:
         wanted = await _read(request, IndexRequest, "a request for the index")
@@ -130,11 +121,11 @@ class ModelRepository:
     async def _load(self, request: HttpRequest, call: Call) -> Reply:
         wanted = await _read(request, LoadRequest, "a request to load a model")
         policy = _policy(_decode(wanted.parameters.config, Configuration, _CONFIGURATION))
-        return await self._make(self._control().load(_model(request.path), policy), request, call)
+        return await self._make(self._control().load(_model(request), policy), request, call)
 
     async def _unload(self, request: HttpRequest, call: Call) -> Reply:
         await _read(request, UnloadRequest, "a request to unload a model")
-        return await self._make(self._control().unload(_model(request.path)), request, call)
+        return await self._make(self._control().unload(_model(request)), request, call)
 
     async def _make(self, change: Coroutine[None, None, None], request: HttpRequest, call: Call) -> Reply:
         """Answers once the change is made, in every worker; it is made even if the client does not wait for that."""
@@ -173,7 +164,8 @@ def _policy(configuration: Configuration) -> VersionPolicy | None:
     raise Malformed("A version_policy is one of latest, all and specific.")
 
 
-def _model(path: str) -> str:
-    match = _OF_MODEL.fullmatch(path)
-    assert match is not None
-    return match["name"]
+def _model(request: HttpRequest) -> str:
+    """The model that a path names, by a name that may stand in the log."""
+    if not re.fullmatch(MODEL, name := request.params["name"]):
+        raise NotFound("There is no model of this name.")
+    return name

@@ -5,9 +5,8 @@ For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves 
 
 import asyncio
 import math
-import re
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -21,7 +20,7 @@ from service.errors import DeadlineExceeded, ServiceError
 from service.http.bodies import read_body
 from service.http.collecting import collect
 from service.http.draining import DRAIN
-from service.http.messages import Handler, HttpRequest, Reply, Route, json_reply
+from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
 from service.http.v2 import metadata
 from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
@@ -37,9 +36,6 @@ LARGE = 65536
 """Bytes of a request or an answer that may take over a millisecond to read or to compress."""
 
 _JSON_LENGTH = JSON_LENGTH.lower().encode()
-_OF_MODEL = re.compile(
-    r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<tail>|/ready|/config|/stats|/infer)"
-)
 
 
 class Service(Protocol):
@@ -65,42 +61,27 @@ class OpenInference:
         self._settings = settings
         self._server_metadata = metadata.server(controlled=bool(settings.admin_keys))
         self._models: WeakKeyDictionary[ServedVersion, TensorModel] = WeakKeyDictionary()
-        self._server_routes = {
-            "/v2": Route("/v2", {"GET": self._server}),
-            "/v2/health/live": Route("/v2/health/live", {"GET": self._live}, public=True),
-            "/v2/health/ready": Route("/v2/health/ready", {"GET": self._ready}, public=True),
-            "/v2/models/stats": Route("/v2/models/stats", {"GET": self._all_statistics}),
-        }
-        self._model_repository = ModelRepository(lambda: service().models.repository, lambda: service().control)
-        of_model: dict[str, Mapping[str, Handler]] = {
-            "": {"GET": self._metadata},
-            "/ready": {"GET": self._model_ready},
-            "/config": {"GET": self._configuration},
-            "/stats": {"GET": self._statistics},
-            "/infer": {"POST": self._infer},
-        }
-        self._model_routes = {
-            tail: (
-                Route(f"/v2/models/{{name}}{tail}", methods, metered="POST" in methods),
-                Route(f"/v2/models/{{name}}/versions/{{version}}{tail}", methods, metered="POST" in methods),
-            )
-            for tail, methods in of_model.items()
-        }
-
-    def find(self, path: str) -> Route | None:
-        """The route of a path under `/v2`."""
-        if (route := self._server_routes.get(path)) is not None:
-            return route
-        if (match := _OF_MODEL.fullmatch(path)) is None:
-            return self._model_repository.find(path)
-        of_model, of_version = self._model_routes[match["tail"]]
-        return of_model if match["version"] is None else of_version
+        self.routes = [
+            Route("/v2", {"GET": self._server}),
+            Route("/v2/health/live", {"GET": self._live}, public=True),
+            Route("/v2/health/ready", {"GET": self._ready}, public=True),
+            Route("/v2/models/stats", {"GET": self._all_statistics}),
+            *ModelRepository(lambda: service().models.repository, lambda: service().control).routes,
+        ]
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            self.routes += [
+                Route(model, {"GET": self._metadata}),
+                Route(f"{model}/ready", {"GET": self._model_ready}),
+                Route(f"{model}/config", {"GET": self._configuration}),
+                Route(f"{model}/stats", {"GET": self._statistics}),
+                Route(f"{model}/infer", {"POST": self._infer}, metered=True),
+            ]
 
     async def _infer(self, request: HttpRequest, call: Call) -> Reply:
         """The outputs of a model for the inputs of a request."""
         answering = self._service().answering
-        name, call.version = _model(request.path)
-        served = answering.find(name, call)
+        call.version = request.params.get("version")
+        served = answering.find(request.params["name"], call)
         served.answers.check_room()
         started = asyncio.get_running_loop().time()
         model = self._tensors(served)
@@ -142,9 +123,9 @@ class OpenInference:
         return json_reply(metadata.metadata(version, [each.number for each in ready]))
 
     async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
-        version, (name, number) = self._version(request), _model(request.path)
-        self._service().readiness.check_version(name, number)
-        return json_reply({"name": version.name, "ready": True})
+        name = self._version(request).name
+        self._service().readiness.check_version(name, request.params.get("version"))
+        return json_reply({"name": name, "ready": True})
 
     async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
@@ -152,8 +133,8 @@ class OpenInference:
         return json_reply(metadata.configuration(version, policy, self._settings.max_wait))
 
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
-        name, number = _model(request.path)
-        versions = self._repository.ready_versions(name) if number is None else [self._version(request)]
+        one = "version" in request.params
+        versions = [self._version(request)] if one else self._repository.ready_versions(request.params["name"])
         return json_reply({"model_stats": await collect(partial(metadata.statistics, versions))})
 
     async def _all_statistics(self, _request: HttpRequest, _call: Call) -> Reply:
@@ -174,7 +155,7 @@ class OpenInference:
 
     def _version(self, request: HttpRequest) -> Version:
         """The ready version that a path names; the newest if it names none."""
-        return self._service().models.find(*_model(request.path)).version
+        return self._service().models.find(request.params["name"], request.params.get("version")).version
 
 
 def error_reply(error: ServiceError) -> Reply:
@@ -195,13 +176,6 @@ async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tenso
 
 async def _body(request: HttpRequest, limit: int) -> bytes:
     return await read_body(request.receive, request.headers.get(b"content-length"), limit)
-
-
-def _model(path: str) -> tuple[str, str | None]:
-    """The model and the version, if any, that a path names."""
-    match = _OF_MODEL.fullmatch(path)
-    assert match is not None
-    return match["name"], match["version"]
 
 
 def _compressed(reply: Reply, accept_encoding: str) -> Reply:
