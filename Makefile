@@ -13,7 +13,7 @@ test: .venv/dev
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-deploy: .venv/dev
-	$(BIN)/pytest tests/deploy -m "" -rs
+	$(BIN)/pytest tests/deploy -m "" -rs -n 2 --dist loadgroup
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -56,7 +56,7 @@ bento: .venv/serve
 	UV_CONSTRAINT=constraints.txt BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
 
 clean:
-	rm -rf .venv .venv-deploy build .venv-clients .venv-clients.lock load_tests/.environments
+	rm -rf .venv .venv-* build load_tests/.environments
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

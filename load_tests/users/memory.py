@@ -1,5 +1,6 @@
 """The question of a soak: does the server's memory grow, once it is warm?"""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from statistics import median
@@ -22,6 +23,7 @@ class Watch:
         self._url = url
         self._pause = max(LEAST_PAUSE, seconds / SAMPLES)
         self.megabytes: list[float] = []
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # Locust shows what everybody logs
 
     def run(self) -> None:
         """Until it is killed; a server that does not answer is asked again."""

@@ -70,17 +70,27 @@ def container(deployment: Manifest) -> Manifest:
     return dict(found)
 
 
+@cache
+def unbuildable() -> str | None:
+    """Why no image can be built and run here; None if one can."""
+    install = "apt-get install buildah podman runc catatonit iptables containernetworking-plugins"
+    if shutil.which("podman") is None:
+        return f"podman is needed: {install}"
+    if subprocess.run(["podman", "image", "exists", BASE], check=False).returncode:
+        pulled = subprocess.run(["podman", "pull", BASE], check=False, capture_output=True, text=True)
+        if pulled.returncode:
+            return f"{BASE} is not to be had: {pulled.stderr.strip()}"
+    tried = ("podman", "run", "--rm", "--network=host", BASE, "true")
+    ran = subprocess.run(tried, check=False, capture_output=True, text=True)
+    return f"podman cannot run a container: {ran.stderr.strip()}" if ran.returncode else None
+
+
 @pytest.fixture(scope="session")
 def podman() -> str:
-    """Podman, and the image that others are based on."""
-    found = program(
-        "podman", install="apt-get install buildah podman runc catatonit iptables containernetworking-plugins"
-    )
-    if subprocess.run([found, "image", "exists", BASE], check=False).returncode:
-        pulled = subprocess.run([found, "pull", BASE], check=False, capture_output=True, text=True)
-        if pulled.returncode:
-            pytest.skip(f"{BASE} is not to be had: {pulled.stderr.strip()}")
-    return found
+    """The program, once it has run a container of the image that others are based on."""
+    if reason := unbuildable():
+        pytest.skip(reason)
+    return "podman"
 
 
 def said(*command: str | Path) -> str:

@@ -4,6 +4,7 @@ import json
 import runpy
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from PIL import Image
 
 from service.telemetry import metrics
-from tests.deploy.conftest import program
+from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
 from tests.places import ROOT
+
+pytestmark = pytest.mark.xdist_group("monitoring")
 
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "deepserve.yaml").read_text())
@@ -126,6 +130,15 @@ def test_no_panel_is_empty(prometheus: httpx.Client, title: str) -> None:
     found = result(prometheus, query)
     assert found
     assert any(float(each["value"][1]) >= 0 for each in found), found
+
+
+@pytest.mark.deploy
+def test_the_dashboard_is_drawn_without_grafana(prometheus: httpx.Client, tmp_path: Path) -> None:
+    drawn = tmp_path / "dashboard.png"
+    said(sys.executable, MONITORING / "picture.py", str(prometheus.base_url), "--minutes=0.3", "--out", drawn)
+    with Image.open(drawn) as picture:
+        assert picture.width > 1000 < picture.height
+        assert len(picture.getcolors()) > 16
 
 
 @pytest.mark.deploy

@@ -1,21 +1,19 @@
 """Others judge what is in deploy/: the schemas of Kubernetes and of its extensions, linters, the parser of compose."""
 
-import hashlib
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.deploy.conftest import OVERLAYS, Manifest, program, render
+from tests.environments import environment
 from tests.places import ROOT
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.deploy, pytest.mark.xdist_group("schemas")]
 
 HERE = Path(__file__).parent
-ENVIRONMENT = ROOT / ".venv-deploy"
 CLUSTERS = ("1.35.0", "1.36.0", "1.37.0")
 """The newest three releases that are known to kubernetes-validate."""
 EXTENSIONS = ("ScaledObject", "ServiceMonitor")
@@ -30,24 +28,17 @@ ALLOWED = {
 
 @pytest.fixture(scope="module")
 def tools() -> Path:
-    """The programs of requirements.txt, in an environment that is made once and kept."""
-    requirements = HERE / "requirements.txt"
-    made_from = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
-    stamp = ENVIRONMENT / "made-from"
-    if not stamp.exists() or stamp.read_text() != made_from:
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-        subprocess.run([ENVIRONMENT / "bin" / "pip", "install", "--quiet", "-r", requirements], check=True)
-        stamp.write_text(made_from)
-    return ENVIRONMENT / "bin"
+    """The programs of requirements.txt."""
+    return environment(ROOT / ".venv-deploy", HERE / "requirements.txt")
 
 
-@pytest.fixture
-def rendered(tmp_path: Path, overlay: str, manifests: tuple[Manifest, ...]) -> Path:
-    """The manifests of an overlay as a file."""
-    path = tmp_path / f"{overlay}.yaml"
-    path.write_text(yaml.safe_dump_all(manifests))
-    return path
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the manifests of each overlay in a file."""
+    folder = tmp_path_factory.mktemp("rendered")
+    for overlay in OVERLAYS:
+        (folder / f"{overlay}.yaml").write_text(yaml.safe_dump_all(render(overlay)))
+    return folder
 
 
 def judge(*command: str | Path) -> str:
@@ -70,16 +61,14 @@ def test_kubernetes_takes_every_object(
 
 
 def test_its_extensions_take_their_objects_without_dropping_a_field(tools: Path, rendered: Path) -> None:
-    judge(tools / "python", HERE / "check_extensions.py", rendered)
+    assert "4 as they were" in judge(tools / "python", HERE / "check_extensions.py", *rendered.glob("*.yaml"))
 
 
-def test_the_linters_of_policies_and_images_have_no_objection(tools: Path, tmp_path: Path) -> None:
-    for overlay in OVERLAYS:
-        (tmp_path / f"{overlay}.yaml").write_text(yaml.safe_dump_all(render(overlay)))
-    shutil.copy(ROOT / "deploy" / "Dockerfile", tmp_path)
+def test_the_linters_of_policies_and_images_have_no_objection(tools: Path, rendered: Path) -> None:
+    shutil.copy(ROOT / "deploy" / "Dockerfile", rendered)
     frameworks = ("kubernetes", "dockerfile", "secrets")  # the last says nothing where it finds none
     options = ("--compact", "--skip-download", "--skip-check", ",".join(ALLOWED))
-    said = judge(tools / "checkov", "--directory", tmp_path, "--framework", *frameworks, *options)
+    said = judge(tools / "checkov", "--directory", rendered, "--framework", *frameworks, *options)
     assert said.count("Failed checks: 0") == 2
     assert judge(tools / "hadolint", "deploy/Dockerfile") == ""
 

@@ -1,9 +1,6 @@
 """The real server: the process that `make serve` starts, on a free port, once for all live tests."""
 
-import fcntl
-import hashlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.environments import environment
 from tests.places import ROOT
 
 CLIENTS = Path(__file__).parent / "clients"
 """Programs that ask with clients which others have made."""
-CLIENTS_ENVIRONMENT = ROOT / ".venv-clients"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -90,16 +87,5 @@ def client(server: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def clients_python() -> Path:
-    """The interpreter of the clients' own environment, which is made once and kept: their needs clash with ours."""
-    requirements = CLIENTS / "requirements.txt"
-    made_from = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
-    stamp, interpreter = CLIENTS_ENVIRONMENT / "made-from", CLIENTS_ENVIRONMENT / "bin" / "python"
-    with CLIENTS_ENVIRONMENT.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != made_from:
-            shutil.rmtree(CLIENTS_ENVIRONMENT, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", CLIENTS_ENVIRONMENT], check=True)
-            install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "-r", requirements]
-            subprocess.run([interpreter, *install], check=True)
-            stamp.write_text(made_from)
-    return interpreter
+    """The interpreter of the clients' own environment."""
+    return environment(ROOT / ".venv-clients", CLIENTS / "requirements.txt", "--no-deps", "--no-compile") / "python"
