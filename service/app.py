@@ -73,8 +73,9 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
-        # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
+        metrics.share(FOLDER)
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
+        # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
         tasks = [
             TaskEndpoint(api.route, PREDICTORS[name], lambda: _instance().answering, SETTINGS)
@@ -111,7 +112,6 @@ class DeepServe:
 
     def __init__(self) -> None:
         """Loads, verifies and warms every model."""
-        metrics.share(FOLDER)
         self.models = ServedModels(SETTINGS, PREDICTORS)
         workers = Workers(FOLDER)
         self.readiness = Readiness(workers, SETTINGS.workers)
@@ -140,3 +140,4 @@ class DeepServe:
         self.control.close()
         await self.answering.close()
         await self.models.close()
+        logging.shutdown()  # uvicorn ends the process by the signal that ended it, and nothing is done at exit

@@ -16,6 +16,8 @@ from typing import Literal
 import msgspec
 
 from service.call import Call
+from service.telemetry import metrics
+from service.telemetry.writer import Writer
 
 Format = Literal["text", "json"]
 
@@ -25,20 +27,21 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def set_up(level: str, form: Format) -> None:
-    """Writes the log of this process, that of BentoML and uvicorn included, as `form`.
+    """Writes the log of this process, that of BentoML and uvicorn included, as `form`; a worker counts what is dropped
+    of it together with the others, and so has to share its metrics before.
 
     Args:
         level: the least that is written of what the service itself says.
         form: of each line.
     """
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Json() if form == "json" else _Text())
+    writer = Writer(sys.stdout.fileno(), metrics.LOG_LINES_DROPPED.labels().inc)
+    writer.setFormatter(_Json() if form == "json" else _Text())
     for name in list(logging.root.manager.loggerDict):  # each would be written twice
         other = logging.getLogger(name)
         if other.handlers:
             other.handlers.clear()
             other.propagate = True
-    logging.root.handlers[:] = [handler]
+    logging.root.handlers[:] = [writer]
     logging.root.setLevel(logging.WARNING)
     logging.getLogger("bentoml").setLevel(logging.INFO)
     logging.getLogger("service").setLevel(level)

@@ -89,6 +89,8 @@ PROVIDER = Gauge(
 MEMORY = Gauge("deepserve_worker_resident_bytes", "Memory that a worker takes", ("worker",))
 CPU = Counter("deepserve_worker_cpu_seconds", "CPU time that a worker has taken since it started", ("worker",))
 
+LOG_LINES_DROPPED = Counter("deepserve_log_lines_dropped", "Lines of the log that their reader was too slow for", ())
+
 
 class ModelSeries:
     """The series of one version of a model: what its batcher tells, looked up once."""

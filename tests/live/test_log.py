@@ -1,0 +1,59 @@
+"""A server whose log nobody reads: it answers as ever, and the log says what is missing once it is read again."""
+
+import json
+import os
+import re
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from service.telemetry.writer import MOST_LINES
+from tests.live.conftest import serving
+
+AT_ONCE = 100
+
+
+def ask(url: str, times: int) -> None:
+    """Sends requests without waiting for the answers before, and waits for all of those."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 80), timeout=30) as connection:
+        for _ in range(times // AT_ONCE):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * AT_ONCE)
+            answers = b""
+            while answers.count(b"\r\n\r\nok\n") < AT_ONCE:
+                answers += connection.recv(65536)
+            assert answers.count(b"HTTP/1.1 200 ") == AT_ONCE
+
+
+def available(pipe: int) -> bytes:
+    """All that is in the pipe, and what comes meanwhile."""
+    said = b""
+    with suppress(BlockingIOError):
+        while more := os.read(pipe, 1 << 20):
+            said += more
+    return said
+
+
+def test_who_does_not_read_the_log_stops_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    with serving(tmp_path / "log", log_requests="1", log_format="json") as url:
+        ask(url, MOST_LINES + 3000)
+        found = re.search(r"^deepserve_log_lines_dropped_total (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+        assert found is not None
+        assert float(found[1]) > 1000
+        said = b""
+        end = time.monotonic() + 30
+        while b"lines of the log were dropped" not in said and time.monotonic() < end:
+            ask(url, AT_ONCE)
+            said += available(reader)
+        httpx.get(f"{url}/livez", headers={"X-Request-ID": "the last"})
+    said += available(reader)
+    os.close(reader)
+    assert b"lines of the log were dropped" in said
+    assert b'"request_id":"the last"' in said
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert sum(line.get("route") == "/livez" for line in lines) > MOST_LINES
