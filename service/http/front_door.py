@@ -29,7 +29,6 @@ from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
 from service.settings import Settings
 from service.telemetry import logs, metrics
-from service.telemetry.series import OPENMETRICS, TEXT
 from service.telemetry.traces import Tracing, trace_id
 
 logger = logging.getLogger(__name__)
@@ -180,9 +179,7 @@ def _always(reply: Reply) -> Handler:
 
 
 async def _metrics(request: HttpRequest, _call: Call) -> Reply:
-    openmetrics = "application/openmetrics-text" in request.header(b"accept")
-    body = await collect(partial(metrics.exposition, openmetrics=openmetrics))
-    return Reply(body, OPENMETRICS if openmetrics else TEXT)
+    return Reply(*await collect(partial(metrics.exposition, request.header(b"accept"))))
 
 
 def _refusal(error: ServiceError, path: str, call: Call) -> Reply:

@@ -11,7 +11,8 @@ from pathlib import Path
 from service import machine
 from service.call import Call
 from service.telemetry import series
-from service.telemetry.board import BOARD, Row
+from service.telemetry.board import BOARD
+from service.telemetry.ledger import Row
 from service.telemetry.series import Counter, Gauge, Histogram, Number
 
 _SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -220,36 +221,32 @@ def share(folder: Path) -> None:
     BOARD.share(folder / "metrics")
 
 
-def exposition(*, openmetrics: bool) -> bytes:
+def exposition(accept: str) -> tuple[bytes, str]:
     """All series of all workers, and what each of them takes; see `series.exposition`.
 
     Raises:
-        TimeoutError: another worker does not let go of what they share.
         OSError: what the workers share cannot be read.
     """
+    reading = BOARD.read()
     taken: list[Row] = []
-    for worker in BOARD.workers():
+    for worker in reading.workers:
         with suppress(OSError):  # it has just ended
             usage = machine.usage(worker.pid)
-            taken.append((MEMORY.name, (worker.number,), [usage.resident]))
-            taken.append((CPU.name, (worker.number,), [usage.cpu_seconds]))
-    return series.exposition(taken, openmetrics=openmetrics)
+            taken.append((MEMORY.name, (worker.name,), [usage.resident]))
+            taken.append((CPU.name, (worker.name,), [usage.cpu_seconds]))
+    return series.exposition([*reading.rows, *taken], accept)
 
 
 def totals() -> dict[tuple[str, str], Totals]:
     """The counters and histograms of every version over all workers, by model and version.
 
     Raises:
-        TimeoutError: another worker does not let go of what they share.
         OSError: what the workers share cannot be read.
     """
     found: defaultdict[tuple[str, str], Totals] = defaultdict(lambda: defaultdict(float))
-    for name, points in series.collect().items():
-        family = series.FAMILIES[name]
-        for values, point in points.items():
-            labels = dict(zip(family.label_names, values, strict=True))
-            if family.kind != "gauge" and "version" in labels:
-                of_version, outcome = found[labels["model"], labels["version"]], labels.get("outcome", "")
-                for suffix, _, value, _ in family.samples(point):
-                    of_version[f"{name}{suffix}", outcome] += value
+    for family in series.Told(BOARD.read().rows).collect():
+        for sample in family.samples:
+            if family.type != "gauge" and "version" in sample.labels:
+                of_version = found[sample.labels["model"], sample.labels["version"]]
+                of_version[sample.name, sample.labels.get("outcome", "")] += sample.value
     return found

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from service.telemetry import metrics
+from service.telemetry.series import Counter, Gauge, Histogram
 from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
 from tests.places import ROOT
@@ -46,8 +47,8 @@ def test_the_dashboard_is_what_its_program_makes() -> None:
 
 def test_rules_and_panels_ask_for_metrics_that_there_are() -> None:
     rules = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
-    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-    there = {f"{name}{end}" for name, each in metrics.series.FAMILIES.items() for end in suffixes[each.kind]}
+    suffixes = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}
+    there = {f"{name}{end}" for name, each in metrics.series.FAMILIES.items() for end in suffixes[type(each)]}
     asked = {word.partition("{")[0] for text in (*rules, *QUERIES.values()) for word in _words(text)}
     assert {word for word in asked if word.startswith("deepserve_")} <= there
 

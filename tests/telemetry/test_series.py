@@ -1,9 +1,11 @@
 """What the workers of a server count is one, whoever is asked, and whoever has died since."""
 
+import fcntl
 import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from service import machine
-from service.telemetry import series
-from service.telemetry.board import Board
-from service.telemetry.series import Counter, Exemplar, Gauge, Histogram
+from service.telemetry.board import BOARD, Board
+from service.telemetry.series import Counter, Gauge, Histogram, Told
 from tests.places import ROOT
 
 WORKER = """
@@ -38,7 +39,8 @@ for line in sys.stdin:
         observed.exemplify(by, bytes([int(by)] * 16))
         print("done", flush=True)
     else:
-        text = exposition(openmetrics=line.startswith("openmetrics")).decode()
+        told, _ = exposition(BOARD.read().rows, line)
+        text = told.decode()
         print(len(text.splitlines()), text, sep="\\n", end="", flush=True)
 """
 
@@ -60,7 +62,7 @@ class Worker:
         assert self._ask(f"count {by}") == "done"
 
     def samples(self) -> dict[str, float]:
-        text = self.text("text")
+        text = self.text("text/plain")
         return {
             f"{sample.name}{sorted(sample.labels.values())}": sample.value
             for family in parse_text(text)
@@ -119,8 +121,8 @@ def test_a_killed_worker_leaves_what_it_counted_and_nothing_else(tmp_path: Path)
             assert told[COUNTED] == told["times_sum[]"] == 5 + deaths
             assert told["times_bucket['1.0']"] == deaths
             assert told["sets['x']"] == told["least[]"] == 5
-            assert len(list(tmp_path.glob("*.numbers"))) == 1
-        assert sum(path.stat().st_blocks * 512 for path in tmp_path.iterdir()) < 2**20 + 2**15
+            assert len(list(tmp_path.glob("*.numbers"))) == 2  # until the next one starts
+        assert sum(path.stat().st_blocks * 512 for path in tmp_path.iterdir()) < 2**21 + 2**15
 
 
 def test_who_starts_after_all_have_died_goes_on_counting(tmp_path: Path) -> None:
@@ -137,16 +139,49 @@ def test_a_worker_that_died_while_it_buried_another_has_not_counted_it_twice(tmp
     with workers(tmp_path, 2) as (survivor, victim):
         survivor.count(1)
         victim.count(2)
-        victim_files = {path: path.read_bytes() for path in tmp_path.glob("*.[in]*")}
         victim.kill()
-        assert survivor.samples()[COUNTED] == 3
-        gone = [path for path in victim_files if not path.exists()]
-        assert gone
-        for path in victim_files:
-            if path.with_suffix(".numbers") in gone:
-                path.write_bytes(victim_files[path])
-        assert survivor.samples()[COUNTED] == 3
-        assert not any(path.exists() for path in gone)
+        files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with workers(tmp_path, 1) as [another]:
+            another.count(1)
+            gone = {path for path in files if not path.exists()}
+            assert {path.suffix for path in gone} == {".index", ".numbers"}
+        for path in gone:
+            path.write_bytes(files[path])
+        assert survivor.samples()[COUNTED] == 4  # the files of the other are not yet gone
+        with workers(tmp_path, 1) as [another]:
+            another.count(1)
+            assert not any(path.exists() for path in gone)
+            assert survivor.samples()[COUNTED] == 5
+
+
+def test_who_reads_waits_for_nobody(tmp_path: Path) -> None:
+    with workers(tmp_path, 1) as [worker]:
+        worker.count(1)
+        with (tmp_path / "lock").open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # as one does that was stopped while it started
+            assert worker.samples()[COUNTED] == 1
+
+
+def test_what_is_read_while_workers_die_and_others_start_is_all_there_is(tmp_path: Path) -> None:
+    with workers(tmp_path, 1) as [survivor]:
+        survivor.count(1)
+        told = [1.0]
+        ended = threading.Event()
+
+        def read() -> None:
+            while not ended.is_set():
+                told.append(survivor.samples()[COUNTED])
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        for _ in range(8):
+            with workers(tmp_path, 2) as victims:
+                for victim in victims:
+                    victim.count(1)
+        ended.set()
+        reading.join()
+        assert told == sorted(told)
+        assert survivor.samples()[COUNTED] == 17
 
 
 def test_exemplars_are_the_latest_of_the_living_and_in_openmetrics_alone(tmp_path: Path) -> None:
@@ -154,31 +189,39 @@ def test_exemplars_are_the_latest_of_the_living_and_in_openmetrics_alone(tmp_pat
         one.count(1)
         other.count(1)
         other.count(2)
-        [times] = [family for family in parse_openmetrics(one.text("openmetrics")) if family.name == "times"]
+        [times] = [
+            family for family in parse_openmetrics(one.text("application/openmetrics-text")) if family.name == "times"
+        ]
         found = {sample.labels["le"]: sample.exemplar for sample in times.samples if sample.name == "times_bucket"}
         assert {name: example and example.labels for name, example in found.items()} == {
             "1.0": {"trace_id": "01" * 16},
             "2.0": {"trace_id": "02" * 16},
             "+Inf": None,
         }
-        assert "trace_id" not in one.text("text")
+        assert "trace_id" not in one.text("text/plain")
+
+
+def samples(name: str) -> dict[str, float]:
+    """Those of a family of this process."""
+    families = {family.name: family for family in Told(BOARD.read().rows).collect()}
+    return {sample.name: sample.value for sample in families[name].samples}
 
 
 def test_a_gauge_that_is_cleared_is_not_told() -> None:
     gauge = Gauge("a_gauge_that_is_cleared", "It", ("of",))
     number = gauge.labels("x")
-    assert b'a_gauge_that_is_cleared{of="x"}' not in series.exposition(openmetrics=False)
+    assert samples("a_gauge_that_is_cleared") == {}
     number.set(0)
-    assert b'a_gauge_that_is_cleared{of="x"} 0.0' in series.exposition(openmetrics=False)
+    assert samples("a_gauge_that_is_cleared") == {"a_gauge_that_is_cleared": 0.0}
     number.clear()
-    assert b'a_gauge_that_is_cleared{of="x"}' not in series.exposition(openmetrics=False)
+    assert samples("a_gauge_that_is_cleared") == {}
 
 
 def test_the_same_labels_are_the_same_series_and_others_are_refused() -> None:
     counter = Counter("a_counter", "It", ("of",))
     counter.labels("x").inc()
     counter.labels("x").inc(2)
-    assert series.collect()["a_counter"] == {("x",): series.Point([3.0])}
+    assert samples("a_counter") == {"a_counter_total": 3.0}
     with pytest.raises(ValueError, match="a_counter has the labels"):
         counter.labels("x", "y")
 
@@ -189,12 +232,18 @@ def test_what_a_histogram_observes_is_in_the_first_bucket_that_holds_it() -> Non
     for value in (0, 1, 1.5, 10, 11, math.inf):
         observed.observe(value)
     observed.exemplify(10, b"0123456789abcdef")
-    point = series.collect()["a_histogram"][()]
-    assert point.numbers == [2, 2, 2, math.inf]
-    example = point.exemplars[1]
-    assert isinstance(example, Exemplar)
-    assert (example.trace_id, example.value) == (b"0123456789abcdef".hex(), 10)
-    assert point.exemplars[0] is point.exemplars[2] is None
+    [told] = [family for family in Told(BOARD.read().rows).collect() if family.name == "a_histogram"]
+    assert [(each.labels.get("le"), each.value) for each in told.samples] == [
+        ("1.0", 2),
+        ("10.0", 4),
+        ("+Inf", 6),
+        (None, 6),
+        (None, math.inf),
+    ]
+    example = told.samples[1].exemplar
+    assert example is not None
+    assert (example.labels, example.value) == ({"trace_id": b"0123456789abcdef".hex()}, 10)
+    assert told.samples[0].exemplar is told.samples[2].exemplar is None
 
 
 def test_what_there_is_no_room_for_is_not_told_and_harms_nobody() -> None:
@@ -205,7 +254,7 @@ def test_what_there_is_no_room_for_is_not_told_and_harms_nobody() -> None:
     last = max(places)
     board.numbers[first] = 1
     board.numbers[last + 255] = 5
-    rows = {(name, labels): numbers for name, labels, numbers in board.rows()}
+    rows = {(name, labels): numbers for name, labels, numbers in board.read().rows}
     assert list(rows["first", ()]) == [1.0]
     assert not any(any(numbers) for (name, _), numbers in rows.items() if name == "more")
 

@@ -89,7 +89,6 @@ def statistics(versions: Sequence[Version]) -> list[Document]:
     """What versions have done since the server started, in all workers: for a thread, collecting it takes milliseconds.
 
     Raises:
-        TimeoutError: another worker does not let go of what they share.
         OSError: what the workers share cannot be read.
     """
     totals = metrics.totals()
