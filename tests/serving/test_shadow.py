@@ -86,7 +86,7 @@ async def shadow(models: ServedModels, version: str = "1", share: float = 1) -> 
 def counts(shadow: str = "1") -> dict[str, float]:
     """Rows of copies of requests for version 2, by what became of them."""
     pattern = rf'^deepserve_shadow_rows_total{{model="digits",outcome="(\w+)",shadow="{shadow}",version="2"}} (\S+)'
-    found = dict(re.findall(pattern, metrics.exposition(openmetrics=False).decode(), re.MULTILINE))
+    found = dict(re.findall(pattern, metrics.exposition("")[0].decode(), re.MULTILINE))
     return {outcome: float(found.get(outcome, 0)) for outcome in ("agree", "differ", "dropped", "failed")}
 
 
