@@ -10,7 +10,7 @@ serve: .venv/serve
 	$(RUN) exec $(BIN)/python -m service
 
 test: .venv/dev
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-deploy: .venv/dev
 	$(BIN)/pytest tests/deploy -m "" -rs -n 2 --dist loadgroup

@@ -1,4 +1,4 @@
-"""The real server: the process that `make serve` starts, on a free port, once for all live tests."""
+"""The real server: the process that `make serve` starts, on a free port, once for all live tests of a process."""
 
 import os
 import signal
@@ -18,15 +18,6 @@ from tests.places import ROOT
 
 CLIENTS = Path(__file__).parent / "clients"
 """Programs that ask with clients which others have made."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs the live tests, one after the other: they share the server and its metrics."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("live"))
 
 
 def clean_environment() -> dict[str, str]:

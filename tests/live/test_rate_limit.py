@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from tests.live.conftest import serving
+from tests.live.openinference.asking import picture, refused
 from tests.live.test_contract import problem
-from tests.live.test_openinference import picture, refused
 
 RATE, BURST = 0.5, 10
 MASSES = {"masses": [{"age": 50}]}

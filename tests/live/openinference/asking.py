@@ -1,0 +1,103 @@
+"""Requests of the Open Inference Protocol as plain HTTP has them, and what comes back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.engine.card import Card
+from service.engine.verification import GOLDEN_TOLERANCE
+from service.http.v2.tensors import DATATYPES
+from tests.places import MODELS
+
+Tensors = dict[str, np.ndarray]
+Document = dict[str, Any]
+
+VERSIONS = sorted(path.parent for path in MODELS.glob("*/*/card.json"))
+every_version = pytest.mark.parametrize("directory", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+
+
+def golden(directory: Path) -> tuple[Tensors, Tensors]:
+    """The golden inputs of a version, and what the graph that is served makes of them."""
+    kinds = ("in:", "int8:" if "int8" in Card.read(directory).precisions else "out:")
+    with np.load(directory / "golden.npz") as cases:
+        inputs, outputs = (
+            {name.removeprefix(kind): cases[name] for name in cases.files if name.startswith(kind)} for kind in kinds
+        )
+    return inputs, outputs
+
+
+def address(directory: Path) -> str:
+    return f"/v2/models/{directory.parent.name}/versions/{directory.name}"
+
+
+def described(name: str, values: np.ndarray, **more: Any) -> Document:
+    """The head of an input tensor."""
+    return {"name": name, "shape": list(values.shape), "datatype": DATATYPES[values.dtype.name], **more}
+
+
+def in_json(name: str, values: np.ndarray) -> Document:
+    return described(name, values, data=values.ravel().tolist())
+
+
+def in_bytes(tensors: Tensors) -> dict[str, Any]:
+    """What httpx needs to send every input, and ask for every output, in bytes."""
+    inputs = [described(name, each, parameters={"binary_data_size": each.nbytes}) for name, each in tensors.items()]
+    return binary({"inputs": inputs, "parameters": {"binary_data_output": True}}, *tensors.values())
+
+
+def picture(rows: int = 1) -> Document:
+    """Empty pictures for digits."""
+    return in_json("pictures", np.zeros((rows, 28, 28), np.uint8))
+
+
+def binary(request: Document, *tensors: np.ndarray) -> dict[str, Any]:
+    """What httpx needs to send JSON and bytes behind it."""
+    head = json.dumps(request).encode()
+    body = b"".join([head, *(values.tobytes() for values in tensors)])
+    return {"content": body, "headers": {JSON_LENGTH: str(len(head))}}
+
+
+def outputs_of(response: httpx.Response) -> Tensors:
+    """The outputs of an answer, from its JSON and from what stands behind it."""
+    assert response.status_code == 200, response.text
+    size = int(response.headers.get(JSON_LENGTH, len(response.content)))
+    assert response.headers["content-type"] == (
+        "application/json" if size == len(response.content) else "application/octet-stream"
+    )
+    content, rest = json.loads(response.content[:size]), response.content[size:]
+    found = {}
+    for output in content["outputs"]:
+        dtype = {"UINT8": "u1", "FP32": "<f4"}[output["datatype"]]
+        if "data" in output:
+            values = np.array(output["data"], dtype)
+        else:
+            size = output["parameters"]["binary_data_size"]
+            values, rest = np.frombuffer(rest[:size], dtype), rest[size:]
+        found[output["name"]] = values.reshape(output["shape"])
+    assert not rest
+    return found
+
+
+def agree(found: Tensors, expected: Tensors) -> None:
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(
+            found[name].astype(float), values.astype(float), atol=GOLDEN_TOLERANCE[values.dtype.kind]
+        )
+
+
+def refused(response: httpx.Response, status: int) -> str:
+    """The message of an error answer."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    content = response.json()
+    assert list(content) == ["error"]
+    assert "Traceback" not in content["error"]
+    return str(content["error"])

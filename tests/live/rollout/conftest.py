@@ -1,0 +1,40 @@
+"""The server whose models come and go, once for all tests of this folder."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.conftest import serving
+from tests.live.rollout.asking import WORKERS, order, states
+from tests.places import MODELS
+
+
+@pytest.fixture(scope="session")
+def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address and the models of a server of two workers that takes orders."""
+    folder = tmp_path_factory.mktemp("rollouts")
+    for name in ("digits", "mammogram"):
+        shutil.copytree(MODELS / name, folder / "models" / name)
+    with serving(
+        folder / "log", models_dir=str(folder / "models"), workers=str(WORKERS), threads="1", admin_keys="admin"
+    ) as url:
+        yield url, folder / "models"
+
+
+@pytest.fixture
+def url(rollouts: tuple[str, Path]) -> Iterator[str]:
+    """Its address; the models are put back afterwards as they were."""
+    address, models = rollouts
+    yield address
+    shutil.rmtree(models / "digits" / "3", ignore_errors=True)
+    for name in ("digits", "mammogram"):
+        assert order(address, "load", name).status_code == 200
+    assert states(address, "digits") == {"1": "READY", "2": "READY"}
+
+
+@pytest.fixture
+def models(rollouts: tuple[str, Path]) -> Path:
+    """The folder that it serves from."""
+    return rollouts[1]
