@@ -6,22 +6,19 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.engine.card import Card
 from service.http.messages import JSON, Reply
+from service.http.operations import BYTES, SCHEMAS, TEXT, Document, content, operation, parameter, reference
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.tasks import MULTIPART, TaskEndpoint
 from service.http.v2.openapi import tensor_paths, tensor_schemas
 
-Document = dict[str, Any]
-
-_REFERENCE = "#/components/schemas/{model}"
+_PROBLEM = content(PROBLEM, reference("Problem"))
 _TASK_ERRORS = (400, 401, 404, 405, 413, 415, 422, 429, 503, 504)
 
 _PROBLEM_SCHEMA: Document = {
@@ -29,11 +26,11 @@ _PROBLEM_SCHEMA: Document = {
     "description": "An error, as RFC 9457 has it.",
     "required": ["type", "title", "status", "detail", "request_id"],
     "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
+        "type": TEXT,
+        "title": TEXT,
         "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "request_id": {"type": "string"},
+        "detail": TEXT,
+        "request_id": TEXT,
         "errors": {
             "type": "array",
             "items": {
@@ -41,7 +38,7 @@ _PROBLEM_SCHEMA: Document = {
                 "required": ["loc", "msg"],
                 "properties": {
                     "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
-                    "msg": {"type": "string"},
+                    "msg": TEXT,
                 },
             },
         },
@@ -63,7 +60,7 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
     models: list[type[BaseModel]] = [Card]
     for task in tasks:
         models += [task.predictor.Request, task.predictor.Answer]
-    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=SCHEMAS + "{model}")
     document = {
         "openapi": "3.1.0",
         "info": {"title": "deepserve", "version": "1", "description": "Four classic neural networks, served."},
@@ -93,55 +90,27 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
 
 def _task(task: TaskEndpoint) -> Document:
     predictor = task.predictor
-    schema = predictor.Request.model_json_schema()
-    picture = {"schema": {"type": "string", "format": "binary"}}
-    body: Document = {JSON: {"schema": _reference(predictor.Request)}}
+    body = content(JSON, reference(predictor.Request.__name__))
     if predictor.files_field is not None:
-        files = {"type": "array", "items": picture["schema"]}
-        body[MULTIPART] = {"schema": {"type": "object", "properties": {predictor.files_field: files}}}
-        body["image/*"] = picture
-    answers = {name: picture for name in predictor.media_types if name != JSON}
-    return {
+        files = {"type": "array", "items": BYTES}
+        body |= content(MULTIPART, {"type": "object", "properties": {predictor.files_field: files}})
+        body |= content("image/*", BYTES)
+    answer = content(JSON, reference(predictor.Answer.__name__))
+    for picture in (each for each in predictor.media_types if each != JSON):
+        answer |= content(picture, BYTES)
+    described = operation((predictor.__doc__ or "").splitlines()[0], (), answer, _TASK_ERRORS, _PROBLEM)
+    return described | {
         "operationId": predictor.name,
-        "summary": (predictor.__doc__ or "").splitlines()[0],
         "parameters": [
-            _parameter(
-                "version",
-                "query",
-                {"type": "string"},
-                "Model version; without it the newest that is ready and not on trial.",
-            ),
-            _parameter("X-Request-Timeout", "header", {"type": "number"}, "Seconds after which the answer is useless."),
-            _parameter("X-Request-ID", "header", {"type": "string"}, "Comes back with the answer."),
+            parameter("version", "query", TEXT, "Model version; without it the newest that is ready and not on trial."),
+            parameter("X-Request-Timeout", "header", {"type": "number"}, "Seconds after which the answer is useless."),
+            parameter("X-Request-ID", "header", TEXT, "Comes back with the answer."),
         ],
-        "requestBody": {"required": bool(schema.get("required")), "content": body},
-        "responses": {
-            "200": {"description": "OK", "content": {JSON: {"schema": _reference(predictor.Answer)}, **answers}},
-            **_errors(_TASK_ERRORS),
-        },
+        "requestBody": {"required": bool(predictor.Request.model_json_schema().get("required")), "content": body},
     }
 
 
 def _get(summary: str, *names: str, media_type: str = JSON, errors: tuple[int, ...] = ()) -> Document:
     """A GET operation, its path's parameters being `names`."""
-    return {
-        "summary": summary,
-        "parameters": [_parameter(name, "path", {"type": "string"}, required=True) for name in names],
-        "responses": {
-            "200": {"description": "OK", "content": {media_type: {}}},
-            **_errors(errors or ((401, 404, 405) if names else (401, 405))),
-        },
-    }
-
-
-def _parameter(name: str, place: str, schema: Document, about: str = "", *, required: bool = False) -> Document:
-    return {"name": name, "in": place, "schema": schema, "description": about, "required": required}
-
-
-def _errors(statuses: tuple[int, ...]) -> Document:
-    content = {PROBLEM: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}}
-    return {str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
-
-
-def _reference(model: type[BaseModel]) -> Document:
-    return {"$ref": _REFERENCE.format(model=model.__name__)}
+    errors = errors or ((401, 404, 405) if names else (401, 405))
+    return operation(summary, names, {media_type: {}}, errors, _PROBLEM)

@@ -1,17 +1,13 @@
 """The part of the OpenAPI document that describes the Open Inference Protocol."""
 
-from http import HTTPStatus
-from typing import Any
-
 import msgspec
 
 from service.http.messages import JSON
+from service.http.operations import BYTES, SCHEMAS, TEXT, Document, content, operation, parameter, reference
+from service.http.v2.body import JSON_LENGTH
 from service.http.v2.repository import IndexRequest, LoadRequest, UnloadRequest
 from service.http.v2.request import InferRequest
 
-Document = dict[str, Any]
-
-_REFERENCE = "#/components/schemas/{name}"
 _BINARY = "application/octet-stream"
 _KEYED = (401, 405, 422, 504)
 _OF_MODEL = (*_KEYED, 404, 503)
@@ -22,8 +18,8 @@ _TENSOR: Document = {
     "type": "object",
     "required": ["name", "datatype", "shape"],
     "properties": {
-        "name": {"type": "string"},
-        "datatype": {"type": "string"},
+        "name": TEXT,
+        "datatype": TEXT,
         "shape": {"type": "array", "items": {"type": "integer"}},
         "data": {"type": "array", "items": {"type": ["number", "string"]}},
         "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer"}}},
@@ -33,19 +29,20 @@ _ANSWER: Document = {
     "type": "object",
     "required": ["model_name", "model_version", "outputs"],
     "properties": {
-        "model_name": {"type": "string"},
-        "model_version": {"type": "string"},
-        "id": {"type": "string"},
+        "model_name": TEXT,
+        "model_version": TEXT,
+        "id": TEXT,
         "outputs": {"type": "array", "items": _TENSOR},
     },
 }
-_ERROR: Document = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_ERROR: Document = {"type": "object", "required": ["error"], "properties": {"error": TEXT}}
+_FAILURE = content(JSON, reference("TensorError"))
 
 
 def tensor_schemas() -> Document:
     """What the paths refer to."""
     _, requests = msgspec.json.schema_components(
-        [InferRequest, IndexRequest, LoadRequest, UnloadRequest], ref_template=_REFERENCE
+        [InferRequest, IndexRequest, LoadRequest, UnloadRequest], ref_template=SCHEMAS + "{name}"
     )
     numbers = requests["InputTensor"]["properties"]["data"]["items"]
     nested = {"type": "array", "items": {}}
@@ -83,16 +80,16 @@ def tensor_paths() -> Document:
 def _of_model(path: str, *names: str) -> Document:
     infer = _operation("Tensors in, tensors out.", names, "InferRequest", "InferAnswer", _INFER)
     infer["parameters"] += [
-        {
-            "name": "Inference-Header-Content-Length",
-            "in": "header",
-            "schema": {"type": "integer", "minimum": 0},
-            "description": "How many of the body's bytes are JSON, where tensors stand behind it.",
-        },
-        {"name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "deflate", "identity"]}},
+        parameter(
+            JSON_LENGTH,
+            "header",
+            {"type": "integer", "minimum": 0},
+            "How many of the body's bytes are JSON, where tensors stand behind it.",
+        ),
+        parameter("Content-Encoding", "header", {"enum": ["gzip", "deflate", "identity"]}),
     ]
-    for content in (infer["requestBody"]["content"], infer["responses"]["200"]["content"]):
-        content[_BINARY] = {"schema": {"type": "string", "format": "binary"}}
+    for body in (infer["requestBody"], infer["responses"]["200"]):
+        body["content"] |= content(_BINARY, BYTES)
     return {
         path: {"get": _operation("Its inputs, outputs and versions.", names, errors=_OF_MODEL)},
         f"{path}/ready": {"get": _operation("It can be asked.", names, errors=_OF_MODEL)},
@@ -110,25 +107,7 @@ def _operation(
     errors: tuple[int, ...] = _KEYED,
 ) -> Document:
     """An operation whose path has parameters `names`, and whose body and answer are schemas of those names."""
-    operation: Document = {
-        "tags": ["tensors"],
-        "summary": summary,
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
-        "responses": {
-            "200": {"description": "OK", "content": {JSON: {"schema": {} if answer is None else _named(answer)}}},
-            **{
-                str(status): {
-                    "description": HTTPStatus(status).phrase,
-                    "content": {JSON: {"schema": _named("TensorError")}},
-                }
-                for status in sorted(errors)
-            },
-        },
-    }
+    described = operation(summary, names, content(JSON, {} if answer is None else reference(answer)), errors, _FAILURE)
     if body is not None:
-        operation["requestBody"] = {"required": body == "InferRequest", "content": {JSON: {"schema": _named(body)}}}
-    return operation
-
-
-def _named(schema: str) -> Document:
-    return {"$ref": _REFERENCE.format(name=schema)}
+        described["requestBody"] = {"required": body == "InferRequest", "content": content(JSON, reference(body))}
+    return described | {"tags": ["tensors"]}
