@@ -74,6 +74,8 @@ def check(version: Path) -> Iterator[Check]:
     yield Check("files", f"{len(sizes)}, {sum(sizes.values()) / 1e6:.1f} MB, sha256 as on the card")
     yield from (_check_graph(version, card, precision) for precision, graph in GRAPHS.items() if graph in card.files)
     yield _check_task(version, card)
+    if not card.distributions:
+        yield Check("drift", "will not be told: the card has no distributions to hold requests against", "warn")
     faults = list(_faults(card))
     yield from (Check("card", fault, "FAIL") for fault in faults)
     if not faults:

@@ -77,6 +77,7 @@ class Answering:
             ServiceError: there is no time or room to compute them, or it fails.
         """
         outputs = await (served.batcher if asked is None else served.answers).submit(inputs)
+        served.watch.saw(inputs, outputs)
         call.computed = time.perf_counter()
         if asked is not None and (shadow := self._shadows.get(served.version.name)) is not None:
             shadow.offer(call.request_id, asked, served, outputs)

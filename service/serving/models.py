@@ -19,6 +19,7 @@ from service.engine.repository import Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import Unavailable
 from service.serving.binding import AnyPredictor, bind
+from service.serving.drift import Watch
 from service.settings import Settings
 from service.telemetry import metrics
 from service.telemetry.series import Number
@@ -35,6 +36,8 @@ class ServedVersion:
     """Computes the outputs for decoded inputs."""
     answers: Batcher | CachedBatcher
     """The same, where the model has a cache by way of that: for requests that give the same inputs again."""
+    watch: Watch
+    """Is told of each request that is answered."""
 
 
 class ServedModels:
@@ -152,6 +155,7 @@ class ServedModels:
             bound,
             batcher,
             self._cached(batcher, version.card),
+            Watch(version.card, bound),
         )
 
     def _cached(self, batcher: Batcher, card: Card) -> Batcher | CachedBatcher:
@@ -171,6 +175,11 @@ class ServedModels:
         answering: dict[tuple[str, str | None], ServedVersion] = {
             (name, number): served for number, served in ready.items()
         }
+        known = {served for (model, _), served in self._answering.items() if model == name}
+        for served in known.difference(ready.values()):
+            served.watch.end()
+        for served in set(ready.values()).difference(known):
+            served.watch.begin()
         if ready:
             answering[name, None] = ready[self._default(name, list(ready))]
         self._answering = {key: served for key, served in self._answering.items() if key[0] != name} | answering

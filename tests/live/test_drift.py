@@ -1,0 +1,70 @@
+"""A server tells by its metrics whether what it is asked is like what its models were made from, at either door."""
+
+import time
+from itertools import cycle, islice
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from training import datasets
+from training.datasets import MNIST
+
+MANY = 64
+"""Items of a request."""
+ROWS = 8000
+"""After which nothing counts any more that was asked before."""
+
+
+def indices(client: httpx.Client, model: str, version: str) -> dict[str, float]:
+    """The index of each feature of a version."""
+    return {
+        sample.labels["feature"]: sample.value
+        for family in parse(client.get("/metrics").text)
+        for sample in family.samples
+        if family.name == "deepserve_drift_index"
+        and (sample.labels["model"], sample.labels["version"]) == (model, version)
+    }
+
+
+def wait_until_far(client: httpx.Client, model: str, version: str, feature: str, ask: Any) -> None:
+    """Asks until the index of a feature is above 0.25."""
+    end = time.monotonic() + 30
+    while indices(client, model, version).get(feature, 0) <= 0.25:
+        assert time.monotonic() < end, indices(client, model, version)
+        ask()
+
+
+def infer(client: httpx.Client, pictures: npt.NDArray[np.uint8]) -> None:
+    tensor = {"name": "pictures", "datatype": "UINT8", "shape": pictures.shape, "data": pictures.ravel().tolist()}
+    assert client.post("/v2/models/digits/versions/2/infer", json={"inputs": [tensor]}).status_code == 200
+
+
+def test_tensors_like_those_of_training_are_near_and_others_are_far(client: httpx.Client) -> None:
+    pictures = datasets.pictures(MNIST)[1].pictures
+    for first in range(0, ROWS, MANY):
+        infer(client, pictures[first : first + MANY])
+    found = indices(client, "digits", "2")
+    assert set(found) == {"ink", "off_centre", "prediction"}
+    assert max(found.values()) < 0.1, found
+    wait_until_far(client, "digits", "2", "ink", lambda: infer(client, 255 - pictures[:MANY]))
+
+
+def predict(client: httpx.Client, masses: list[dict[str, float]]) -> None:
+    assert client.post("/v1/mammogram", json={"masses": masses}).status_code == 200
+
+
+def test_requests_for_a_task_too(client: httpx.Client) -> None:
+    names = ("age", "shape", "margin", "density")
+    rows = datasets.masses().masses.tolist()
+    masses = [{name: value for name, value in zip(names, row, strict=True) if value == value} for row in rows]
+    every = cycle(masses)
+    for _ in range(0, ROWS, MANY):
+        predict(client, list(islice(every, MANY)))
+    found = indices(client, "mammogram", "1")
+    assert set(found) == {*names, "prediction"}
+    assert max(found.values()) < 0.1, found
+    old = [mass for mass in masses if mass.get("age", 0) >= 65]
+    wait_until_far(client, "mammogram", "1", "age", lambda: predict(client, old[:MANY]))
