@@ -27,6 +27,11 @@ def mean(name: str) -> str:
     return f"sum(rate({name}_sum{{{MODEL}}}{RATE})) / sum(rate({name}_count{{{MODEL}}}{RATE}))"
 
 
+def drift(features: str) -> str:
+    """How far features are from training, over all servers."""
+    return f"avg by (model, version, feature) (deepserve_drift_index{{{MODEL}, {features}}})"
+
+
 ROWS: dict[str, list[tuple[str, str, Queries]]] = {
     "Objectives": [
         ("Requests for models", "reqps", {"all": "sum(deepserve:requests:rate5m)"}),
@@ -114,6 +119,10 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
             },
         ),
     ],
+    "Drift from training: 0.1 is little, 0.25 is much": [
+        ("Inputs", "short", {"{{model}} {{version}} {{feature}}": drift('feature!="prediction"')}),
+        ("Predictions", "short", {"{{model}} {{version}}": drift('feature="prediction"')}),
+    ],
     "Workers": [
         ("Memory", "bytes", {"{{instance}} {{worker}}": f"deepserve_worker_resident_bytes{{{OF}}}"}),
         (
@@ -139,7 +148,8 @@ def dashboard() -> dict[str, Any]:
         place = {"x": 0, "y": y, "w": 24, "h": 1}
         panels.append({"type": "row", "title": title, "gridPos": place, "panels": [], "id": len(panels) + 1})
         for number, (name, unit, queries) in enumerate(row):
-            place = {"x": 6 * number, "y": y + 1, "w": 6, "h": 8}
+            width = 24 // len(row)
+            place = {"x": width * number, "y": y + 1, "w": width, "h": 8}
             panels.append(_panel(len(panels) + 1, name, unit, queries, place))
     return {
         "uid": "deepserve",

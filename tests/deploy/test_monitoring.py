@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from service.telemetry import metrics
+from service.telemetry.drift import Drift
 from service.telemetry.series import Counter, Gauge, Histogram
 from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
@@ -47,7 +48,7 @@ def test_the_dashboard_is_what_its_program_makes() -> None:
 
 def test_rules_and_panels_ask_for_metrics_that_there_are() -> None:
     rules = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
-    suffixes = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}
+    suffixes = {Counter: ("_total",), Gauge: ("",), Drift: ("",), Histogram: ("_bucket", "_sum", "_count")}
     there = {f"{name}{end}" for name, each in metrics.series.FAMILIES.items() for end in suffixes[type(each)]}
     asked = {word.partition("{")[0] for text in (*rules, *QUERIES.values()) for word in _words(text)}
     assert {word for word in asked if word.startswith("deepserve_")} <= there
@@ -116,7 +117,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
 
 
 def ask(server: str, ended: threading.Event) -> None:
-    picture = {"name": "pictures", "datatype": "UINT8", "shape": [1, 28, 28], "data": [0] * 784}
+    picture = {"name": "pictures", "datatype": "UINT8", "shape": [32, 28, 28], "data": [0] * 32 * 784}
     with httpx.Client(base_url=server, timeout=30) as client:
         while not ended.wait(0.05):
             client.post("/v1/mammogram", json={"masses": [{"age": 50}]})
