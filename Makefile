@@ -1,33 +1,45 @@
 # The two commands: `make serve` and `make test`. Each sets up what it needs in .venv first.
 # Settings: PORT=, WORKERS=, and every DEEPSERVE_* of service/settings.py.
 PYTHON ?= python3
-BIN := .venv/bin
+# EXTRA=gpu for NVIDIA GPUs: they take another package of ONNX Runtime, which has an environment of its own.
+EXTRA ?= cpu
+VENV := .venv$(filter-out -cpu,-$(EXTRA))
+BIN := $(VENV)/bin
 RUN := $(if $(PORT),DEEPSERVE_PORT=$(PORT)) $(if $(WORKERS),DEEPSERVE_WORKERS=$(WORKERS))
 
-.PHONY: serve test test-deploy lint train evaluate bench load knee capacity image sbom bento clean
+.PHONY: serve test test-deploy test-gpu lint train evaluate bench bench-gpu load knee capacity image sbom bento clean
 
-serve: .venv/serve
+serve: $(VENV)/serve
 	$(RUN) exec $(BIN)/python -m service
 
-test: .venv/dev
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(VENV)/dev
+	$(BIN)/pytest -n 2 --dist loadfile -rs
 
-test-deploy: .venv/dev
+test-deploy: $(VENV)/dev
 	$(BIN)/pytest tests/deploy -m "" -rs -n 2 --dist loadgroup
 
-lint: .venv/dev
+# Fails where there is no NVIDIA GPU.
+test-gpu:
+	@$(MAKE) --no-print-directory EXTRA=gpu .venv-gpu/dev
+	.venv-gpu/bin/pytest tests/gpu --gpu
+
+lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-train: .venv/dev
+train: $(VENV)/dev
 	$(BIN)/python -m training $(NAME) $(OPTIONS)
 
-evaluate: .venv/dev
+evaluate: $(VENV)/dev
 	$(BIN)/python -m training.report
 
-bench: .venv/dev
+bench: $(VENV)/dev
 	$(BIN)/python -m load_tests.bench $(OPTIONS)
+
+bench-gpu:
+	@$(MAKE) --no-print-directory EXTRA=gpu .venv-gpu/dev
+	.venv-gpu/bin/python -m load_tests.gpu $(OPTIONS)
 
 # PORT= of the server, CLIENTS= processes that ask.
 load: load_tests/results/questions.jsonl
@@ -36,7 +48,7 @@ load: load_tests/results/questions.jsonl
 knee: load_tests/results/questions.jsonl
 	$(BIN)/python -m load_tests.knee $(OPTIONS)
 
-capacity: .venv/dev
+capacity: $(VENV)/dev
 	$(BIN)/python -m load_tests.capacity $(OPTIONS)
 
 # TARGET=cuda for GPUs; IMAGE= names it, BUILDER= is docker, podman or buildah, BUILD_OPTIONS= go to it.
@@ -52,22 +64,22 @@ image:
 sbom:
 	$(BUILD) --target sbom --output $(SBOM) $(BUILD_OPTIONS) .
 
-bento: .venv/serve
+bento: $(VENV)/serve
 	UV_CONSTRAINT=constraints.txt BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
 
 clean:
 	rm -rf .venv .venv-* build load_tests/.environments
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 
-.venv/serve: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu]'
+$(VENV)/serve: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRA)]'
 	touch $@
 
-.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,train,dev,load]'
+$(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRA),train,dev,load]'
 	touch $@
 
-load_tests/results/questions.jsonl: load_tests/prepare.py load_tests/questions.py $(wildcard models/*/*/card.json) | .venv/dev
+load_tests/results/questions.jsonl: load_tests/prepare.py load_tests/questions.py $(wildcard models/*/*/card.json) | $(VENV)/dev
 	$(BIN)/python -m load_tests.prepare

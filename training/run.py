@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 from tqdm import tqdm
 
@@ -115,7 +116,7 @@ class Run:
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(self.seconds, 1),
             hardware=_hardware(self.device),
-            libraries={name: version(name) for name in ("torch", "numpy", "onnx", "onnxruntime")},
+            libraries={module.__name__: module.__version__ for module in (torch, np, onnx, onnxruntime)},
         )
 
     def _command(self, hyperparameters: Any) -> str:

@@ -137,6 +137,22 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
         ("Memory of the caches", "bytes", {"{{model}}": f"sum by (model) (deepserve_cache_bytes{{{OF}}})"}),
         ("Servers that answer", "short", {"servers": f"sum(up{{{OF}}})"}),
     ],
+    "GPUs": [
+        (
+            "Memory of GPUs, of what there is",
+            "percentunit",
+            {
+                "{{instance}} {{gpu}}": (
+                    f"deepserve_gpu_memory_used_bytes{{{OF}}} / deepserve_gpu_memory_bytes{{{OF}}} or vector(0)"
+                )
+            },
+        ),
+        (
+            "Memory of workers on GPUs",
+            "bytes",
+            {"{{instance}} {{worker}} {{gpu}}": f"deepserve_worker_gpu_memory_bytes{{{OF}}} or vector(0)"},
+        ),
+    ],
 }
 
 

@@ -97,6 +97,7 @@ def _machine() -> Iterator[Check]:
     yield Check("cores", f"{machine.cores()} of the host's {os.cpu_count()}")
     limit = machine.memory()
     yield Check("memory", "unknown" if limit is None else f"{limit / 2**30:.1f} GiB")
+    yield Check("GPUs", _gpus())
 
 
 def _version(library: str) -> str | None:
@@ -112,6 +113,12 @@ def _runtime() -> str:
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
         return f"{runtime_found()}; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
     return runtime_found()
+
+
+def _gpus() -> str:
+    from service.telemetry import gpus
+
+    return "; ".join(f"{gpu.number}: {gpu.name}, {gpu.total / 2**30:.1f} GiB" for gpu in gpus.found()) or "none"
 
 
 def _start(chosen: Settings) -> Iterator[Check]:

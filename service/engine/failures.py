@@ -1,6 +1,7 @@
-"""What ONNX Runtime says when it fails, as a person reads it.
+"""What ONNX Runtime says when it fails, as a person reads it, and whether it is memory that it lacks.
 
-Its messages begin with codes and with places in its source, quote paths of this machine, and run over several lines.
+Its messages begin with codes and with places in its source, quote paths of this machine, and run over several lines. It
+has a class for each kind of failure, but none for want of memory.
 """
 
 import re
@@ -17,12 +18,19 @@ _NOISE = re.compile(
 )
 _PLACE = re.compile(r'(?<=")/[^"]*/(?=[^"]*")|(?<![\w.:/])/[^\s"]*/(?=[^\s"]*)')
 """Of a file, all but its name."""
+_NO_MEMORY = re.compile(r"Failed to allocate memory|out of memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
+"""As its arenas, CUDA, C++ and the libraries of CUDA have it."""
 
 
 def readable(error: Exception) -> str:
     """The telling part of ONNX Runtime's message, in one line."""
     failure = _CUDA.search(str(error))
     return one_line(failure[0] if failure else _PLACE.sub("", _NOISE.sub("", str(error))))
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a run failed because there was no memory for it, on the GPU or here: a smaller one, or later, may do."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,7 @@ own on the device. A CPU gains nothing by it: there a session takes every shape 
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from math import prod
 from typing import Literal
 
@@ -62,6 +62,7 @@ class FixedShapes:
         """
         self._session, self._inputs, self._outputs, self._memory = session, inputs, outputs, memory
         self._bound: dict[tuple[int, ...], Bound] = {}
+        self._graphs = count(1)
         self._lock = threading.Lock()
 
     def warm(self, rows: int, elements: int, like: Tensors) -> None:
@@ -91,8 +92,7 @@ class FixedShapes:
         sizes = self._sizes(inputs)
         with self._lock:
             shape = tuple(sizes.values())
-            if (bound := self._bound.get(shape)) is None:
-                bound = self._bound[shape] = self._bind(sizes)
+            bound = self._bound.pop(shape, None) or self._bind(sizes)
             for name, values in inputs.items():
                 padded = bound.host[name]
                 padded.fill(0)
@@ -100,6 +100,7 @@ class FixedShapes:
                 bound.device[name].update_inplace(padded)
             self._session.run_with_iobinding(bound.binding, bound.options)
             found = bound.binding.copy_outputs_to_cpu()
+            self._bound[shape] = bound  # a shape for which there was no memory keeps none
         return {spec.name: values[:rows] for spec, values in zip(self._outputs, found, strict=True)}
 
     def _sizes(self, inputs: Tensors) -> dict[str, int]:
@@ -121,7 +122,7 @@ class FixedShapes:
             shape, dtype = _shape(spec, sizes), np.dtype(spec.dtype).type
             value = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._memory, 0)
             binding.bind_ortvalue_output(spec.name, value)
-        options.add_run_config_entry("gpu_graph_id", str(len(self._bound) + 1))  # a CUDA graph of its own
+        options.add_run_config_entry("gpu_graph_id", str(next(self._graphs)))  # a CUDA graph of its own
         return Bound(host, device, binding, options)
 
 

@@ -5,10 +5,12 @@ device has no kernel for. So a device is tried before it is used, and a graph is
 """
 
 import ctypes
+import os
 import re
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from functools import cache
+from importlib.metadata import distributions
 from io import StringIO
 from pathlib import Path
 from typing import Literal
@@ -25,36 +27,71 @@ PROVIDERS: dict[GPU, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "Tenso
 _HEAVY = re.compile("Conv|Gemm|MatMul|LSTM|GRU|RNN|Attention")
 """Operations that are the work of a graph. Others, on shapes, may run on the CPU, and some should."""
 
-_BROUGHT_BY = {"libcuda.so": "the NVIDIA driver", "libnvinfer": "TensorRT", "": "deepserve[gpu]"}
-"""What brings a library, by the beginning of its name."""
+_DRIVER, _CUDNN = "libcuda.so.1", "libcudnn.so.9"
+"""Both are looked for first: the one is what is missing most often, the other would be missed by the first convolution
+and not before."""
+
+_REMEDIES = {
+    _DRIVER: "the NVIDIA driver is not installed, or not shown to this container (docker run --gpus all)",
+    "libnvinfer": "TensorRT is not installed",
+    "": "deepserve[gpu] brings it",
+}
+"""For a library that cannot be loaded, by the beginning of its name."""
 
 
 @cache
 def trouble(device: GPU) -> str | None:
-    """Why nothing runs on `device` here, as ONNX Runtime or the system says it; None if a tiny graph does."""
+    """Why nothing runs on `device` here and what helps; None if a tiny graph does."""
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
-        return f"this ONNX Runtime has only {', '.join(ort.get_available_providers())}; deepserve[gpu] brings another"
+        return _wrong_package()
     with redirect_stdout(StringIO()):  # it prints what it does not find; the reason below says it better
         ort.preload_dlls()
+    if missing := [said for library in (_DRIVER, _CUDNN) if (said := _missing(library)) is not None]:
+        return "; ".join(missing)
+    ort.set_default_logger_severity(4)
     try:
         session = ort.InferenceSession(get_example("sigmoid.onnx"), providers=[provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-        return _missing_library(device) or readable(error)
-    return None if provider in session.get_providers() else _missing_library(device) or "ONNX Runtime does not say why"
+        return _missing_behind(device) or _explained(readable(error))
+    finally:
+        ort.set_default_logger_severity(2)
+    return None if provider in session.get_providers() else _missing_behind(device) or "ONNX Runtime does not say why"
 
 
-def _missing_library(device: GPU) -> str | None:
-    """What the loader says of the provider, once ONNX Runtime has tried it; None if it can be loaded."""
+def _wrong_package() -> str:
+    installed = {each.metadata["Name"] for each in distributions()}
+    if "onnxruntime-gpu" in installed:
+        return "onnxruntime is installed too and hides onnxruntime-gpu: uninstall both, then install deepserve[gpu]"
+    return "onnxruntime is the package for CPUs: uninstall it, then install deepserve[gpu]"
+
+
+def _missing_behind(device: GPU) -> str | None:
+    """Which library the provider lacks, once ONNX Runtime has tried to load it; None if it lacks none."""
     folder = Path(ort.__file__).parent / "capi"
+    return _missing(str(folder / "libonnxruntime_providers_shared.so")) or _missing(
+        str(folder / f"libonnxruntime_providers_{device}.so")
+    )
+
+
+def _missing(library: str) -> str | None:
+    """What is missing for a library to be loaded, which may be another one that it needs, and what brings that."""
     try:
-        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{device}.so"))
+        ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
     except OSError as error:
-        missing = str(error)
-        brings = next(what for library, what in _BROUGHT_BY.items() if missing.startswith(library))
-        return f"{missing} ({brings} brings it)"
+        said = str(error)
+        return f"{said} ({next(remedy for name, remedy in _REMEDIES.items() if said.startswith(name))})"
     return None
+
+
+def _explained(failure: str) -> str:
+    """What CUDA says, and what helps."""
+    if failure.startswith("CUDA failure 35:"):
+        return f"{failure} (the NVIDIA driver is too old)"
+    if failure.startswith("CUDA failure 100:"):
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return f"{failure} (CUDA_VISIBLE_DEVICES is {hidden!r})" if hidden is not None else failure
+    return failure
 
 
 def providers(

@@ -13,9 +13,10 @@ import onnxruntime as ort
 from service.arrays import Tensors
 from service.engine import gpu
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
-from service.engine.failures import readable
+from service.engine.failures import lacks_memory, readable
 from service.engine.fixed_shapes import FixedShapes
 from service.engine.queue import Limits
+from service.errors import Unavailable
 
 Device = Literal["cpu", "cuda", "tensorrt", "auto"]
 
@@ -32,6 +33,10 @@ class SessionError(Exception):
 
 class BrokenOffError(SessionError):
     """The run took longer than it may."""
+
+
+class NoMemoryError(SessionError, Unavailable):
+    """There was no memory for the run: later, or with fewer rows, there may be."""
 
 
 @contextmanager
@@ -75,6 +80,7 @@ class Session:
         Raises:
             SessionError: the graph does not load, is not what the card says, or the device does not work.
         """
+        self._name = f"{card.name}/{card.version}"
         self._session, self.precision = _open(directory, card, runtime)
         self.provider: str = self._session.get_providers()[0]
         _compare("inputs", self._session.get_inputs(), card.inputs)
@@ -105,6 +111,7 @@ class Session:
 
         Raises:
             BrokenOffError: `options` allow no more time.
+            NoMemoryError: there is no memory for the run, which those who ask again may find.
             SessionError: the run failed.
         """
         try:
@@ -114,6 +121,9 @@ class Session:
         except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
             if options.terminate:
                 raise BrokenOffError(readable(error)) from error
+            if lacks_memory(error):
+                logger.warning("%s found no memory for a run: %s", self._name, readable(error))
+                raise NoMemoryError("There is not enough memory for this request at present.") from error
             raise SessionError(f"the run failed: {readable(error)}") from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from service import machine
 from service.call import Call
-from service.telemetry import series
+from service.telemetry import gpus, series
 from service.telemetry.board import BOARD
 from service.telemetry.ledger import Row
 from service.telemetry.series import Counter, Gauge, Histogram, Number
@@ -228,7 +228,7 @@ def exposition(accept: str) -> tuple[bytes, str]:
         OSError: what the workers share cannot be read.
     """
     reading = BOARD.read()
-    taken: list[Row] = []
+    taken: list[Row] = list(gpus.rows(reading.workers))
     for worker in reading.workers:
         with suppress(OSError):  # it has just ended
             usage = machine.usage(worker.pid)

@@ -21,6 +21,7 @@ from service.engine.inference import Runtime, Session, SessionError
 from tests.places import MODELS
 
 DIGITS = MODELS / "digits" / "2"
+FASHION = MODELS / "fashion" / "1"
 SENTIMENT = MODELS / "sentiment" / "1"
 EVERY = sorted(card.parent for card in MODELS.glob("*/*/card.json"))
 
@@ -135,7 +136,7 @@ def test_a_device_works_or_the_session_says_why_not(device: gpu.GPU) -> None:
         assert Session(DIGITS, Card.read(DIGITS), Runtime(device)).provider == gpu.PROVIDERS[device]
         return
     if gpu.PROVIDERS[device] not in ort.get_available_providers():
-        assert "deepserve[gpu]" in trouble
+        assert "install deepserve[gpu]" in trouble
     with pytest.raises(SessionError) as refusal:
         Session(DIGITS, Card.read(DIGITS), Runtime(device))
     assert device in str(refusal.value)
@@ -173,6 +174,16 @@ def test_a_failing_run_is_an_error_of_the_session() -> None:
     with pytest.raises(SessionError, match="run failed"):
         session.run({"pictures": np.zeros((1, 27, 28), np.uint8)})
     assert session.run(examples(DIGITS))["probabilities"].shape == (32, 10)
+
+
+def test_a_shape_whose_run_fails_keeps_no_buffers() -> None:
+    card, session = Card.read(FASHION), CountingSession(graph(FASHION))
+    shapes, inputs = FixedShapes(session, card.inputs, card.outputs, memory="cpu"), examples(FASHION)
+    expected = shapes.run(inputs)["picture"]
+    with pytest.raises(RuntimeError, match="out of data bounds"):
+        shapes.run({**inputs, "label": inputs["label"] + 99})
+    np.testing.assert_array_equal(shapes.run(inputs)["picture"], expected)
+    assert session.shapes == 2
 
 
 def test_a_run_may_be_asked_for_by_several_threads_at_once() -> None:
