@@ -1,1 +1,1 @@
-"""Load tests: four commands, a folder each, and what they share: questions, servers, an open loop, histograms."""
+"""Load tests: five commands, a folder each, and what they share: questions, servers, an open loop, histograms."""

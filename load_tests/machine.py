@@ -9,10 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort  # of either package
+
 OUT = Path(__file__).parent / "results"
 QUIET = 0.03
 """Share of the server's core that other programs may have."""
-PACKAGES = ("bentoml", "numpy", "onnxruntime", "uvicorn", "uvloop", "httptools")
+PACKAGES = ("bentoml", "numpy", "uvicorn", "uvloop", "httptools")
 
 Cores = tuple[int, ...]
 
@@ -44,7 +46,7 @@ def described() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {"onnxruntime": ort.__version__, **{name: version(name) for name in PACKAGES}},
         "commit": commit.stdout.strip(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
