@@ -88,6 +88,12 @@ def test_a_place_where_no_server_would_look_fails(version: Path) -> None:
     assert faults(wrong)[0].startswith("place: Digits/1")
 
 
+def test_a_card_without_distributions_is_told_and_passes(version: Path) -> None:
+    Card.read(version).model_copy(update={"distributions": {}}).write(version)
+    [warning] = [found for found in check(version) if found.state != "ok"]
+    assert (warning.subject, warning.state) == ("drift", "warn")
+
+
 def leave_out(field: str) -> Callable[[Card], dict[str, object]]:
     return lambda card: {field: type(getattr(card, field))()}
 

@@ -1,13 +1,16 @@
 """Real requests are like what the models were made from; others are not, and the metrics say which feature tells."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.arrays import Tensors
+from service.engine.card import Card
 from service.predictors.digits import DigitsPredictor
 from service.predictors.fashion import FashionPredictor, latents
 from service.predictors.mammogram import MammogramPredictor
@@ -97,14 +100,20 @@ def ask(models: ServedModels, name: str, inputs: Tensors) -> dict[str, float]:
     models.load(name, ["2" if name == "digits" else "1"], None)
     served = models.find(name, None)
     assert served.version.session is not None
+    assert indices(name, served.version.number) == {}
     for first in range(0, len(next(iter(inputs.values()))), MANY):
         some = {each: values[first : first + MANY] for each, values in inputs.items()}
         served.watch.saw(some, served.version.session.run(some))
+    return indices(name, served.version.number)
+
+
+def indices(name: str, number: str) -> dict[str, float]:
+    """What the metrics say of a version."""
     return {
         sample.labels["feature"]: sample.value
         for metric in Told(BOARD.read().rows).collect()
         for sample in metric.samples
-        if metric.name == DRIFT.name and sample.labels["model"] == name
+        if metric.name == DRIFT.name and (sample.labels["model"], sample.labels["version"]) == (name, number)
     }
 
 
@@ -132,6 +141,26 @@ def test_real_requests_have_not_drifted(models: ServedModels, name: str, usual: 
 )
 def test_others_have(models: ServedModels, name: str, feature: str, other: Callable[[], Tensors]) -> None:
     assert ask(models, name, other())[feature] > 0.25
+
+
+def test_of_a_version_that_answers_no_more_nothing_is_told(models: ServedModels) -> None:
+    assert ask(models, "digits", pictures())
+    served = models.find("digits", None)
+    models.unload("digits", ["1", "2"])
+    assert indices("digits", "2") == {}
+    for _ in range(20):  # requests that were under way
+        served.watch.saw(pictures(), {"probabilities": np.zeros((ROWS, 10), np.float32)})
+    assert indices("digits", "2") == {}
+    assert ask(models, "digits", inverted())["ink"] > 0.25
+
+
+def test_a_card_without_distributions_is_served_and_nothing_told(tmp_path: Path) -> None:
+    version = shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "mammogram" / "7")
+    Card.read(version).model_copy(update={"version": "7", "distributions": {}}).write(version)
+    models = ServedModels(Settings(models_dir=tmp_path), {"mammogram": MammogramPredictor})
+    assert not models.load("mammogram", ["7"], None)
+    models.find("mammogram", None).watch.saw(masses(), {"probabilities": np.zeros((961, 2), np.float32)})
+    assert indices("mammogram", "7") == {}
 
 
 def chosen(per_second: float, requests: int) -> list[int]:

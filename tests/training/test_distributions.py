@@ -1,11 +1,16 @@
 """How the rows that the committed models were made from are distributed: what the cards say is what the data are."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from service.engine.card import PREDICTION, Card
 from service.serving.binding import task
-from tests.places import MODELS
+from tests.places import MODELS, ROOT
 from training import datasets, distributions, evaluate
 from training.datasets import MNIST
 
@@ -37,6 +42,15 @@ def test_a_card_says_what_is_measured(version: str) -> None:
         assert found.edges == pytest.approx(written.edges, rel=1e-4)
         assert found.shares == pytest.approx(written.shares, abs=1e-3)
         assert (found.rows, found.how) == (written.rows, written.how)
+
+
+def test_all_else_on_a_card_stays_as_it_is(tmp_path: Path) -> None:
+    version = shutil.copytree(MODELS / "mammogram/1", tmp_path / "mammogram/1")
+    Card.read(version).model_copy(update={"distributions": {}}).write(version)
+    command = [sys.executable, "-m", "training.distributions", "mammogram/1", "--models-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "mammogram/1: age, shape, margin, density, prediction\n"
+    assert (version / "card.json").read_text() == (MODELS / "mammogram/1/card.json").read_text()
 
 
 def test_ink_and_its_place_on_the_card_are_those_of_the_training_pictures() -> None:
