@@ -75,7 +75,7 @@ def under(*places: str) -> set[str]:
         ("_bentoml_impl", ("service/app.py",)),
         ("opentelemetry", ("service/telemetry/traces.py",)),
         ("uvicorn", ("service/app.py", "service/http/connection.py")),
-        ("httptools", ("service/http/connection.py",)),
+        ("httptools", ("service/http/parsing.py",)),
         ("load_tests", ()),
         ("starlette", ("service/app.py", "service/http/")),
     ],

@@ -9,25 +9,22 @@ import asyncio
 import logging
 from collections import deque
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
-import httptools
 from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from service.call import Call, new_request_id
-from service.errors import HeadTooLarge, Malformed, ServiceError
+from service.errors import ServiceError
 from service.http.exchange import STATUS_LINES, Exchange
+from service.http.parsing import Parser
 from service.http.problems import MEDIA_TYPE, problem
 from service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-MOST_HEAD_BYTES = 65536
-"""Of a request line and its headers; they are counted when a packet is parsed, so that one packet more may be held."""
 MOST_BODY_AHEAD = 65536
-"""Bytes of a body that are read before the app asks for them; again, one packet more."""
+"""Bytes of a body that are read before the app asks for them; one packet more may be held."""
 MOST_UNREAD_SECONDS = 60.0
 """How long an answer is kept for a client that does not read it."""
 
@@ -48,20 +45,11 @@ class Connection(asyncio.Protocol):
         self._most_idle = config.timeout_keep_alive
         self._server = server_state
         self._app_state = app_state
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Parser
         self._transport: asyncio.Transport
         self.lost = False
         self.write_blocked: asyncio.Future[None] | None = None
         """Done when the client has read enough of what was written."""
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._expects_continue = False
-        self._head_bytes = 0
-        """Of the head that is not yet complete."""
-        self._is_stand_in = False
-        """Whether the head that is parsed stands in for one that is parsed already."""
-        self._incoming: Exchange | None = None
-        """Its body is arriving."""
         self._active: Exchange | None = None
         """It is being answered."""
         self._queue: deque[Exchange] = deque()
@@ -76,9 +64,16 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._server.connections.add(self)  # type: ignore[arg-type]  # a set of uvicorn's own protocols
-        self._client = transport.get_extra_info("peername")
-        self._address = transport.get_extra_info("sockname")
-        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        common: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "server": transport.get_extra_info("sockname"),
+            "client": transport.get_extra_info("peername"),
+            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
+            "root_path": self._root_path,
+            "state": self._app_state,
+        }
+        self._parser = Parser(common, self._begin, self._end)
         self._idle_since = self.loop.time()
         self._watch()
 
@@ -93,16 +88,13 @@ class Connection(asyncio.Protocol):
             self._active.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
         try:
-            self._parse(data)
-        except httptools.HttpParserError:
-            self._refuse(Malformed("This is not HTTP/1.1."))
+            self._parser.feed(data)
+        except ServiceError as error:
+            self._refuse(error)
             return
-        if self._head_bytes > MOST_HEAD_BYTES:
-            self._refuse(HeadTooLarge(f"The head of a request may have at most {MOST_HEAD_BYTES:,} bytes."))
-            return
-        if self._incoming is not None and self._incoming.size > MOST_BODY_AHEAD:
+        incoming = self._parser.incoming
+        if incoming is not None and incoming.size > MOST_BODY_AHEAD:
             self._pause()
         if self._active is not None and self._active.task is None:
             self._start(self._active)
@@ -126,51 +118,16 @@ class Connection(asyncio.Protocol):
 
     # the parser calls these
 
-    def on_message_begin(self) -> None:
-        self._url = b""
-        self._headers = []
-        self._expects_continue = False
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._incoming is not None:  # a trailer: behind the body, where no proxy has looked at it
-            return
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self._head_bytes = 0
-        if self._is_stand_in:
-            self._is_stand_in = False
-            return
-        exchange = Exchange(
-            self,
-            self._scope(),
-            keep_alive=self._parser.get_http_version() == "1.1" and self._parser.should_keep_alive(),
-            expects_continue=self._expects_continue,
-        )
-        self._incoming = exchange
+    def _begin(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> Exchange:
+        exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects_continue)
         if self._active is None:
             self._active = exchange
         else:
             self._queue.append(exchange)
             self._pause()
+        return exchange
 
-    def on_body(self, body: bytes) -> None:
-        assert self._incoming is not None
-        self._head_bytes = 0
-        self._incoming.add(body)
-
-    def on_message_complete(self) -> None:
-        if self._parser.should_upgrade():
-            return
-        exchange, self._incoming = self._incoming, None
-        assert exchange is not None
-        self._head_bytes = 0
+    def _end(self, exchange: Exchange) -> None:
         exchange.arrived = True
         exchange.wake()
         if exchange is self._active and exchange.task is None:
@@ -208,46 +165,6 @@ class Connection(asyncio.Protocol):
         else:
             self.read_on()
 
-    def _parse(self, data: bytes | memoryview) -> None:
-        """Feeds the parser, which stops where a head offers another protocol, as Java's client does (`h2c`).
-
-        The offer is declined: a new parser goes on at the body, behind a head that says no more than how long it is.
-        """
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as stop:
-                data = memoryview(data)[stop.args[0] :]
-                framing = [pair for pair in self._headers if pair[0] in (b"content-length", b"transfer-encoding")]
-                self._parser = httptools.HttpRequestParser(self)
-                self._is_stand_in = True
-                lines = b"".join(b"%b: %b\r\n" % pair for pair in framing)
-                self._parser.feed_data(b"POST / HTTP/1.1\r\n" + lines + b"\r\n")
-            else:
-                return
-
-    def _scope(self) -> Scope:
-        raw_path, _, query = self._url.partition(b"?")
-        if not raw_path.startswith(b"/"):  # `GET http://host/path`, as to a proxy, or `OPTIONS *`
-            url = httptools.parse_url(self._url)
-            raw_path, query = url.path or b"", url.query or b""
-        path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode("utf-8", "replace")
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": self._parser.get_http_version(),
-            "server": self._address,
-            "client": self._client,
-            "scheme": self._scheme,
-            "root_path": self._root_path,
-            "method": self._parser.get_method().decode("ascii"),
-            "path": self._root_path + path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": self._headers,
-            "state": self._app_state.copy(),
-        }
-
     def _start(self, exchange: Exchange) -> None:
         exchange.task = self.loop.create_task(self._answer(exchange))
         self._server.tasks.add(exchange.task)
@@ -271,7 +188,7 @@ class Connection(asyncio.Protocol):
             self._active.keep_alive = False
             self._queue.clear()
             return
-        if self._incoming is not None and self._incoming.answered:
+        if self._parser.incoming is not None and self._parser.incoming.answered:
             self._transport.close()
             return
         request_id = new_request_id()
