@@ -16,7 +16,7 @@ test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -rs
 
 test-deploy: $(VENV)/dev
-	$(BIN)/pytest tests/deploy -m "" -rs -n 2 --dist loadgroup
+	$(BIN)/pytest tests/deploy -m "" -rs -n 2 --dist loadfile
 
 # Fails where there is no NVIDIA GPU.
 test-gpu:

@@ -12,7 +12,7 @@ from load_tests.processes import ServerError
 
 SAMPLES = 100
 """Of a run."""
-LEAST_PAUSE = 0.2
+LEAST_PAUSE = 0.1
 """Seconds between two of them."""
 
 

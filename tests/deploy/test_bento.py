@@ -12,7 +12,7 @@ from tests.deploy.conftest import BASE, assert_answers, constraints, free_port, 
 from tests.live.conftest import clean_environment
 from tests.places import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.xdist_group("images")]
+pytestmark = pytest.mark.deploy
 
 TAG = "localhost/deepserve:bento"
 BENTOML = Path(sys.executable).parent / "bentoml"

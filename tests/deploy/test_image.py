@@ -35,7 +35,7 @@ from tests.deploy.conftest import (
 )
 from tests.places import MODELS, ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.xdist_group("images")]
+pytestmark = pytest.mark.deploy
 
 TAG = "localhost/deepserve:test"
 MOST_BYTES = 400e6

@@ -23,8 +23,6 @@ from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
 from tests.places import ROOT
 
-pytestmark = pytest.mark.xdist_group("monitoring")
-
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "deepserve.yaml").read_text())
 ALERTS = [rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]

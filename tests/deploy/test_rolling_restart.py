@@ -18,7 +18,7 @@ from tests.deploy.conftest import program
 from tests.live.conftest import clean_environment
 from tests.places import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.xdist_group("restart")]
+pytestmark = pytest.mark.deploy
 
 DRAIN = 6.0
 """Seconds: longer than HAProxy takes to notice, and than a connection is kept that nobody uses."""

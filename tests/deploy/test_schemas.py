@@ -11,7 +11,7 @@ from tests.deploy.conftest import OVERLAYS, Manifest, program, render
 from tests.environments import environment
 from tests.places import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.xdist_group("schemas")]
+pytestmark = pytest.mark.deploy
 
 HERE = Path(__file__).parent
 CLUSTERS = ("1.35.0", "1.36.0", "1.37.0")

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.conftest import CLIENTS, ROOT, serving
+from tests.live.conftest import CLIENTS, serving
+from tests.places import MODELS
 
 ADMIN, CLIENT = "Bearer an-admin-key", "Bearer a-key"
 
@@ -25,7 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository of the server below."""
     directory = tmp_path_factory.mktemp("models")
     for name in ("digits", "mammogram"):
-        shutil.copytree(ROOT / "models" / name, directory / name)
+        shutil.copytree(MODELS / name, directory / name)
     return directory
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.conftest import ROOT, serving
+from tests.live.conftest import serving
+from tests.places import ROOT
 
 
 @dataclass(frozen=True)

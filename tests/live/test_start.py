@@ -14,7 +14,8 @@ import pytest
 
 from service.engine import gpu
 from service.engine.card import Card
-from tests.live.conftest import ROOT, clean_environment, serving
+from tests.live.conftest import clean_environment, serving
+from tests.places import DIGIT, MODELS, ROOT
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_a_device_that_does_not_work_ends_the_start_with_the_reason(device: gpu.
 
 def test_auto_tells_what_every_version_runs_on(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(ROOT / "models" / "mammogram", models / "mammogram")
+    shutil.copytree(MODELS / "mammogram", models / "mammogram")
     provider = "CPUExecutionProvider" if gpu.trouble("cuda") else "CUDAExecutionProvider"
     labels = f'device="auto",model="mammogram",precision="float32",provider="{provider}",version="1"'
     with serving(tmp_path / "log", models_dir=str(models), device="auto", workers="auto") as url:
@@ -75,7 +76,7 @@ def test_auto_tells_what_every_version_runs_on(tmp_path: Path) -> None:
 
 def test_a_broken_version_never_takes_a_good_one_down(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(ROOT / "models" / "digits", models / "digits")
+    shutil.copytree(MODELS / "digits", models / "digits")
     graph = models / "digits" / "2" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-100])
     with serving(tmp_path / "log", models_dir=str(models)) as url:
@@ -83,7 +84,7 @@ def test_a_broken_version_never_takes_a_good_one_down(tmp_path: Path) -> None:
         versions = httpx.get(f"{url}/v1/models/digits").json()["versions"]
         assert [version["state"] for version in versions] == ["READY", "UNAVAILABLE"]
         assert "model.onnx" in versions[1]["reason"]
-        picture = (ROOT / "tests" / "examples" / "digit.jpg").read_bytes()
+        picture = DIGIT.read_bytes()
         headers = {"Content-Type": "image/jpeg"}
         answer = httpx.post(f"{url}/v1/digits", content=picture, headers=headers)
         assert (answer.status_code, answer.json()["version"]) == (200, "1")
@@ -151,7 +152,7 @@ def test_an_answer_under_way_is_given_before_the_server_stops(tmp_path: Path) ->
 
 def test_a_model_without_a_ready_version_keeps_the_server_from_being_ready(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(ROOT / "models" / "mammogram", models / "mammogram")
+    shutil.copytree(MODELS / "mammogram", models / "mammogram")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
     with serving(tmp_path / "log", ready=False, models_dir=str(models)) as url:
         assert httpx.get(f"{url}/readyz").status_code == 503
@@ -161,8 +162,8 @@ def test_a_model_without_a_ready_version_keeps_the_server_from_being_ready(tmp_p
 
 def test_a_version_that_its_task_cannot_work_with_does_not_answer(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(ROOT / "models" / "mammogram", models / "mammogram")
-    shutil.copytree(ROOT / "models" / "digits" / "1", models / "mammogram" / "2")
+    shutil.copytree(MODELS / "mammogram", models / "mammogram")
+    shutil.copytree(MODELS / "digits" / "1", models / "mammogram" / "2")
     card = Card.read(models / "mammogram" / "2")
     card.model_copy(update={"name": "mammogram", "version": "2"}).write(models / "mammogram" / "2")
     with serving(tmp_path / "log", models_dir=str(models)) as url:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-from pathlib import Path
 
 import bentoml
 import httpx
@@ -12,10 +11,10 @@ import pytest
 from PIL import Image
 
 from service.predictors.fashion import CLASSES
+from tests.places import DIGIT
 from training import datasets
 from training.datasets import MNIST
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 PNG = {"Content-Type": "image/png"}
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -32,7 +31,7 @@ def digits() -> datasets.Pictures:
 
 
 def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: httpx.Client) -> None:
-    picture = (EXAMPLES / "digit.jpg").read_bytes()
+    picture = DIGIT.read_bytes()
     raw = client.post("/v1/digits", content=picture, headers=JPEG)
     part = client.post("/v1/digits", files=[("images", ("digit.jpg", picture, "image/png"))])
     encoded = client.post("/v1/digits", json={"images": [base64.b64encode(picture).decode()]})
@@ -53,7 +52,7 @@ def test_many_digits_come_back_in_order(client: httpx.Client, digits: datasets.P
 
 
 def test_each_version_of_digits_answers_for_itself(client: httpx.Client) -> None:
-    picture = (EXAMPLES / "digit.jpg").read_bytes()
+    picture = DIGIT.read_bytes()
     answers = {
         version: client.post(f"/v1/digits?version={version}", content=picture, headers=JPEG).json() for version in "12"
     }
@@ -64,7 +63,7 @@ def test_each_version_of_digits_answers_for_itself(client: httpx.Client) -> None
 
 @pytest.mark.parametrize("body", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
 def test_a_broken_picture_is_a_422_that_names_it(client: httpx.Client, body: bytes) -> None:
-    good = (EXAMPLES / "digit.jpg").read_bytes()
+    good = DIGIT.read_bytes()
     response = client.post("/v1/digits", files=[("images", ("a", good)), ("images", ("b", body))])
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == ["images", 1]
@@ -86,7 +85,7 @@ def test_a_deadline_holds_while_a_large_picture_is_decoded(client: httpx.Client)
 
 
 def test_at_most_64_pictures(client: httpx.Client) -> None:
-    picture = (EXAMPLES / "digit.jpg").read_bytes()
+    picture = DIGIT.read_bytes()
     for count, status in ((64, 200), (65, 422)):
         files = [("images", ("x.png", picture, "image/png"))] * count
         assert client.post("/v1/digits", files=files).status_code == status
@@ -106,7 +105,7 @@ def test_broken_multipart_is_a_400(client: httpx.Client, body: bytes) -> None:
 
 @pytest.mark.parametrize("parameter", ["", "; charset=undefined", "; charset=punycode", '; boundary="x"'])
 def test_other_parameters_of_multipart_are_ignored(client: httpx.Client, parameter: str) -> None:
-    picture = (EXAMPLES / "digit.jpg").read_bytes()
+    picture = DIGIT.read_bytes()
     headers = {"Content-Type": f"multipart/form-data; boundary=x{parameter}"}
     response = client.post("/v1/digits", content=WHOLE % picture, headers=headers)
     assert response.json()["predictions"][0]["digit"] == 7
@@ -202,7 +201,7 @@ def test_fashion_with_a_seed_is_the_same_again_and_without_one_another(client: h
 
 
 def test_bentomls_own_client_works_on_every_task(server: str) -> None:
-    picture = base64.b64encode((EXAMPLES / "digit.jpg").read_bytes()).decode()
+    picture = base64.b64encode(DIGIT.read_bytes()).decode()
     with bentoml.SyncHTTPClient(server) as client:
         assert client.digits({"images": [picture]})["predictions"][0]["digit"] == 7
         assert client.sentiment({"reviews": ["A wonderful film."]})["predictions"][0]["label"] == "positive"

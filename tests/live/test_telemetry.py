@@ -22,7 +22,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from tests.live.conftest import ROOT, clean_environment, serving
+from tests.live.conftest import clean_environment, serving
+from tests.places import MODELS, ROOT
 
 MASS = {"masses": [{"age": 50}]}
 PICTURES = {"name": "pictures", "datatype": "UINT8", "shape": [1, 28, 28], "data": [0] * 784}
@@ -105,8 +106,8 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
-    shutil.copytree(ROOT / "models" / "mammogram", folder / "models" / "mammogram")
-    shutil.copytree(ROOT / "models" / "digits" / "2", folder / "models" / "digits" / "2")
+    shutil.copytree(MODELS / "mammogram", folder / "models" / "mammogram")
+    shutil.copytree(MODELS / "digits" / "2", folder / "models" / "digits" / "2")
     with receiving() as receiver, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
@@ -231,7 +232,7 @@ def test_the_metrics_are_as_prometheus_wants_them(watched: Watched) -> None:
 
 
 def test_a_failed_version_is_told_and_one_that_nobody_wants_is_not(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "models" / "digits", tmp_path / "models" / "digits")
+    shutil.copytree(MODELS / "digits", tmp_path / "models" / "digits")
     with (tmp_path / "models" / "digits" / "2" / "model.onnx").open("ab") as graph:
         graph.write(b"x")
     policy = {"version_policy": '{"digits": "latest 1"}'}
@@ -253,7 +254,7 @@ def processes(url: str) -> list[psutil.Process]:
 
 
 def test_counters_never_fall_and_gauges_follow_when_workers_are_killed(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "models" / "mammogram", tmp_path / "models" / "mammogram")
+    shutil.copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
 
     def asked() -> float:
         labels = 'model="mammogram",outcome="ok",route="/v1/mammogram",version="1"'

@@ -18,8 +18,9 @@ from service.http.v2.tensors import DATATYPES
 from service.predictors.sentiment import SentimentPredictor, SentimentRequest
 from service.serving.shadow import STAND_BACK
 from service.traffic import Diversion
-from tests.live.conftest import ROOT, serving
+from tests.live.conftest import serving
 from tests.live.test_batching import JSON, at_once, png
+from tests.places import MODELS
 from training import datasets
 from training.datasets import MNIST
 
@@ -136,9 +137,7 @@ def test_a_canary_that_is_not_ready_answers_nobody(client: httpx.Client) -> None
 def digits() -> dict[str, np.ndarray]:
     """What either version makes of the same pictures, as probabilities."""
     return {
-        number: verify(ROOT / "models" / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})[
-            "probabilities"
-        ]
+        number: verify(MODELS / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})["probabilities"]
         for number in ("1", "2")
     }
 
@@ -206,7 +205,7 @@ def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) 
 
 def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
     review = "A dull evening, and too long by an hour."
-    predictor = SentimentPredictor(ROOT / "models" / "sentiment" / "1")
+    predictor = SentimentPredictor(MODELS / "sentiment" / "1")
     inputs, _ = predictor.decode(SentimentRequest(reviews=[review]))
     asked = client.post("/v1/sentiment", json={"reviews": [review]}).json()["predictions"][0]
     hits, misses = looked_up(client, "sentiment")
