@@ -24,8 +24,8 @@ from service.engine.verification import GOLDEN_TOLERANCE, verify
 from service.errors import Unavailable
 from service.telemetry import gpus
 from tests.gpu.conftest import RUNTIMES
+from tests.places import MODELS
 
-MODELS = Path(__file__).parent.parent.parent / "models"
 EVERY = sorted(card.parent for card in MODELS.glob("*/*/card.json"))
 DIGITS, SENTIMENT = MODELS / "digits" / "2", MODELS / "sentiment" / "1"
 
