@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from load_tests.processes import free_ports
 from service.commands.doctor import LIBRARIES
 from service.engine import gpu
 from service.settings import Settings
@@ -42,14 +43,8 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
-    port = free_port()
+    [port] = map(str, free_ports(1))
     done = doctor(
         "--json",
         port=port,
@@ -101,7 +96,7 @@ def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) 
 
 def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:
     trouble = gpu.trouble("cuda")
-    done = doctor("--json", port=free_port(), device="cuda")
+    done = doctor("--json", port=str(free_ports(1)[0]), device="cuda")
     told = ("ok", "cuda works") if trouble is None else ("FAIL", f"DEEPSERVE_DEVICE: cuda does not work: {trouble}")
     assert done.returncode == (trouble is not None)
     assert checks(json.loads(done.stdout))["device"] == told

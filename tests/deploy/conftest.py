@@ -6,7 +6,6 @@ images and restarts servers under load, which takes minutes and programs that no
 
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -112,12 +111,6 @@ def constraints() -> dict[str, str]:
 
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def wait_until_ready(url: str, seconds: float, log: Callable[[], str]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import BASE, assert_answers, constraints, free_port, pinned, said, wait_until_ready
+from load_tests.processes import free_ports
+from tests.deploy.conftest import BASE, assert_answers, constraints, pinned, said, wait_until_ready
 from tests.live.conftest import clean_environment
 from tests.places import ROOT
 
@@ -40,7 +41,7 @@ def test_a_bento_needs_what_was_tested(bento: Path) -> None:
 
 
 def test_a_bento_serves_from_anywhere(environment: dict[str, str], tmp_path: Path) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     with (tmp_path / "log").open("w") as log:
         command = [BENTOML, "serve", "deepserve:latest", "--host", "127.0.0.1", "--port", str(port)]
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
@@ -61,7 +62,7 @@ def test_the_image_that_bentoml_describes_is_built_and_serves(podman: str, bento
         said(podman, "tag", BASE, f"docker.io/library/{base}")  # the same Python, on the Debian that is ours
     options = os.environ.get("BUILD_OPTIONS", "").split()
     said(podman, "build", "--format=docker", *options, "-f", dockerfile, "-t", TAG, bento)
-    port = free_port()
+    [port] = free_ports(1)
     made = said(podman, "run", "--detach", "--network=host", TAG, "serve", "--port", str(port))
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", 60, lambda: said(podman, "logs", made))

@@ -21,11 +21,11 @@ import psutil
 import pytest
 import yaml
 
+from load_tests.processes import free_ports
 from tests.deploy.conftest import (
     assert_answers,
     constraints,
     container,
-    free_port,
     normal,
     only,
     render,
@@ -58,7 +58,7 @@ def facts(podman: str, image: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def running(podman: str, image: str) -> Iterator[tuple[str, str]]:
     """A container with the least rights that it can have: its id and its address."""
-    port = free_port()
+    [port] = free_ports(1)
     options = ("--network=host", "--no-healthcheck", f"--env=DEEPSERVE_PORT={port}", *HARDENED)
     made = said(podman, "run", "--detach", *options, image)
     try:
@@ -117,7 +117,7 @@ def test_it_holds_what_was_committed_and_no_more(podman: str, running: tuple[str
 def test_it_serves_models_that_are_mounted(podman: str, image: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     shutil.copytree(MODELS / "mammogram", tmp_path / "mammogram")
-    port = free_port()
+    [port] = free_ports(1)
     settings = (f"--env=DEEPSERVE_PORT={port}", "--env=DEEPSERVE_MODELS_DIR=/models", f"--volume={tmp_path}:/models:ro")
     made = said(podman, "run", "--detach", "--network=host", "--no-healthcheck", *HARDENED, *settings, image)
     try:
@@ -140,7 +140,7 @@ def test_its_bill_of_materials_names_the_versions_of_the_constraints(podman: str
 
 def test_the_deployment_runs_and_passes_its_probes_and_drains(podman: str, image: str, tmp_path: Path) -> None:
     """`podman kube play` runs the pod as Kubernetes would, but for the probes: those are called here."""
-    port = free_port()
+    [port] = free_ports(1)
     manifests = json.loads(json.dumps(render("cpu")))
     deployment, config = only(manifests, "Deployment"), only(manifests, "ConfigMap")
     main = deployment["spec"]["template"]["spec"]["containers"][0]
@@ -194,7 +194,7 @@ def test_its_steps_make_a_folder_that_serves(tmp_path: Path) -> None:
     said(sys.executable, "deploy/trim.py", *venv.glob("lib/python*/site-packages"))
     for part in ("service", "models"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    port = free_port()
+    [port] = free_ports(1)
     environment = {"PATH": os.defpath, "HOME": "/tmp", "DEEPSERVE_PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"}
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(

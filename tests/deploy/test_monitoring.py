@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from load_tests.processes import free_ports
 from service.telemetry import metrics
 from service.telemetry.drift import Drift
 from service.telemetry.series import Counter, Gauge, Histogram
@@ -76,10 +76,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     folder = tmp_path_factory.mktemp("prometheus")
     binary = program("prometheus", install="apt-get install prometheus")
     settings = {"cache": '{"mammogram": 1000000}', "shadow": '{"digits": {"version": "1", "share": 1}}', "workers": "2"}
-    with serving(folder / "server.log", **settings) as server, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    with serving(folder / "server.log", **settings) as server:
+        [port] = free_ports(1)
         configuration = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(MONITORING / "rules" / "*.yaml")],

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from load_tests import questions
+from load_tests.processes import free_ports
 from tests.deploy.conftest import program
 from tests.live.conftest import clean_environment
 from tests.places import ROOT
@@ -146,11 +147,3 @@ def test_no_request_fails_if_the_servers_drain_and_some_do_if_not(drain: float, 
             replica.stop()
     assert requests > 1000
     assert (failures == 0) == (drain == DRAIN), f"{failures} of {requests}"
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from load_tests.processes import free_ports
 from tests.environments import environment
 from tests.places import ROOT
 
@@ -30,12 +30,10 @@ def serving(log: Path, *, ready: bool = True, **settings: str) -> Iterator[str]:
     """A server with these `DEEPSERVE_*` settings; yields its address once it is ready, or, if it is not to be, once it
     answers, and stops it by SIGTERM.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    [port] = free_ports(1)
     environment = {
         **clean_environment(),
-        "DEEPSERVE_PORT": port,
+        "DEEPSERVE_PORT": str(port),
         **{f"DEEPSERVE_{name.upper()}": value for name, value in settings.items()},
     }
     url = f"http://127.0.0.1:{port}"
