@@ -20,7 +20,8 @@ import torch
 from service.engine import gpu
 from service.engine.inference import Runtime
 from service.telemetry import gpus
-from tests.live.conftest import ROOT, clean_environment, serving
+from tests.live.conftest import clean_environment, serving
+from tests.places import MODELS, ROOT
 
 ADMIN = {"Authorization": "Bearer admin"}
 WORKERS = 2
@@ -30,7 +31,7 @@ WORKERS = 2
 def server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of two workers on the device, with every version loaded; on a GPU a model may take half a GiB of it."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copytree(ROOT / "models", folder / "models")
+    shutil.copytree(MODELS, folder / "models")
     with serving(
         folder / "log",
         models_dir=str(folder / "models"),
@@ -54,7 +55,7 @@ def metric(url: str, name: str) -> dict[str, float]:
 def test_every_version_runs_on_the_device_in_every_worker(server: str, runtime: Runtime) -> None:
     provider = "CPUExecutionProvider" if runtime.device == "cpu" else gpu.PROVIDERS["cuda"]
     found = metric(server, "deepserve_model_provider")
-    assert len(found) == len(list(ROOT.glob("models/*/*/card.json")))
+    assert len(found) == len(list(MODELS.glob("*/*/card.json")))
     assert set(found.values()) == {WORKERS}
     assert all(f'provider="{provider}"' in labels for labels in found)
 
@@ -99,7 +100,7 @@ def traffic(url: str, versions: dict[str, np.ndarray], picture: np.ndarray) -> I
 
 
 def test_versions_are_swapped_under_load_without_a_failure(server: str) -> None:
-    golden = {version: np.load(ROOT / "models" / "digits" / version / "golden.npz") for version in ("1", "2")}
+    golden = {version: np.load(MODELS / "digits" / version / "golden.npz") for version in ("1", "2")}
     picture = golden["2"]["in:pictures"][:1]
     one = np.flatnonzero((golden["1"]["in:pictures"] == picture).all((1, 2)))
     assert len(one), "both versions have this golden case"
