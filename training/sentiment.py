@@ -79,7 +79,7 @@ def train(h: Hyperparameters, run: Run) -> None:
         recurrent = fit(Recurrent(h), vectors, part, h, run, validation=rest, state=state)
         blend = fit_blend(logits_of(recurrent, rest.ids), logits_of(linear(part, h), rest.ids), rest.labels)
         state = None
-    recurrent = fit(Recurrent(h), vectors, part + rest, h, run, blend=blend, state=state)
+    recurrent = fit(Recurrent(h), vectors, part + rest, h, run, blend=blend, state=state).cpu()
     recurrent.words.compress()
     recurrent.bigrams.compress()
     network = Sentiment(recurrent, linear(part + rest, h), blend)

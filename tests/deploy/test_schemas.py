@@ -78,6 +78,15 @@ def test_compose_is_sound_and_its_files_are_there(tools: Path) -> None:
     assert set(merged["services"]) == {"deepserve", "prometheus", "grafana"}
 
 
+def test_compose_on_a_gpu_builds_the_other_image_and_reserves_a_gpu(tools: Path) -> None:
+    files = ("-f", "deploy/compose.yaml", "-f", "deploy/compose/gpu.yaml")
+    service = yaml.safe_load(judge(tools / "podman-compose", *files, "config"))["services"]["deepserve"]
+    assert (service["build"]["target"], service["build"]["args"]) == ("cuda", ["EXTRA=gpu"])
+    assert service["read_only"] is True
+    [device] = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
 def test_prometheus_takes_its_configuration() -> None:
     judge(
         program("promtool", install="apt-get install prometheus"), "check", "config", "deploy/compose/prometheus.yaml"
