@@ -82,7 +82,11 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
             for name, api in self.apis.items()
         ]
         tensors = OpenInference(_instance, SETTINGS)
-        tracing = traces.Tracing() if traces.check(os.environ) else None
+        tracing = None
+        if traces.check(os.environ):
+            from service.telemetry.spans import Tracing  # what it needs is installed if it is wanted
+
+            tracing = Tracing()
         admission = Admission(SETTINGS, FOLDER)
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
 

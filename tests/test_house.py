@@ -73,7 +73,7 @@ def under(*places: str) -> set[str]:
         ("bentoml", ("service/app.py",)),
         ("_bentoml_sdk", ("service/app.py",)),
         ("_bentoml_impl", ("service/app.py",)),
-        ("opentelemetry", ("service/telemetry/traces.py",)),
+        ("opentelemetry", ("service/telemetry/spans.py",)),
         ("uvicorn", ("service/app.py", "service/http/connection.py")),
         ("httptools", ("service/http/parsing.py",)),
         ("load_tests", ()),

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,7 +30,10 @@ from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
 from service.settings import Settings
 from service.telemetry import logs, metrics
-from service.telemetry.traces import Tracing, trace_id
+from service.telemetry.traces import trace_id
+
+if TYPE_CHECKING:
+    from service.telemetry.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class FrontDoor:
         service: Callable[[], Service],
         admission: Admission,
         settings: Settings,
-        tracing: Tracing | None,
+        tracing: "Tracing | None",
     ) -> None:
         """Stands in front of `bentoml_app`, which runs the lifespan and answers `_BENTOML_PAGES`.
 
@@ -88,9 +92,12 @@ class FrontDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            DRAIN.await_signal(self._settings.drain_seconds)
+            await self._bentoml_app(scope, receive, send)
+            if self._tracing is not None:
+                self._tracing.close()
         else:
-            if scope["type"] == "lifespan":
-                DRAIN.await_signal(self._settings.drain_seconds)
             await self._bentoml_app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -286,6 +286,17 @@ def test_counters_never_fall_and_gauges_follow_when_workers_are_killed(tmp_path:
                 time.sleep(0.1)
 
 
+def test_spans_that_wait_are_sent_before_the_server_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "models" / "mammogram", tmp_path / "models" / "mammogram")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with serving(tmp_path / "log", models_dir=str(tmp_path / "models")) as url:
+            httpx.post(f"{url}/v1/mammogram", json=MASS, headers={"X-Request-ID": "the last"})
+            assert not receiver.spans
+        assert receiver.of("the last")
+
+
 def test_an_endpoint_without_what_sends_to_it_is_refused() -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     ended = subprocess.run(
