@@ -19,7 +19,7 @@ from service.serving.binding import AnyPredictor
 from service.telemetry.drift import DRIFT
 
 PACE = 20
-"""Requests a second that are looked at where there are more: to look at one costs some 30 us."""
+"""Requests a second that are looked at where there are more: to look at one costs 30 to 80 us."""
 
 MEASURED = 64
 """Requests over which it is measured how many there are a second."""

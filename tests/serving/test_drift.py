@@ -39,6 +39,7 @@ def models() -> ServedModels:
     return models
 
 
+@cache
 def pictures() -> Tensors:
     return {"pictures": datasets.pictures(MNIST)[1].pictures[:ROWS]}
 
