@@ -131,8 +131,7 @@ class Repository:
         failures: list[str] = []
         for number in sorted(numbers, key=int, reverse=True):
             if not policy.chooses(number, newer, on_trial):
-                reason = f"the version policy ({policy}) leaves it out"
-                loaded[number] = Version(name, number, reason)
+                loaded[number] = Version(name, number, f"the version policy ({policy}) leaves it out")
             elif number in present:
                 loaded[number] = self._load(name, number, present[number], known.get(number))
                 if loaded[number].reason is not None:
