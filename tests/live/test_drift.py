@@ -1,21 +1,38 @@
 """A server tells by its metrics whether what it is asked is like what its models were made from, at either door."""
 
+import shutil
 import time
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
-from typing import Any
 
 import httpx
 import numpy as np
 import numpy.typing as npt
+import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from tests.live.conftest import serving
+from tests.places import MODELS
 from training import datasets
 from training.datasets import MNIST
 
 MANY = 64
 """Items of a request."""
-ROWS = 8000
-"""After which nothing counts any more that was asked before."""
+ROWS = 4000
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of both workers of a server that was asked nothing yet: each request has a connection of its own."""
+    folder = tmp_path_factory.mktemp("drift")
+    for version in ("digits/2", "mammogram/1"):
+        shutil.copytree(MODELS / version, folder / "models" / version)
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with (
+        serving(folder / "log", models_dir=str(folder / "models"), workers="2", threads="1") as url,
+        httpx.Client(base_url=url, timeout=30, limits=limits) as made,
+    ):
+        yield made
 
 
 def indices(client: httpx.Client, model: str, version: str) -> dict[str, float]:
@@ -29,7 +46,7 @@ def indices(client: httpx.Client, model: str, version: str) -> dict[str, float]:
     }
 
 
-def wait_until_far(client: httpx.Client, model: str, version: str, feature: str, ask: Any) -> None:
+def wait_until_far(client: httpx.Client, model: str, version: str, feature: str, ask: Callable[[], None]) -> None:
     """Asks until the index of a feature is above 0.25."""
     end = time.monotonic() + 30
     while indices(client, model, version).get(feature, 0) <= 0.25:
