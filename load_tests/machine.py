@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,22 +35,25 @@ def two_sides() -> tuple[Cores, Cores]:
 def described() -> dict[str, Any]:
     """What it was measured on, and of which commit."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "processor": model[0].partition(":")[2].strip() if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": {"onnxruntime": ort.__version__, **{name: version(name) for name in PACKAGES}},
-        "commit": commit.stdout.strip(),
+        "commit": _commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _commit() -> str:
+    """The one that is checked out; nothing where git or the repository is missing."""
+    command = ["git", "describe", "--always", "--dirty"]
+    with suppress(OSError):
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    return ""
 
 
 def say(line: str) -> None:

@@ -100,9 +100,9 @@ def peaks(device: torch.device, size: int) -> Peaks:
 
     Args:
         device: one of torch's.
-        size: rows and columns of the matrices; as many kilobytes are copied.
+        size: rows and columns of the matrices; as many bytes as one has are copied.
     """
-    source = torch.empty(size * 1024, dtype=torch.uint8, device=device)
+    source = torch.empty(4 * size**2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     moved = 2 * source.numel() / _seconds(lambda: target.copy_(source), device)
     return Peaks(moved, {name: _product(device, size, name) for name in _precisions(device)})

@@ -18,8 +18,10 @@ _NOISE = re.compile(
 )
 _PLACE = re.compile(r'(?<=")/[^"]*/(?=[^"]*")|(?<![\w.:/])/[^\s"]*/(?=[^\s"]*)')
 """Of a file, all but its name."""
-_NO_MEMORY = re.compile(r"Failed to allocate memory|out of memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
-"""As its arenas, CUDA, C++ and the libraries of CUDA have it."""
+_NO_MEMORY = re.compile(
+    "Failed to allocate memory|is smaller than requested bytes|out of memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
+)
+"""As its arenas, those with a limit, CUDA, C++ and the libraries of CUDA have it."""
 
 
 def readable(error: Exception) -> str:

@@ -29,17 +29,18 @@ WORKERS = 2
 
 @pytest.fixture(scope="module")
 def server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of two workers on the device, with every version loaded; on a GPU a model may take half a GiB of it."""
+    """A server of two workers on the device, with every version loaded; on a GPU each model may take a GiB of it."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copytree(MODELS, folder / "models")
     with serving(
         folder / "log",
+        seconds=300,
         models_dir=str(folder / "models"),
         device=runtime.device,
         cuda_graphs=str(runtime.cuda_graphs),
         precision="float32",
         workers=str(WORKERS),
-        gpu_memory="512",
+        gpu_memory="1024",
         threads="1",
         admin_keys="admin",
     ) as url:
@@ -161,7 +162,7 @@ def workers_with_little_memory(more: int) -> Iterator[None]:
 def full_gpu(rest: int) -> Iterator[None]:
     """Somebody else takes the memory of the GPU, but for so many bytes."""
     torch.cuda.empty_cache()
-    hold = torch.empty(torch.cuda.mem_get_info()[0] - rest, dtype=torch.uint8, device="cuda")
+    hold = torch.empty((torch.cuda.mem_get_info()[0] - rest) // 2**21 * 2**21, dtype=torch.uint8, device="cuda")
     yield
     del hold
     torch.cuda.empty_cache()
@@ -173,7 +174,7 @@ def test_requests_without_memory_are_503_and_the_next_are_answered(server: str, 
     for _ in range(10 * WORKERS):  # a connection each, so that every worker has its threads
         assert draw(server, 4).status_code == read(server, 4, 100).status_code == 200
     for _ in range(2 * WORKERS):
-        with workers_with_little_memory(4 * 2**20) if runtime.device == "cpu" else full_gpu(2**20):
+        with workers_with_little_memory(4 * 2**20) if runtime.device == "cpu" else full_gpu(2**24):
             answers = [draw(server, 64), *([read(server, 4, 1024)] if runtime.device == "cuda" else [])]
         for answer in answers:
             outcomes[answer.status_code] += 1

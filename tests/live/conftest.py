@@ -26,9 +26,9 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def serving(log: Path, *, ready: bool = True, **settings: str) -> Iterator[str]:
+def serving(log: Path, *, ready: bool = True, seconds: float = 60, **settings: str) -> Iterator[str]:
     """A server with these `DEEPSERVE_*` settings; yields its address once it is ready, or, if it is not to be, once it
-    answers, and stops it by SIGTERM.
+    answers, within `seconds`, and stops it by SIGTERM.
     """
     [port] = free_ports(1)
     environment = {
@@ -42,7 +42,7 @@ def serving(log: Path, *, ready: bool = True, **settings: str) -> Iterator[str]:
             [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
         try:
-            wait_until(url, process, log, ready=ready)
+            wait_until(url, process, log, ready=ready, seconds=seconds)
             yield url
         finally:
             process.send_signal(signal.SIGTERM)
