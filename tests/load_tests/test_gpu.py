@@ -35,7 +35,7 @@ def test_it_times_each_way_beside_the_floor_and_asks_the_service(
                 assert timing["p99_us"] >= timing["p50_us"] > 0
                 assert floor["us"]["float32"] > 0
     assert {(served["workers"], served["rows"]) for served in found["service"]} == {(1, 8)}
-    assert all(served["rows_per_second"] > 0 and 0 < served["running"] <= 1 for served in found["service"])
+    assert all(served["rows_per_second"] > 0 and 0 < served["running"] < 1.05 for served in found["service"])
     printed = capsys.readouterr().out
     assert "| torch, eager |" in printed
     assert "| the floor in float32, by " in printed
