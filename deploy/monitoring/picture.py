@@ -7,6 +7,7 @@ back in the dashboard's grid. Colours and letters are not Grafana's; titles, que
 import argparse
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,13 +78,12 @@ def ask(prometheus: httpx.Client, panel: dict[str, Any], minutes: float, rate: s
             moments, values = zip(*series["values"], strict=True)
             legend = _legend(target["legendFormat"], series["metric"])
             found.append(Line(legend, [(each - now) / 60 for each in moments], [float(each) for each in values]))
-    return [line for line in found if not all(map(math.isnan, line.values))]
+    return [line for line in found if any(map(math.isfinite, line.values))]
 
 
 def _legend(form: str, labels: dict[str, str]) -> str:
-    for name, value in labels.items():
-        form = form.replace(f"{{{{{name}}}}}", value)
-    return form
+    """With the labels of a series in it; those that it lacks leave nothing, as in Grafana."""
+    return re.sub(r"{{(\w+)}}", lambda name: labels.get(name[1], ""), form).strip() or "none"
 
 
 def draw(dashboard: dict[str, Any], lines: dict[int, list[Line]], path: Path) -> None:
@@ -149,7 +149,8 @@ def _plot(axes: Axes, unit: str, lines: list[Line]) -> None:
         axes.plot(line.minutes, values, color=color, linewidth=1.1, label=line.legend)
         if len(lines) == 1:
             axes.fill_between(line.minutes, values, color=color, alpha=0.1, linewidth=0)
-    most = max((scale * value for line in lines for value in line.values if math.isfinite(value)), default=0) or scale
+    highest = max(value for line in lines for value in line.values if math.isfinite(value))
+    most = scale * highest or max(1, scale)
     axes.set_ylim(-0.02 * most, 1.1 * most)
     axes.set_xlim(min(min(line.minutes) for line in lines), 0)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=unit == "short"))
