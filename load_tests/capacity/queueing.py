@@ -50,14 +50,6 @@ class Station:
         """Variance of the service by its squared mean: 0 if it is always the same, 1 if exponential."""
         return float(self.service.var() / self.service.mean() ** 2)
 
-    def mean_wait(self, rate: float) -> float:
-        """Seconds in the queue, at so many requests a second.
-
-        Raises:
-            ValueError: they are too many.
-        """
-        return self._waiting(rate) / self._decay(rate)
-
     def late(self, rate: float, bound: float) -> float:
         """The share of requests whose wait and service together take longer than `bound` seconds.
 
