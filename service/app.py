@@ -38,11 +38,15 @@ from service.settings import settings
 from service.telemetry import logs, metrics, traces
 
 SETTINGS = settings()
-FOLDER = shared_folder()  # asked for here, where the supervisor of the workers comes by before it starts them
+FOLDER = shared_folder()  # made on import: here the supervisor of the workers comes by before it starts them
 
 for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module="PIL")
+
+
+PREDICTORS: dict[str, type[AnyPredictor]] = {}
+"""By name, every task that `DeepServe` registers; `endpoint` enters it."""
 
 
 def endpoint(predictor: type[AnyPredictor]) -> APIMethod[..., Any]:
@@ -57,10 +61,6 @@ def endpoint(predictor: type[AnyPredictor]) -> APIMethod[..., Any]:
     method: APIMethod[..., Any] = bentoml.api(route=f"/v1/{predictor.name}")(predict)
     PREDICTORS[predictor.name] = predictor
     return method
-
-
-PREDICTORS: dict[str, type[AnyPredictor]] = {}
-"""By name, every task that `DeepServe` registers."""
 
 
 class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not typed for users

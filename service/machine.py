@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+GPU = Literal["cuda", "tensorrt"]
+"""An NVIDIA GPU, by what runs the models on it."""
+GPUS: tuple[GPU, ...] = ("cuda", "tensorrt")
+
+Device = Literal["cpu", GPU, "auto"]
+"""What models run on; `auto` is `cuda`, and where that does not work CPU."""
 
 
 def cores(root: Path = Path("/")) -> int:

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import StartupError
-from service.machine import cores
+from service.machine import Device, cores
 from service.traffic import Diversion
 from service.versions import ModelName, VersionPolicy
 
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     """Seconds between looks into `models_dir` for versions that have come, changed or gone, which are then loaded or
     taken out of service; 0 for looking at start only, and when a client with an admin key asks for it."""
 
-    device: Literal["cpu", "cuda", "tensorrt", "auto"] = "cpu"
+    device: Device = "cpu"
     """What the models run on. Where `cuda` or `tensorrt` do not work the service does not start, and a graph that they
     cannot run is not ready; `auto` is `cuda`, and where that does not work CPU."""
 

@@ -125,7 +125,7 @@ def _start(chosen: Settings) -> Iterator[Check]:
     workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
     yield Check("processes", f"{workers}, runs of {chosen.threads} thread{'s' if chosen.threads > 1 else ''}")
     yield _attempt("tasks", lambda: startup.check_models(chosen), lambda: "one for each model that a setting names")
-    if chosen.device in ("cuda", "tensorrt"):
+    if chosen.device in machine.GPUS:
         yield _attempt("device", lambda: startup.check_device(chosen), lambda: f"{chosen.device} works")
         return
     trouble = startup.trouble_with("cuda")

@@ -5,9 +5,9 @@ import os
 import socket
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Literal
 
 from service.errors import StartupError
+from service.machine import GPU, GPUS
 from service.settings import PREFIX, Settings
 from service.telemetry import traces
 
@@ -71,11 +71,11 @@ def check_device(chosen: Settings) -> None:
     Raises:
         StartupError: it does not.
     """
-    if chosen.device in ("cuda", "tensorrt") and (trouble := trouble_with(chosen.device)) is not None:
+    if chosen.device in GPUS and (trouble := trouble_with(chosen.device)) is not None:
         raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {trouble}")
 
 
-def trouble_with(device: Literal["cuda", "tensorrt"]) -> str | None:
+def trouble_with(device: GPU) -> str | None:
     """Why a GPU does not work, None if it does; tried in a process apart, which may keep its memory or die of it."""
     from service.engine import gpu
 

@@ -13,14 +13,12 @@ from functools import cache
 from importlib.metadata import distributions
 from io import StringIO
 from pathlib import Path
-from typing import Literal
 
 import onnxruntime as ort
 from onnxruntime.datasets import get_example
 
 from service.engine.failures import readable
-
-GPU = Literal["cuda", "tensorrt"]
+from service.machine import GPU
 
 PROVIDERS: dict[GPU, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 

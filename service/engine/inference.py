@@ -15,10 +15,9 @@ from service.engine import gpu
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
 from service.engine.failures import lacks_memory, readable
 from service.engine.fixed_shapes import FixedShapes
-from service.engine.queue import Limits
+from service.engine.queue import RUN_ELEMENTS
 from service.errors import Unavailable
-
-Device = Literal["cpu", "cuda", "tensorrt", "auto"]
+from service.machine import GPU, Device
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class Session:
         """
         if self._shapes is not None:
             try:
-                self._shapes.warm(self._max_rows, Limits.run_elements, like)
+                self._shapes.warm(self._max_rows, RUN_ELEMENTS, like)
             except Exception as error:
                 raise SessionError(f"the run failed: {readable(error)}") from error
 
@@ -151,7 +150,7 @@ def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceS
     return _start(directory / GRAPHS[precision], options, ["CPUExecutionProvider"]), precision
 
 
-def _open_on_gpu(graph: Path, device: gpu.GPU, runtime: Runtime) -> ort.InferenceSession:
+def _open_on_gpu(graph: Path, device: GPU, runtime: Runtime) -> ort.InferenceSession:
     if reason := gpu.trouble(device):
         raise SessionError(f"{device} does not work: {reason}")
     options = _options()

@@ -18,6 +18,9 @@ LENGTH_RATIO = 1.25
 """Sequences share a run if the longest is at most this many times as long as the shortest..."""
 LENGTH_SLACK = 16
 """...or longer by at most this many elements."""
+RUN_ELEMENTS = 4096
+"""Most elements of a run of sequences, padding included; a single row may have more. Larger runs take no less time by
+element, and more memory."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,6 @@ class Limits:
 
     run_rows: int = 64
     """Most rows of a run."""
-    run_elements: int = 4096
-    """Most elements of a run of sequences, padding included; a single row may have more. Larger runs take no less time
-    by element, and more memory."""
     queue_rows: int = 1024
     """Most rows that wait."""
     max_wait: float = 0.0
@@ -164,7 +164,7 @@ class Queue:
             rows = len(batch) + 1
             if (
                 rows <= self._limits.run_rows
-                and rows * high <= self._limits.run_elements
+                and rows * high <= RUN_ELEMENTS
                 and high <= max(low * LENGTH_RATIO, low + LENGTH_SLACK)
             ):
                 batch.append(piece)

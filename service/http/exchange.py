@@ -3,17 +3,36 @@
 import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from starlette.types import Message, Scope
 
 from service.http.draining import DRAIN
 
-if TYPE_CHECKING:
-    from service.http.connection import Connection
-
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+
+
+class Wire(Protocol):
+    """What an exchange needs of the connection that it is on."""
+
+    loop: asyncio.AbstractEventLoop
+    lost: bool
+    """Whether the client has hung up."""
+    write_blocked: asyncio.Future[None] | None
+    """Done when the client has read enough of what was written."""
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes, if there is anybody left to read them."""
+
+    def read_on(self) -> None:
+        """Reads more, if reading had paused."""
+
+    def common_headers(self) -> bytes:
+        """The server's own, a line each."""
+
+    def finish(self, exchange: "Exchange") -> None:
+        """Goes on to the next request once one is answered."""
 
 
 class Exchange:
@@ -22,11 +41,11 @@ class Exchange:
     __slots__ = (
         "_chunked",
         "_chunks",
-        "_connection",
         "_delivered",
         "_expects_continue",
         "_head",
         "_waiter",
+        "_wire",
         "answered",
         "arrived",
         "keep_alive",
@@ -35,8 +54,8 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, connection: "Connection", scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
-        self._connection = connection
+    def __init__(self, wire: Wire, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        self._wire = wire
         self.scope = scope
         self.keep_alive = keep_alive
         self.task: asyncio.Task[None] | None = None
@@ -67,13 +86,13 @@ class Exchange:
     async def receive(self) -> Message:
         """The body as far as it is here; after its end, the end of the exchange."""
         while not self._chunks and (self._delivered or not self.arrived):
-            if self.answered or self._connection.lost:
+            if self.answered or self._wire.lost:
                 return {"type": "http.disconnect"}
             if self._expects_continue:
                 self._expects_continue = False
-                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._connection.read_on()
-            self._waiter = self._connection.loop.create_future()
+                self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._wire.read_on()
+            self._waiter = self._wire.loop.create_future()
             await self._waiter
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
@@ -86,8 +105,8 @@ class Exchange:
         if message["type"] == "http.response.start":
             self._head = self._compose(message["status"], message.get("headers", ()))
             return
-        if self._connection.write_blocked is not None:
-            await self._connection.write_blocked
+        if self._wire.write_blocked is not None:
+            await self._wire.write_blocked
         body: bytes = message.get("body", b"")
         if self.scope["method"] == "HEAD":
             body = b""
@@ -96,14 +115,14 @@ class Exchange:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
         if self._head is not None:
             body, self._head = self._head + body, b""
-        self._connection.write(body)
+        self._wire.write(body)
         if not more:
             self.answered = True
             self.wake()
-            self._connection.finish(self)
+            self._wire.finish(self)
 
     def _compose(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        parts = [STATUS_LINES[status], self._connection.common_headers()]
+        parts = [STATUS_LINES[status], self._wire.common_headers()]
         framed = status in _NO_BODY or self.scope["method"] == "HEAD"
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")

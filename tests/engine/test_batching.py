@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from service.arrays import Tensors
 from service.engine.batching import Batcher
-from service.engine.queue import Limits
+from service.engine.queue import RUN_ELEMENTS, Limits
 from service.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
@@ -300,8 +300,8 @@ async def test_sequences_run_with_others_of_their_length_and_are_padded_no_furth
 
 async def test_sequences_keep_to_the_budget_of_elements() -> None:
     run = Recorder(held=True)
-    async with batcher(run, sequence="x", run_elements=250) as b:
-        tasks = await queued(b, sequences(1), *(sequences(100) for _ in range(5)))
+    async with batcher(run, sequence="x") as b:
+        tasks = await queued(b, sequences(1), *(sequences(RUN_ELEMENTS // 2) for _ in range(5)))
         run.gate.set()
         await asyncio.gather(*tasks)
     assert run.rows == [1, 2, 2, 1]

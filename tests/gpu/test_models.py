@@ -19,7 +19,7 @@ from service.engine import gpu
 from service.engine.card import Card
 from service.engine.fixed_shapes import FixedShapes
 from service.engine.inference import NoMemoryError, Runtime, Session
-from service.engine.queue import Limits
+from service.engine.queue import RUN_ELEMENTS
 from service.engine.verification import GOLDEN_TOLERANCE, verify
 from service.errors import Unavailable
 from service.telemetry import gpus
@@ -57,7 +57,7 @@ def inputs(directory: Path, rows: int, length: int) -> Tensors:
 def batches(directory: Path) -> Iterator[Tensors]:
     """As many sizes as matter, in an order in which larger and smaller ones take turns in the same buffers."""
     lengths = LENGTHS if directory == SENTIMENT else (0,)
-    sizes = [(rows, length) for rows in ROWS for length in lengths if rows == 1 or rows * length <= Limits.run_elements]
+    sizes = [(rows, length) for rows in ROWS for length in lengths if rows == 1 or rows * length <= RUN_ELEMENTS]
     random.Random(0).shuffle(sizes)
     return (inputs(directory, rows, length) for rows, length in sizes)
 
