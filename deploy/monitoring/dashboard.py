@@ -141,16 +141,12 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
         (
             "Memory of GPUs, of what there is",
             "percentunit",
-            {
-                "{{instance}} {{gpu}}": (
-                    f"deepserve_gpu_memory_used_bytes{{{OF}}} / deepserve_gpu_memory_bytes{{{OF}}} or vector(0)"
-                )
-            },
+            {"{{instance}} {{gpu}}": f"deepserve_gpu_memory_used_bytes{{{OF}}} / deepserve_gpu_memory_bytes{{{OF}}}"},
         ),
         (
             "Memory of workers on GPUs",
             "bytes",
-            {"{{instance}} {{worker}} {{gpu}}": f"deepserve_worker_gpu_memory_bytes{{{OF}}} or vector(0)"},
+            {"{{instance}} {{worker}} {{gpu}}": f"deepserve_worker_gpu_memory_bytes{{{OF}}}"},
         ),
     ],
 }

@@ -45,7 +45,7 @@ class Line:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws it; fails if a panel would be empty."""
+    """Draws it; fails if all panels would be empty."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prometheus", help="its address")
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -60,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for panel in dashboard["panels"]
             if panel["type"] != "row"
         }
-    empty = [panel["title"] for panel in dashboard["panels"] if lines.get(panel["id"]) == []]
-    if empty:
-        raise SystemExit(f"nothing to draw for {', '.join(empty)}")
+    if not any(lines.values()):
+        raise SystemExit(f"{options.prometheus} has nothing to draw in the last {options.minutes:g} minutes")
     draw(dashboard, lines, options.out)
 
 
@@ -117,6 +116,9 @@ def _draw(figure: Figure, box: tuple[float, float, float, float], panel: dict[st
     frame = FancyBboxPatch(corner, *size, boxstyle="square,pad=0", facecolor=PANEL, edgecolor=GRID, zorder=-1)
     figure.add_artist(frame)
     _write(figure, left + 9, top + 9, panel["title"], size=8, weight="bold", va="top")
+    if not lines:
+        _write(figure, (left + right) / 2, (top + bottom) / 2, "no data", size=8, ha="center", va="center")
+        return
     columns = max(1, min(4, int((right - left - 20) // (26 + 5.3 * max(len(line.legend) for line in lines)))))
     legend = 13 * math.ceil(len(lines) / columns) + 4
     below, above = bottom - legend - 22, top + 34
