@@ -1,4 +1,9 @@
-"""Eight-bit integers beside float32: how weights are rounded, what is lost and won by it, and whether it is served."""
+"""Eight-bit integers beside float32: how weights are rounded, what is lost and won by it, and whether it is served.
+
+All steps are fixed in training: taken from each batch, they would move the probabilities of a review by up to 0.006.
+The generator, its last layer apart, would be 2.0x as fast, and its Frechet distance 0.120 for 0.116: it stays in
+float32, as does the mammogram model, which is too small to gain.
+"""
 
 import time
 from collections.abc import Mapping
