@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from training.datasets import DataError
+from training.published import DataError
 from training.run import Run
 
 

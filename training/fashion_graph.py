@@ -5,14 +5,13 @@ come out channels first; and the last convolution runs before the pixel shuffle 
 quarter-sized map answering for the four that it becomes.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:  # the trainer imports this module
-    from training.fashion import ClassNorm, Generator
+from training.fashion_network import ClassNorm, Generator
 
 SIZE = 14
 """Of the maps, in pixels; pictures are twice as wide and high."""
@@ -21,7 +20,7 @@ SIZE = 14
 class Folded(nn.Module):
     """What `Generator` computes, on CPU and in evaluation mode: the same inputs, the same pictures."""
 
-    def __init__(self, generator: "Generator") -> None:
+    def __init__(self, generator: Generator) -> None:
         super().__init__()
         (scale, shift), *middle, last = (_affine(cast("ClassNorm", norm)) for norm in generator.norms)
         self.channels = scale.shape[1]
@@ -48,13 +47,13 @@ class Folded(nn.Module):
         return (F.pixel_shuffle(quarters, 2)[:, 0] * 255).round().to(torch.uint8)
 
 
-def fold(generator: "Generator") -> Folded:
+def fold(generator: Generator) -> Folded:
     """The generator for inference, on CPU."""
     with torch.no_grad():
         return Folded(generator.cpu().eval()).eval()
 
 
-def _affine(norm: "ClassNorm") -> tuple[Tensor, Tensor]:
+def _affine(norm: ClassNorm) -> tuple[Tensor, Tensor]:
     """Scale and shift of each class and channel, `[classes, channels]` each."""
     mean, variance = norm.norm.running_mean, norm.norm.running_var
     assert mean is not None

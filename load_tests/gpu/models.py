@@ -14,7 +14,7 @@ from torch import nn
 
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card
-from training import digits, digits_mlp, fashion, fashion_graph, mammogram, sentiment_network
+from training import digits_mlp, digits_network, fashion_graph, fashion_network, mammogram, sentiment_network
 from training.sentiment_counts import LinearModel
 
 MODELS = Path(__file__).parent.parent.parent / "models"
@@ -66,8 +66,8 @@ def models(names: list[str] | None = None) -> list[Model]:
 def _network(name: str, made_with: Mapping[str, Any]) -> Callable[[], nn.Module]:
     makers: dict[str, Callable[[], nn.Module]] = {
         "digits/1": lambda: digits_mlp.Perceptron(made_with["hidden"], made_with["dropout"]),
-        "digits/2": lambda: digits.fold(digits.Convolutional(made_with["dropout"])),
-        "fashion/1": lambda: fashion_graph.fold(fashion.Generator(made_with["width"])),
+        "digits/2": lambda: digits_network.fold(digits_network.Convolutional(made_with["dropout"])),
+        "fashion/1": lambda: fashion_graph.fold(fashion_network.Generator(made_with["width"])),
         "mammogram/1": lambda: mammogram.Perceptrons(1, made_with["hidden"]),
         "sentiment/1": lambda: _sentiment(made_with),
     }

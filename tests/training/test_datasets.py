@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from training import datasets
-from training.datasets import FASHION_MNIST, MNIST, DataError, Dataset, Reviews
+from training.datasets import FASHION_MNIST, MNIST, Reviews
+from training.published import DataError, Dataset, File
 
 
 @cache
@@ -109,7 +110,7 @@ def test_a_changed_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_had_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unreachable = datasets.File("md5:0", "http://127.0.0.1:9/mammographic_masses.data")
+    unreachable = File("md5:0", "http://127.0.0.1:9/mammographic_masses.data")
     monkeypatch.setitem(datasets.MAMMOGRAPHIC_MASSES.files, "mammographic_masses.data", unreachable)
     with pytest.raises(DataError, match=r"mammographic_masses\.data is absent"):
         datasets.masses(tmp_path)

@@ -17,8 +17,9 @@ from service.predictors.pictures import read_grey
 from tests.places import MODELS
 from training import datasets, export, photographs
 from training.datasets import MNIST, Pictures
-from training.digits import Convolutional, Hyperparameters, augment, fold, multiply_adds
+from training.digits import Hyperparameters, augment
 from training.digits_figures import DIGITS
+from training.digits_network import Convolutional, fold, multiply_adds
 from training.loop import follow
 
 MODEL, BASELINE = (MODELS / "digits" / version for version in ("2", "1"))

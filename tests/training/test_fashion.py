@@ -11,9 +11,9 @@ from service.predictors.fashion import CLASSES, LATENT, FashionPredictor, Fashio
 from tests.places import MODELS
 from training import datasets, export, fashion_figures
 from training.datasets import FASHION_MNIST, Pictures
-from training.fashion import Generator
 from training.fashion_figures import JUDGE, diversity, frechet_distance, judgement, mean_distance
 from training.fashion_graph import fold
+from training.fashion_network import Generator
 
 MODEL = MODELS / "fashion" / "1"
 FRESH_SEED = 987_654_321
