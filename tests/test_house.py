@@ -5,8 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 
 import onnx
 import pytest
@@ -14,97 +13,155 @@ import pytest
 from service.serving.binding import task
 from tests.places import ROOT
 
-MODULES = sorted([*ROOT.glob("service/**/*.py"), *ROOT.glob("training/**/*.py")])
-
+PACKAGES = ("service", "training", "load_tests")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted(ROOT.glob(f"{package}/**/*.py"))
+}
+"""Their files, by name."""
 
 GROUND = "ground"
 GROUND_FLOOR = {"arrays", "bins", "call", "errors", "machine", "settings", "traffic", "versions"}
-BELOW = {
-    "__main__": {"app", "commands", "telemetry", GROUND},
-    "app": {"http", "serving", "telemetry", "predictors", GROUND},
-    "commands": {"serving", "telemetry", "engine", GROUND},
-    "http": {"serving", "telemetry", "engine", "predictors", GROUND},
-    "serving": {"telemetry", "engine", "predictors", GROUND},
-    "engine": {GROUND},
-    "predictors": {GROUND},
-    "telemetry": {GROUND},
-    GROUND: set(),
+BELOW: dict[str, dict[str, set[str]]] = {
+    "service": {
+        "__main__": {"app", "commands", "telemetry", GROUND},
+        "app": {"http", "serving", "telemetry", "predictors", GROUND},
+        "commands": {"serving", "telemetry", "engine", GROUND},
+        "http": {"serving", "telemetry", "engine", "predictors", GROUND},
+        "serving": {"telemetry", "engine", "predictors", GROUND},
+        "engine": {GROUND},
+        "predictors": {GROUND},
+        "telemetry": {GROUND},
+        GROUND: set(),
+    },
+    "load_tests": {
+        "bench": {GROUND},
+        "capacity": {"knee", GROUND},
+        "gpu": {"bench", GROUND},
+        "knee": {GROUND},
+        "peers": set(),
+        "users": {GROUND},
+        GROUND: set(),
+    },
 }
-"""By room of service/, the rooms that it may import; what lies flat is the ground floor, but `__main__` and `app`."""
+"""By room of a package, the rooms that it may import; what lies flat is the ground floor, but `__main__` and `app`."""
+
+OF_SERVICE = {
+    "training": {"engine", "predictors", GROUND},
+    "load_tests": {"app", "serving", "engine", "predictors", GROUND},
+}
+"""By package, the rooms of service/ that it may import."""
 
 
 def room(name: str) -> str:
-    """Of the module `service.ROOM...`, or of what is in it."""
-    first = name.split(".")[1]
-    return first if first in BELOW else GROUND
+    """Of the module `PACKAGE.ROOM...`, or of what is in it."""
+    package, first = name.split(".")[:2]
+    return first if first in BELOW[package] else GROUND
 
 
-def imports(module: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(module.read_text())):
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules that it imports, wherever in it, and what it takes from others."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.module is not None, f"{module} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def behind(module: str) -> set[str]:
+    """The modules of the house that it imports, and those that they import, and so on."""
+    found: set[str] = set()
+    ahead = [module]
+    while ahead:
+        names = imports(ahead.pop())
+        new = ({*names} | {name.rpartition(".")[0] for name in names}) & MODULES.keys() - found
+        found |= new
+        ahead += new
+    return found
 
 
 def importers(package: str) -> set[str]:
     """The modules, as paths, that import the package or something in it."""
     return {
-        str(module.relative_to(ROOT))
-        for module in MODULES
+        str(path.relative_to(ROOT))
+        for module, path in MODULES.items()
         if any(f"{name}.".startswith(f"{package}.") for name in imports(module))
     }
 
 
 def under(*places: str) -> set[str]:
-    return {str(m.relative_to(ROOT)) for m in MODULES if str(m.relative_to(ROOT)).startswith(places)}
+    paths = (str(path.relative_to(ROOT)) for path in MODULES.values())
+    return {path for path in paths if path.startswith(places)}
 
 
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("torch", ("training/",)),
-        ("training", ("training/",)),
+        ("torch", ("training/", "load_tests/gpu/")),
+        (
+            "training",
+            (
+                *("training/", "load_tests/gpu/models.py"),
+                *("load_tests/inputs.py", "load_tests/prepare.py", "load_tests/bench/__main__.py"),  # their data
+            ),
+        ),
         (
             "onnxruntime",
-            ("service/engine/inference.py", "service/engine/gpu.py", "service/engine/fixed_shapes.py", "training/"),
+            (
+                *("service/engine/inference.py", "service/engine/gpu.py", "service/engine/fixed_shapes.py"),
+                *("training/", "load_tests/"),
+            ),
         ),
-        ("bentoml", ("service/app.py",)),
+        ("bentoml", ("service/app.py", "load_tests/bare.py", "load_tests/peers/")),
         ("_bentoml_sdk", ("service/app.py",)),
         ("_bentoml_impl", ("service/app.py",)),
         ("opentelemetry", ("service/telemetry/spans.py",)),
         ("uvicorn", ("service/app.py", "service/http/connection.py")),
         ("httptools", ("service/http/parsing.py",)),
-        ("load_tests", ()),
-        ("starlette", ("service/app.py", "service/http/")),
+        ("load_tests", ("load_tests/",)),
+        ("starlette", ("service/app.py", "service/http/", "load_tests/bare.py")),
+        ("service.app", ("service/__main__.py", "load_tests/bare.py")),
+        ("service.serving", ("service/", "load_tests/prepare.py")),
     ],
 )
 def test_only_these_rooms_know(package: str, rooms: tuple[str, ...]) -> None:
     assert importers(package) <= under(*rooms)
 
 
-@pytest.mark.parametrize("module", sorted(ROOT.glob("service/**/*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_room_imports_only_rooms_below_it(module: Path) -> None:
-    own = room(".".join(module.relative_to(ROOT).with_suffix("").parts))
-    imported = {room(name) for name in imports(module) if name.startswith("service.")}
-    assert imported - {own} <= BELOW[own]
+@pytest.mark.parametrize("package", BELOW)
+def test_a_room_imports_only_rooms_below_it(package: str) -> None:
+    for module in MODULES:
+        if module.startswith(f"{package}."):
+            own = room(module)
+            imported = {room(name) for name in imports(module) if name.startswith(f"{package}.")}
+            assert imported - {own} <= BELOW[package][own], module
 
 
-def test_training_shares_only_the_engine_the_predictors_and_the_ground_floor() -> None:
-    imported = {
-        room(name)
-        for module in ROOT.glob("training/**/*.py")
-        for name in imports(module)
-        if name.startswith("service.")
-    }
-    assert imported <= {"engine", "predictors", GROUND}
+@pytest.mark.parametrize("package", OF_SERVICE)
+def test_other_packages_share_only_these_rooms(package: str) -> None:
+    modules = (module for module in MODULES if module.startswith(f"{package}."))
+    imported = {room(name) for module in modules for name in imports(module) if name.startswith("service.")}
+    assert imported <= OF_SERVICE[package]
 
 
-def test_every_room_is_in_the_table_and_the_ground_floor_stays_small() -> None:
-    rooms = {path.parent.name for path in ROOT.glob("service/*/__init__.py")}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
+    assert [module for module in MODULES if module.startswith(f"{package}.") and module in behind(module)] == []
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_every_room_is_in_the_table(package: str) -> None:
+    rooms = {path.parent.name for path in ROOT.glob(f"{package}/*/*.py")}
+    assert rooms == BELOW[package].keys() - {"__main__", "app", GROUND}
+
+
+def test_the_ground_floor_stays_small() -> None:
     flat = {path.stem for path in ROOT.glob("service/*.py")}
-    assert rooms | {"__main__", "app", GROUND} == set(BELOW)
     assert flat == {"__init__", "__main__", "app", *GROUND_FLOOR}
 
 
