@@ -10,7 +10,6 @@ with another pen each time it is seen (Simard et al., Best Practices for Convolu
 learning rate rises and falls once (Smith and Topin, Super-Convergence, 2018); the weights served are a moving average.
 """
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,7 @@ from service.engine.card import Figure
 from training import datasets, digits_figures, digits_int8, evaluate, export
 from training.datasets import MNIST, Pictures
 from training.digits_network import SIZE, Convolutional, fold, multiply_adds
-from training.loop import follow
+from training.loop import one_cycle
 from training.run import Precision, Run
 
 
@@ -74,44 +73,29 @@ def fit(training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) 
     """The moving average of a network's weights under SGD with Nesterov momentum and a one-cycle learning rate."""
     network = Convolutional(h.dropout).to(run.device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(network)
-    steps = len(training) // h.batch_size
     optimizer = torch.optim.SGD(_decayed(network, h.weight_decay), h.lr, h.momentum, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, h.lr, total_steps=steps * h.epochs, pct_start=0.2)
-    first = 1
-    if (state := run.restore()) is not None:
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = state["epoch"] + 1
-    pictures, labels = (torch.from_numpy(a).to(run.device) for a in (training.pictures, training.labels))
-    for epoch in range(first, h.epochs + 1):
-        network.train()
-        losses = []
-        order = torch.randperm(len(training))[: steps * h.batch_size].view(steps, h.batch_size)
-        for step, rows in enumerate(run.progress(order.to(run.device), f"epoch {epoch}", steps)):
-            strength = 1 - (1 - h.calm) * ((epoch - 1) * steps + step) / (h.epochs * steps)
-            augmented = augment(pictures[rows], h, strength)
-            with run.autocast(h.precision):
-                logits = network.logits(augmented)
-            loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=h.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            follow(average, network, h.averaging, (epoch - 1) * steps + step)
-            losses.append(loss.detach())
-        right = logits_of(average, validation).argmax(1) == validation.labels
-        run.log(epoch, loss=float(torch.stack(losses).mean()), validation_accuracy=float(right.mean()))
-        run.save(
-            epoch,
-            network=network.state_dict(),
-            average=average.state_dict(),
-            optimizer=optimizer.state_dict(),
-            schedule=schedule.state_dict(),
-        )
-    return average
+
+    def loss(pictures: Tensor, labels: Tensor, done: float) -> Tensor:
+        augmented = augment(pictures, h, 1 - (1 - h.calm) * done)
+        with run.autocast(h.precision):
+            logits = network.logits(augmented)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=h.label_smoothing)
+
+    def accuracy(network: Convolutional) -> float:
+        return float((logits_of(network, validation).argmax(1) == validation.labels).mean())
+
+    return one_cycle(
+        network,
+        optimizer,
+        training,
+        loss,
+        accuracy,
+        run,
+        epochs=h.epochs,
+        batch_size=h.batch_size,
+        rise=0.2,
+        averaging=h.averaging,
+    )
 
 
 def _decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from service.engine.card import Figure
 from training import datasets, digits_figures, digits_int8, evaluate, export
 from training.datasets import MNIST, Pictures
-from training.loop import shift
+from training.loop import one_cycle, shift
 from training.run import Precision, Run
 
 
@@ -70,45 +70,25 @@ def train(h: Hyperparameters, run: Run) -> None:
     if run.smoke:
         everything = everything[:4000]
     training, validation = everything.split(h.held_out, run.seed)
-    network = Perceptron(h.hidden, h.dropout).to(run.device)
-    fit(network, training, validation, h, run)
+    network = fit(training, validation, h, run)
     network.temperature.fill_(evaluate.fit_temperature(logits_of(network, validation), validation.labels))
     write(network, training, test, h, run)
 
 
-def fit(network: Perceptron, training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) -> None:
+def fit(training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) -> Perceptron:
     """AdamW with a one-cycle learning rate; the loss is cross entropy with a little label smoothing."""
-    steps = len(training) // h.batch_size
+    network = Perceptron(h.hidden, h.dropout).to(run.device)
     optimizer = torch.optim.AdamW(network.parameters(), h.lr, weight_decay=h.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, h.lr, total_steps=steps * h.epochs)
-    first = 1
-    if (state := run.restore()) is not None:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = state["epoch"] + 1
-    pictures, labels = (torch.from_numpy(a).to(run.device) for a in (training.pictures, training.labels))
-    for epoch in range(first, h.epochs + 1):
-        network.train()
-        losses = []
-        order = torch.randperm(len(training))[: steps * h.batch_size].view(steps, h.batch_size)
-        for rows in run.progress(order.to(run.device), f"epoch {epoch}", steps):
-            with run.autocast(h.precision):
-                logits = network.logits(shift(pictures[rows], h.shift))
-            loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.detach())
-        right = logits_of(network, validation).argmax(1) == validation.labels
-        run.log(epoch, loss=float(torch.stack(losses).mean()), validation_accuracy=float(right.mean()))
-        run.save(
-            epoch,
-            network=network.state_dict(),
-            optimizer=optimizer.state_dict(),
-            schedule=schedule.state_dict(),
-        )
+
+    def loss(pictures: Tensor, labels: Tensor, _: float) -> Tensor:
+        with run.autocast(h.precision):
+            logits = network.logits(shift(pictures, h.shift))
+        return F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
+
+    def accuracy(network: Perceptron) -> float:
+        return float((logits_of(network, validation).argmax(1) == validation.labels).mean())
+
+    return one_cycle(network, optimizer, training, loss, accuracy, run, epochs=h.epochs, batch_size=h.batch_size)
 
 
 @torch.inference_mode()

@@ -8,10 +8,8 @@ mirrored and shifted by up to two pixels, and the weights that judge are the mov
 and Juditsky, 1992). The mean over the picture is the feature vector in which Frechet distances are taken.
 """
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,7 @@ from service.predictors.fashion import CLASSES
 from training import datasets, export
 from training.datasets import FASHION_MNIST, Pictures
 from training.fashion_figures import judgement
-from training.loop import follow, shift
+from training.loop import one_cycle, shift
 from training.run import Precision, Run
 
 
@@ -87,34 +85,24 @@ def fit(training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) 
     """AdamW with a one-cycle learning rate; returns the averaged network."""
     judge = Judge(h.width).to(run.device)
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(judge)
-    steps = len(training) // h.batch_size
     optimizer = torch.optim.AdamW(judge.parameters(), h.lr, weight_decay=h.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, h.lr, total_steps=steps * h.epochs)
-    parts: dict[str, Any] = {"judge": judge, "average": average, "optimizer": optimizer, "schedule": schedule}
-    first = 1
-    if (state := run.restore()) is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["epoch"] + 1
-    pictures, labels = (torch.from_numpy(a).to(run.device) for a in (training.pictures, training.labels))
-    for epoch in range(first, h.epochs + 1):
-        judge.train()
-        losses = []
-        order = torch.randperm(len(training))[: steps * h.batch_size].view(steps, h.batch_size)
-        for step, rows in enumerate(run.progress(order.to(run.device), f"epoch {epoch}", steps)):
-            with run.autocast(h.precision):
-                features = judge.features(shift(mirror(pictures[rows]), h.shift))
-            loss = F.cross_entropy(judge.head(features), labels[rows], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            follow(average, judge, h.average, (epoch - 1) * steps + step)
-            losses.append(loss.detach())
-        run.log(epoch, loss=float(torch.stack(losses).mean()), validation_accuracy=accuracy(average, validation))
-        run.save(epoch, **{name: part.state_dict() for name, part in parts.items()})
-    return average
+
+    def loss(pictures: Tensor, labels: Tensor, _: float) -> Tensor:
+        with run.autocast(h.precision):
+            features = judge.features(shift(mirror(pictures), h.shift))
+        return F.cross_entropy(judge.head(features), labels, label_smoothing=0.05)
+
+    return one_cycle(
+        judge,
+        optimizer,
+        training,
+        loss,
+        lambda average: accuracy(average, validation),
+        run,
+        epochs=h.epochs,
+        batch_size=h.batch_size,
+        averaging=h.average,
+    )
 
 
 def mirror(pictures: Tensor) -> Tensor:

@@ -1,8 +1,80 @@
-"""Pieces of a training loop that several networks share: the moving average of their weights, shifted pictures."""
+"""How networks that name pictures are trained: one cycle of the learning rate, a moving average, shifted pictures."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from training.datasets import Pictures
+from training.run import Run
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def one_cycle(
+    network: N,
+    optimizer: torch.optim.Optimizer,
+    training: Pictures,
+    loss: Callable[[Tensor, Tensor, float], Tensor],
+    accuracy: Callable[[N], float],
+    run: Run,
+    *,
+    epochs: int,
+    batch_size: int,
+    rise: float = 0.3,
+    averaging: float | None = None,
+) -> N:
+    """Trains while the learning rate rises to the optimizer's and falls to nothing, the batches drawn anew each epoch.
+
+    Goes on where `run` was interrupted.
+
+    Args:
+        network: on the device of `run`.
+        optimizer: of its parameters.
+        training: a remainder below `batch_size` is left out of each epoch.
+        loss: of pictures, uint8 `[batch, 28, 28]`, and their labels, int64 `[batch]`; the number is the share of all
+            steps that are done.
+        accuracy: share of held-out pictures that are named rightly, for the log.
+        run: keeps the log and the checkpoints.
+        epochs: of the whole training.
+        batch_size: pictures of a step.
+        rise: share of the steps in which the learning rate rises.
+        averaging: share of the average that each step keeps, as of `follow`; None for no average.
+
+    Returns:
+        The moving average of the network; without one, the network.
+    """
+    average = network if averaging is None else copy.deepcopy(network)
+    steps = len(training) // batch_size
+    highest = optimizer.defaults["lr"]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=steps * epochs, pct_start=rise)
+    parts: dict[str, Any] = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
+    first = 1
+    if (state := run.restore()) is not None:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        first = state["epoch"] + 1
+    pictures, labels = (torch.from_numpy(a).to(run.device) for a in (training.pictures, training.labels))
+    for epoch in range(first, epochs + 1):
+        network.train()
+        losses = []
+        order = torch.randperm(len(training))[: steps * batch_size].view(steps, batch_size)
+        batches = run.progress(order.to(run.device), f"epoch {epoch}", steps)
+        for step, rows in enumerate(batches, (epoch - 1) * steps):
+            of_batch = loss(pictures[rows], labels[rows], step / (epochs * steps))
+            optimizer.zero_grad()
+            of_batch.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            if averaging is not None:
+                follow(average, network, averaging, step)
+            losses.append(of_batch.detach())
+        run.log(epoch, loss=float(torch.stack(losses).mean()), validation_accuracy=accuracy(average))
+        run.save(epoch, **{name: part.state_dict() for name, part in parts.items()})
+    return average
 
 
 @torch.no_grad()
