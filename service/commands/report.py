@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "warn", "FAIL"]
+Verdict = Literal["ok", "warn", "FAIL"]
 """FAIL makes the command fail."""
 
 
@@ -14,12 +14,12 @@ class Check:
 
     subject: str
     finding: str
-    state: State = "ok"
+    verdict: Verdict = "ok"
 
     @property
     def failed(self) -> bool:
         """Whether it makes the command fail."""
-        return self.state == "FAIL"
+        return self.verdict == "FAIL"
 
 
 def lines(checks: Iterable[Check]) -> list[str]:
@@ -27,4 +27,6 @@ def lines(checks: Iterable[Check]) -> list[str]:
     rows = list(checks)
     width = max((len(row.subject) for row in rows), default=0)
     further = "\n" + " " * (width + 10)
-    return [f"  {row.state:4}  {row.subject:{width}}  {row.finding.replace(chr(10), further)}".rstrip() for row in rows]
+    return [
+        f"  {row.verdict:4}  {row.subject:{width}}  {row.finding.replace(chr(10), further)}".rstrip() for row in rows
+    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from service.commands.report import Check, lines
 from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
 from service.engine.inference import Runtime
-from service.engine.layout import NAME, VERSION, no_versions, scan, versions
+from service.engine.layout import MODEL_NAME, VERSION_NUMBER, no_versions, scan, versions
 from service.engine.verification import VerificationError, verify_files, verify_graph
 from service.serving.binding import bind, task
 
@@ -41,7 +41,7 @@ def _versions(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise NothingThereError(f"{folder}: there is no such folder")
     try:
-        if VERSION.fullmatch(folder.name) or (folder / FILE_NAME).exists():
+        if VERSION_NUMBER.fullmatch(folder.name) or (folder / FILE_NAME).exists():
             return [folder]
         if numbers := versions(folder):
             found, strays = [folder / number for number in numbers], no_versions(folder)
@@ -61,7 +61,7 @@ def _versions(folder: Path) -> list[Path]:
 def check(version: Path) -> Iterator[Check]:
     """What is to be said of the version in `.../<name>/<number>`; after files that are wrong nothing more."""
     name, number = version.parent.name, version.name
-    if not NAME.fullmatch(name) or not VERSION.fullmatch(number):
+    if not MODEL_NAME.fullmatch(name) or not VERSION_NUMBER.fullmatch(number):
         yield Check("place", f"{name}/{number} is not like digits/1: no server would look at it", "FAIL")
     try:
         card = verify_files(version)

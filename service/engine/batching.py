@@ -103,7 +103,7 @@ class Batcher:
             self._queue.some_left()
             raise
         call = current_call.get()
-        call.queued, call.began, call.ran = request.came, request.began, request.ran
+        call.queued, call.began, call.ran = request.queued_at, request.started_at, request.ended_at
         return outputs
 
     def check_room(self, rows: int = 1) -> None:
@@ -195,8 +195,8 @@ class Batcher:
         if any(len(value) != rows for value in outputs.values()):
             raise ValueError(f"the outputs of {rows} rows have {[len(value) for value in outputs.values()]}")
         for piece in batch:
-            piece.request.began = piece.request.began or started
-            piece.request.ran = ended
+            piece.request.started_at = piece.request.started_at or started
+            piece.request.ended_at = ended
         if self._observer is not None:
             self._observer.ran(rows, seconds)
         drained = ended - self._last_run_ended if self._last_run_ended else seconds
@@ -210,14 +210,14 @@ class Batcher:
         if self._observer is not None:
             ended = time.perf_counter()
             for each in answered:
-                self._observer.answered(ended - each.came, each.began - each.came)
+                self._observer.answered(ended - each.queued_at, each.started_at - each.queued_at)
 
     def _fail(self, request: Request, error: Exception) -> None:
         if not request.answer.done():
             request.answer.set_exception(error)
             self._queue.some_left()  # other slices of it
             if self._observer is not None:
-                self._observer.failed(time.perf_counter() - request.came)
+                self._observer.failed(time.perf_counter() - request.queued_at)
 
     def _stack(self, batch: list[Slice]) -> Tensors:
         """The inputs of a run; sequences padded to the longest among them."""

@@ -118,7 +118,7 @@ def providers(
     return chosen if device == "tensorrt" else chosen[1:]
 
 
-def strays(assigned: Iterable[tuple[str, str]], device: GPU) -> str | None:
+def nodes_on_cpu(assigned: Iterable[tuple[str, str]], device: GPU) -> str | None:
     """What of a graph would not run on `device`, though it is work that should; None if there is nothing.
 
     Args:

@@ -168,7 +168,7 @@ def _open_on_gpu(graph: Path, device: GPU, runtime: Runtime) -> ort.InferenceSes
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
-    if reason := gpu.strays(assigned, device):
+    if reason := gpu.nodes_on_cpu(assigned, device):
         raise SessionError(f"{graph.name} does not run on {device}: {reason}")
     return session
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.versions import MODEL
-from service.versions import VERSION as NUMBER
+from service.versions import MODEL, VERSION
 
-NAME, VERSION = re.compile(MODEL), re.compile(NUMBER)
+MODEL_NAME, VERSION_NUMBER = re.compile(MODEL), re.compile(VERSION)
 """What their folders are called."""
 
 
@@ -31,7 +30,7 @@ def scan(root: Path) -> Layout:
     models: dict[str, list[str]] = {}
     strays = []
     for folder in folders(root):
-        if not NAME.fullmatch(folder.name):
+        if not MODEL_NAME.fullmatch(folder.name):
             strays.append(f"{folder.name}: the name of a model is like digits or digits-2")
             continue
         try:
@@ -53,7 +52,7 @@ def versions(model: Path) -> list[str]:
     Raises:
         OSError: it cannot be read.
     """
-    return sorted((folder.name for folder in folders(model) if VERSION.fullmatch(folder.name)), key=int)
+    return sorted((folder.name for folder in folders(model) if VERSION_NUMBER.fullmatch(folder.name)), key=int)
 
 
 def no_versions(model: Path) -> list[str]:
@@ -62,7 +61,7 @@ def no_versions(model: Path) -> list[str]:
     Raises:
         OSError: it cannot be read.
     """
-    others = (folder.name for folder in folders(model) if not VERSION.fullmatch(folder.name))
+    others = (folder.name for folder in folders(model) if not VERSION_NUMBER.fullmatch(folder.name))
     return [f"{model.name}/{other}: a version is a number, as in {model.name}/1" for other in others]
 
 

@@ -42,10 +42,10 @@ class Request:
     inputs: Tensors
     rows: int
     answer: "asyncio.Future[Tensors]"
-    came: float
-    """When, by `time.perf_counter`; likewise when its first run began, and when its last ended."""
-    began: float = 0.0
-    ran: float = 0.0
+    queued_at: float
+    """When it came, by `time.perf_counter`; likewise when its first run began, and when its last ended."""
+    started_at: float = 0.0
+    ended_at: float = 0.0
     parts: list[tuple[int, Tensors]] = field(default_factory=list)
     """First row and outputs of every slice that is computed."""
     computed: int = 0

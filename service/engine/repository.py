@@ -102,7 +102,7 @@ class Repository:
             OSError: its folder cannot be read.
         """
         directory = self.root / name
-        if not layout.NAME.fullmatch(name) or not directory.is_dir():
+        if not layout.MODEL_NAME.fullmatch(name) or not directory.is_dir():
             return {}
         return {number: _fingerprint(directory / number) for number in layout.versions(directory)}
 

@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         }
         self._parser = Parser(common, self._begin, self._end)
         self._idle_since = self.loop.time()
-        self._watch()
+        self._check_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.lost = True
@@ -206,13 +206,13 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
 
-    def _watch(self) -> None:
+    def _check_idle(self) -> None:
         """Ends the connection if it has waited too long for a whole request, or for the client to read its answer."""
         unread = self._transport.get_write_buffer_size() > 0
         limit = MOST_UNREAD_SECONDS if unread else self._most_idle
         busy = self._active is not None and self.write_blocked is None
         idle = 0.0 if busy else self.loop.time() - self._idle_since
         if idle < limit:
-            self._timer = self.loop.call_later(limit - idle, self._watch)
+            self._timer = self.loop.call_later(limit - idle, self._check_idle)
         else:
             self._transport.abort()

@@ -37,7 +37,7 @@ class TaskEndpoint:
         call.version = _version(request.query)
         answering = self.answering()
         served = answering.find(self.predictor.name, call)
-        served.answers.check_room()
+        served.cached_batcher.check_room()
         answer = await answering.answer(served, await self._payload(request, call), call)
         headers = {"X-Model-Version": answer.version}
         if representation == JSON:

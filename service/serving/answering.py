@@ -76,8 +76,8 @@ class Answering:
         Raises:
             ServiceError: there is no time or room to compute them, or it fails.
         """
-        outputs = await (served.batcher if asked is None else served.answers).submit(inputs)
-        served.watch.saw(inputs, outputs)
+        outputs = await (served.batcher if asked is None else served.cached_batcher).submit(inputs)
+        served.drift.saw(inputs, outputs)
         call.computed = time.perf_counter()
         if asked is not None and (shadow := self._shadows.get(served.version.name)) is not None:
             shadow.offer(call.request_id, asked, served, outputs)

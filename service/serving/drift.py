@@ -29,7 +29,7 @@ MOST_ROWS = 64
 """Of a request, spread evenly over it."""
 
 
-class Watch:
+class DriftMonitor:
     """What is watched of one version. Belongs to one event loop."""
 
     def __init__(self, card: Card, predictor: AnyPredictor) -> None:

@@ -19,7 +19,7 @@ from service.engine.repository import Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import Unavailable
 from service.serving.binding import AnyPredictor, bind
-from service.serving.drift import Watch
+from service.serving.drift import DriftMonitor
 from service.settings import Settings
 from service.telemetry import metrics
 from service.telemetry.series import Number
@@ -34,9 +34,9 @@ class ServedVersion:
     predictor: AnyPredictor
     batcher: Batcher
     """Computes the outputs for decoded inputs."""
-    answers: Batcher | CachedBatcher
+    cached_batcher: Batcher | CachedBatcher
     """The same, where the model has a cache by way of that: for requests that give the same inputs again."""
-    watch: Watch
+    drift: DriftMonitor
     """Is told of each request that is answered."""
 
 
@@ -155,7 +155,7 @@ class ServedModels:
             bound,
             batcher,
             self._cached(batcher, version.card),
-            Watch(version.card, bound),
+            DriftMonitor(version.card, bound),
         )
 
     def _cached(self, batcher: Batcher, card: Card) -> Batcher | CachedBatcher:
@@ -177,9 +177,9 @@ class ServedModels:
         }
         known = {served for (model, _), served in self._answering.items() if model == name}
         for served in known.difference(ready.values()):
-            served.watch.end()
+            served.drift.end()
         for served in set(ready.values()).difference(known):
-            served.watch.begin()
+            served.drift.begin()
         if ready:
             answering[name, None] = ready[self._default(name, list(ready))]
         self._answering = {key: served for key, served in self._answering.items() if key[0] != name} | answering

@@ -159,14 +159,14 @@ def test_work_on_the_cpu_is_found_and_shapes_there_are_not() -> None:
         for part in graph(SENTIMENT).get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
-    assert gpu.strays(nodes, "cuda") == "nothing of it runs on cuda"
+    assert gpu.nodes_on_cpu(nodes, "cuda") == "nothing of it runs on cuda"
     shapes = {"Shape", "Gather", "Concat", "Range", "Squeeze"}
     mixed = [(place if operation in shapes else gpu.PROVIDERS["cuda"], operation) for place, operation in nodes]
-    assert gpu.strays(mixed, "cuda") is None
+    assert gpu.nodes_on_cpu(mixed, "cuda") is None
     recurrent = [(place if operation == "LSTM" else gpu.PROVIDERS["cuda"], operation) for place, operation in nodes]
-    assert "LSTM" in str(gpu.strays(recurrent, "cuda"))
+    assert "LSTM" in str(gpu.nodes_on_cpu(recurrent, "cuda"))
     both = [(gpu.PROVIDERS["tensorrt" if operation == "LSTM" else "cuda"], operation) for _, operation in nodes]
-    assert gpu.strays(both, "tensorrt") is None
+    assert gpu.nodes_on_cpu(both, "tensorrt") is None
 
 
 def test_a_failing_run_is_an_error_of_the_session() -> None:

@@ -118,7 +118,7 @@ def test_work_is_on_the_gpu_and_what_is_not_is_told(
     astray = Counter(operation for provider, operation in nodes if provider != gpu.PROVIDERS[cuda.device])
     listed = ", ".join(f"{count} {operation}" for operation, count in sorted(astray.items()))
     tell(f"{'/'.join(directory.parts[-2:])}: {len(nodes)} nodes, on the CPU {listed or 'none'}")
-    assert gpu.strays(nodes, "cuda") is None
+    assert gpu.nodes_on_cpu(nodes, "cuda") is None
 
 
 @contextmanager

@@ -1,16 +1,14 @@
 """What the Open Inference Protocol tells of a server and its models: metadata, Triton's configuration, the index."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from service.engine.card import GRAPHS
 from service.engine.repository import Repository, State, Version
+from service.http.operations import Document
 from service.http.v2.tensors import DATATYPES, protocol_shape
 from service.predictors import MAX_ITEMS
 from service.telemetry import metrics
 from service.versions import VersionPolicy
-
-Document = dict[str, Any]
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics")
 """Of `schedule_policy` it has the timeout; no model has levels of priority."""

@@ -82,7 +82,7 @@ class OpenInference:
         answering = self._service().answering
         call.version = request.params.get("version")
         served = answering.find(request.params["name"], call)
-        served.answers.check_room()
+        served.cached_batcher.check_room()
         started = asyncio.get_running_loop().time()
         model = self._tensors(served)
         body = await _body(request, self._settings.max_body_bytes)
