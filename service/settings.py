@@ -24,6 +24,9 @@ PREFIX = "DEEPSERVE_"
 _NO_SETTINGS = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)")
 """Variables of that prefix that others read, or that Kubernetes makes for a Service called deepserve."""
 
+LEAST_RATE = 0.001
+"""Requests a second that a limit leaves a client at the least: one in a quarter of an hour."""
+
 _BY_MODEL = ("version_policy", "canary", "shadow", "cache")
 
 
@@ -89,8 +92,9 @@ class Settings(BaseSettings):
     """Longest time that a request may take, in seconds; clients may ask for less with `X-Request-Timeout`."""
 
     rate_limit: float = Field(0.0, ge=0, le=1e6)
-    """Requests for predictions that one client may make a second, over all workers; 0 for no limit. A client is an API
-    key; without keys it is the address that connects, which behind a proxy is the proxy's: use keys there."""
+    """Requests for predictions that one client may make a second, over all workers; 0 for no limit, else at least
+    0.001. A client is an API key; without keys it is the address that connects, which behind a proxy is the proxy's:
+    use keys there."""
 
     rate_burst: int = Field(default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit"])), ge=1, le=10**6)
     """Requests that such a client may make at once, after a pause; unless set, those of one second."""
@@ -159,6 +163,13 @@ class Settings(BaseSettings):
     @classmethod
     def _count(cls, value: object) -> object:
         return cores() if value == "auto" else value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _none_or_some(cls, value: float) -> float:
+        if 0 < value < LEAST_RATE:
+            raise ValueError(f"neither 0, for no limit, nor at least {LEAST_RATE:g} requests a second")
+        return value
 
     @field_validator("models_dir")
     @classmethod

@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.engine.card import Card
 from service.http.messages import JSON, Reply
-from service.http.operations import BYTES, SCHEMAS, TEXT, Document, content, operation, parameter, reference
+from service.http.operations import BYTES, KEYED, SCHEMAS, TEXT, Document, content, operation, parameter, reference
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.tasks import MULTIPART, TaskEndpoint
 from service.http.v2.openapi import tensor_paths, tensor_schemas
@@ -73,10 +73,10 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
             "/v1/models/{name}/versions/{version}": {
                 "get": _get("One version of a model, with its card.", "name", "version")
             },
-            "/livez": {"get": _get("The process can answer.", media_type="text/plain")},
-            "/healthz": {"get": _get("The process can answer.", media_type="text/plain")},
+            "/livez": {"get": _get("The process can answer.", media_type="text/plain", errors=(405,))},
+            "/healthz": {"get": _get("The process can answer.", media_type="text/plain", errors=(405,))},
             "/readyz": {"get": _get("Every model is loaded and warm.", media_type="text/plain", errors=(405, 503))},
-            "/metrics": {"get": _get("Prometheus metrics.", media_type="text/plain")},
+            "/metrics": {"get": _get("Prometheus metrics.", media_type="text/plain", errors=(405,))},
             **tensor_paths(),
         },
         "components": {
@@ -110,7 +110,7 @@ def _task(task: TaskEndpoint) -> Document:
     }
 
 
-def _get(summary: str, *names: str, media_type: str = JSON, errors: tuple[int, ...] = ()) -> Document:
+def _get(summary: str, *names: str, media_type: str = JSON, errors: tuple[int, ...] = KEYED) -> Document:
     """A GET operation, its path's parameters being `names`."""
-    errors = errors or ((401, 404, 405) if names else (401, 405))
+    errors = (*errors, 404) if names else errors
     return operation(summary, names, {media_type: {}}, errors, _PROBLEM)

@@ -9,6 +9,9 @@ Document = dict[str, Any]
 SCHEMAS = "#/components/schemas/"
 """Where they stand in the document."""
 
+KEYED = (401, 405, 422, 504)
+"""What may become of any request that takes a key."""
+
 TEXT: Document = {"type": "string"}
 BYTES: Document = {"type": "string", "format": "binary"}
 

@@ -8,6 +8,7 @@ client make a request more.
 
 import math
 import mmap
+import os
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -33,7 +34,7 @@ class RateLimit:
             burst: requests that a full bucket holds, at least 1.
         """
         with file.open("ab") as table:
-            table.truncate(2 * _WIDTH * _PLACES)
+            os.posix_fallocate(table.fileno(), 0, 2 * _WIDTH * _PLACES)  # a full disk would kill at a later write
         with file.open("r+b") as table:
             memory = memoryview(mmap.mmap(table.fileno(), 2 * _WIDTH * _PLACES))
         self._tags = memory[: _WIDTH * _PLACES].cast("Q")

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from service.engine.repository import Fingerprints, State
 from service.errors import LoadFailed, NotFound, Unavailable
 from service.serving.models import ServedModels
-from service.serving.workers import Edit, Report, Wanted, WantedModel, Workers
+from service.serving.workers import Edit, Report, WantedModel, Workers
 from service.versions import VersionPolicy
 
 LOOK = 0.2
@@ -110,7 +110,7 @@ class Control:
 
     def policy(self, name: str) -> VersionPolicy:
         """Which versions of a model are loaded."""
-        model = self._wanted().get(name)
+        model = self._workers.wanted().models.get(name)
         if model is None or model.policy is None:
             return self._models.repository.policy(name)
         return VersionPolicy.parse(model.policy)
@@ -162,8 +162,8 @@ class Control:
 
     async def _change(self, edit: Edit) -> int:
         """Asks every worker for a change; the generation that it made, once all have tried."""
-        generation = await asyncio.to_thread(self._workers.change, edit)
         try:
+            generation = await asyncio.to_thread(self._workers.change, edit)
             async with asyncio.timeout(PATIENCE):
                 # The others are processes, which set no event.
                 while not all(each.generation >= generation for each in self._workers.reports()):  # noqa: ASYNC110
@@ -176,10 +176,6 @@ class Control:
         """Why the last change of a model failed in one of the workers."""
         return next((report.failures[name] for report in self._workers.reports() if name in report.failures), None)
 
-    def _wanted(self) -> Mapping[str, WantedModel]:
-        wanted = self._workers.wanted()
-        return {} if wanted is None else wanted.models
-
     def _take_turn(self) -> None:
         """Brings the models to what is wanted while no other worker does so."""
         with self._workers.turn():
@@ -188,7 +184,7 @@ class Control:
     def _bring(self) -> None:
         """Brings the models to what is wanted, and reports it."""
         seen = self._workers.last_change()
-        wanted = self._workers.wanted() or Wanted(0, {})
+        wanted = self._workers.wanted()
         for name in self._models.repository.models.keys() - wanted.models.keys():
             self._models.forget(name)
             self._failures.pop(name, None)

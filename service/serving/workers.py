@@ -2,13 +2,15 @@
 
 `wanted.json` is what all of them are to serve; its generation rises with each change, and who makes one holds a lock.
 Each worker has a report, of what it has done of that, and a lock that ends with it: a report without is a dead one's.
-The time of the lock's file is the worker's pulse: one that lives without, because it is stopped or hangs, is silent.
+In the lock's file is the worker's pulse, the time of its last beat: one that lives without, because it is stopped or
+hangs, is silent.
 """
 
 import atexit
 import fcntl
 import os
 import shutil
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,8 +23,10 @@ import msgspec
 SILENCE = 10.0
 """Seconds after which a worker that has not been heard of is not waited for."""
 
-_LOOK = 0.05
-"""Seconds between looks whether it is this worker's turn."""
+_LOOK = 0.01
+"""Seconds between looks whether a lock is free."""
+_PULSE = struct.Struct("d")
+"""Seconds of the monotonic clock."""
 _FOLDER = "_DEEPSERVE_WORKERS"
 """The environment variable by which workers inherit their folder."""
 
@@ -67,6 +71,8 @@ def shared_folder() -> Path:
     """The folder of this server: whoever asks first, the supervisor of the workers, makes it and takes it away."""
     if _FOLDER not in os.environ:
         os.environ[_FOLDER] = mkdtemp(prefix="deepserve-workers-")
+        # While it is locked, systemd-tmpfiles does not take it for forgotten (tmpfiles.d(5), Age).
+        fcntl.flock(os.open(os.environ[_FOLDER], os.O_RDONLY), fcntl.LOCK_SH)
         atexit.register(shutil.rmtree, os.environ[_FOLDER], ignore_errors=True)
     return Path(os.environ[_FOLDER])
 
@@ -79,22 +85,20 @@ class Workers:
         self._folder = folder
         self._wanted = folder / "wanted.json"
         self._name = f"worker-{os.getpid()}"
-        # Locked before it has its name: nobody sees it without.
-        unnamed, self._lock = folder / f".{self._name}", folder / f"{self._name}.lock"
-        self._locked = _locked(unnamed)
-        unnamed.rename(self._lock)
+        self._lock = folder / f"{self._name}.lock"
+        self._appear()
+        self._known = Wanted(0, {})
 
     def leave(self) -> None:
         """Is none of them any more."""
-        self._locked.close()
+        self._pulse.close()
         _is_alive(self._lock)
 
-    def wanted(self) -> Wanted | None:
-        """What is to be served; None if nobody has said yet."""
-        try:
-            return msgspec.json.decode(self._wanted.read_bytes(), type=Wanted)
-        except FileNotFoundError:
-            return None
+    def wanted(self) -> Wanted:
+        """What is to be served: nothing until somebody says so, and what it was should its file be gone."""
+        with suppress(FileNotFoundError):
+            self._known = msgspec.json.decode(self._wanted.read_bytes(), type=Wanted)
+        return self._known
 
     def last_change(self) -> tuple[int, int] | None:
         """Other than before if what is to be served has changed since."""
@@ -109,9 +113,14 @@ class Workers:
 
         Args:
             edit: called while nobody else makes a change.
+
+        Raises:
+            TimeoutError: somebody else has been at it for long.
         """
-        with _locked(self._folder / "change.lock"):
-            before = self.wanted() or Wanted(0, {})
+        with (self._folder / "change.lock").open("ab") as file:
+            if not _lock_soon(file):
+                raise TimeoutError(f"another worker has held {file.name} for {SILENCE:g} s")
+            before = self.wanted()
             if not (changes := edit(before.models)):
                 return before.generation
             after = before.generation + 1
@@ -120,7 +129,8 @@ class Workers:
                 models.pop(name, None)
                 if model is not None:
                     models[name] = msgspec.structs.replace(model, generation=after)
-            self._write(self._wanted, Wanted(after, dict(sorted(models.items()))))
+            self._known = Wanted(after, dict(sorted(models.items())))
+            self._write(self._wanted, self._known)
             return after
 
     def report(self, report: Report) -> None:
@@ -133,8 +143,9 @@ class Workers:
 
     def beat(self) -> None:
         """Shows that this worker is at work. It is silent if it stops to, not before it begins to."""
-        now = time.monotonic_ns()  # the same clock in all of them, and nobody sets it
-        os.utime(self._lock, ns=(now, now))
+        if not self._lock.exists():  # somebody has tidied up
+            self._appear()
+        os.pwrite(self._pulse.fileno(), _PULSE.pack(time.monotonic()), 0)  # the same clock in all of them
 
     def silent(self) -> set[str]:
         """The names of the living workers that have fallen silent."""
@@ -144,10 +155,15 @@ class Workers:
     def turn(self) -> Iterator[None]:
         """Waits until no other worker has the turn, and has it; one that keeps it for long is not waited for."""
         with (self._folder / "turn.lock").open("ab") as file:
-            end = time.monotonic() + SILENCE
-            while not _lock(file) and time.monotonic() < end:
-                time.sleep(_LOOK)
+            _lock_soon(file)
             yield
+
+    def _appear(self) -> None:
+        """Lets the others see this worker: by a lock that has its name once it is locked."""
+        unnamed = self._folder / f".{self._name}"
+        self._pulse = unnamed.open("wb", buffering=0)
+        fcntl.flock(self._pulse, fcntl.LOCK_EX)
+        unnamed.rename(self._lock)
 
     def _living(self) -> list[Path]:
         """Their locks."""
@@ -160,10 +176,12 @@ class Workers:
         unnamed.rename(path)
 
 
-def _locked(path: Path) -> IO[bytes]:
-    file = path.open("ab")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+def _lock_soon(file: IO[bytes]) -> bool:
+    """Waits until nobody else has it locked, and locks it; one who keeps it for long is not waited for."""
+    end = time.monotonic() + SILENCE
+    while not (locked := _lock(file)) and time.monotonic() < end:
+        time.sleep(_LOOK)
+    return locked
 
 
 def _lock(file: IO[bytes]) -> bool:
@@ -186,11 +204,12 @@ def _is_alive(lock: Path) -> bool:
 
 
 def _is_silent(lock: Path) -> bool:
-    """Whether a worker has a pulse no more. One that is still starting has none yet: its lock is as old as today."""
+    """Whether a worker has a pulse no more; one that is still starting has none yet."""
     try:
-        return time.monotonic_ns() - lock.stat().st_mtime_ns > SILENCE * 1e9
+        pulse = lock.read_bytes()
     except FileNotFoundError:  # it has just ended
         return False
+    return len(pulse) == _PULSE.size and time.monotonic() - _PULSE.unpack(pulse)[0] > SILENCE
 
 
 def _read(path: Path) -> Report:

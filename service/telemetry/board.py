@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import IO
 
-import msgspec
-
 from service.telemetry import ledger
 from service.telemetry.ledger import Entry, Labels, Reading, Worker
 
@@ -53,17 +51,19 @@ class Board:
             empty: what they are at first.
 
         Returns:
-            The place of the first in `numbers`; in `octets` it is 8 times that.
+            The place of the first in `numbers`; in `octets` it is 8 times that. Where there is no room left for them,
+            here or on the disk, it is one that counts for nothing.
         """
-        if self._used + size > MOST_NUMBERS - _SPILL:
-            return MOST_NUMBERS - _SPILL
         entry = Entry(name, labels, self._used, size, lasting)
-        self._used += size
-        for place in range(entry.place, self._used):
+        end = entry.place + size
+        if end > MOST_NUMBERS - _SPILL:
+            return MOST_NUMBERS - _SPILL
+        for place in range(entry.place, end):
             self.numbers[place] = empty
+        if self._index is not None and not ledger.enter(self._index, entry):
+            return MOST_NUMBERS - _SPILL
+        self._used = end
         self._entries.append(entry)
-        if self._index is not None:
-            self._index.write(msgspec.json.encode(entry) + b"\n")
         return entry.place
 
     def read(self) -> Reading:

@@ -117,7 +117,8 @@ def join(folder: Path, size: int) -> tuple[IO[bytes], IO[bytes]]:
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("ab") as alone:
         fcntl.flock(alone, fcntl.LOCK_EX)
-        _bury(folder)
+        with suppress(OSError):  # a disk that is full: they are buried by the next, and read until then
+            _bury(folder)
         taken = {copy.worker.name for copy in _copies(folder)}
         name = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
         identity, unnamed = uuid4().hex, folder / "new"
@@ -128,6 +129,17 @@ def join(folder: Path, size: int) -> tuple[IO[bytes], IO[bytes]]:
         fcntl.flock(numbers, fcntl.LOCK_EX)
         unnamed.rename(folder / f"{identity}{_NUMBERS}")  # nobody sees it without its lock
     return index, numbers
+
+
+def enter(index: IO[bytes], entry: Entry) -> bool:
+    """Adds an entry to the index of this worker, whole or not at all: whether there was room for it on the disk."""
+    line, end = msgspec.json.encode(entry) + b"\n", index.tell()
+    with suppress(OSError):
+        if index.write(line) == len(line):
+            return True
+    index.seek(end)
+    index.truncate()
+    return False
 
 
 def read(folder: Path) -> Reading:

@@ -34,7 +34,8 @@ def set_up(level: str, form: Format) -> None:
         level: the least that is written of what the service itself says.
         form: of each line.
     """
-    writer = Writer(sys.stdout.fileno(), metrics.LOG_LINES_DROPPED.labels().inc)
+    output = sys.stdout or sys.stderr  # there is no standard output where whoever starts the service has closed it
+    writer = Writer(output.fileno(), metrics.LOG_LINES_DROPPED.labels().inc)
     writer.setFormatter(_Json() if form == "json" else _Text())
     for name in list(logging.root.manager.loggerDict):  # each would be written twice
         other = logging.getLogger(name)

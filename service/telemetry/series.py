@@ -27,6 +27,7 @@ from service.telemetry.ledger import Labels, Row
 
 _EXEMPLAR = struct.Struct("16sdd")
 """Trace id, value, seconds since 1970."""
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 _TAKING = Lock()
 
 Workers = Sequence[Sequence[float]]
@@ -190,5 +191,6 @@ def exposition(rows: Iterable[Row], accept: str) -> tuple[bytes, str]:
         rows: of all workers.
         accept: the header of who asks: it chooses plain text or OpenMetrics, which has exemplars too.
     """
-    encode, media_type = choose_encoder(accept)
+    # Not as it came: the library fails at a version that is no number.
+    encode, media_type = choose_encoder(_OPENMETRICS if _OPENMETRICS.partition(";")[0] in accept else "")
     return encode(Told(rows)), media_type

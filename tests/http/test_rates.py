@@ -25,6 +25,12 @@ def test_a_client_has_its_burst_at_once_and_then_its_rate(tmp_path: Path) -> Non
     assert [limit.wait(b"one", 200.0) for _ in range(4)] == [0, 0, 0, pytest.approx(0.1)]
 
 
+def test_the_table_has_all_its_room_from_the_start(tmp_path: Path) -> None:
+    RateLimit(tmp_path / "rates", rate=10, burst=3)
+    facts = (tmp_path / "rates").stat()
+    assert facts.st_blocks * 512 >= facts.st_size > 0, "on a full disk the first write to a hole would kill the worker"
+
+
 @given(rate=RATES, burst=BURSTS, asked=st.lists(st.tuples(PAUSES, CLIENTS, st.booleans()), max_size=200))
 def test_no_stretch_of_time_has_more_than_rate_and_burst_allow(
     rate: float, burst: int, asked: list[tuple[float, bytes, bool]]

@@ -29,6 +29,7 @@ from tests.places import DIGIT, MODELS, ROOT
         ("DEEPSERVE_DEVICE", "tpu"),
         ("DEEPSERVE_MODELS_DIR", "/nowhere"),
         ("DEEPSERVE_MAX_BODY_BYTES", "-1"),
+        ("DEEPSERVE_RATE_LIMIT", "1e-300"),
         ("DEEPSERVE_CANARY", '{"sentimant": {"version": "2", "share": 0.1}}'),
     ],
 )

@@ -172,6 +172,14 @@ def test_a_trace_that_its_client_does_not_follow_is_not_sent(watched: Watched) -
     assert not [span for span in watched.receiver.spans if attributes(span).get("deepserve.request_id") == "unsampled"]
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "text/plain; version=1.x", "*/*", ""])
+def test_metrics_come_in_a_form_of_their_own_where_another_is_asked_for(watched: Watched, accept: str) -> None:
+    answer = watched.client.get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert "version=abc" not in answer.headers["content-type"]
+    assert "deepserve_requests" in answer.text
+
+
 def test_metrics_have_examples_whose_traces_were_sent(watched: Watched) -> None:
     predict(watched.client, {"X-Request-ID": "example"})
     [root] = [span for name, span in watched.receiver.of("example").items() if name.startswith("POST")]

@@ -104,19 +104,40 @@ def test_one_that_has_said_nothing_yet_is_not_ready(here: Workers) -> None:
 
 
 def test_what_one_wants_all_read(here: Workers, tmp_path: Path) -> None:
-    assert here.wanted() is None
+    assert here.wanted().models == {}
     before = here.last_change()
     with another(tmp_path, "me.change(lambda models: {'digits': WantedModel({'1': 'a'}, policy=[1])})") as there:
         there.communicate("\n")
-    wanted = here.wanted()
-    assert wanted is not None
-    assert wanted.models == {"digits": WantedModel({"1": "a"}, generation=1, policy=[1])}
+    assert here.wanted().models == {"digits": WantedModel({"1": "a"}, generation=1, policy=[1])}
     assert here.last_change() != before
     assert here.change(lambda _models: {}) == 1  # nothing changed
     assert here.change(lambda _models: {"digits": None, "letters": WantedModel({})}) == 2
-    wanted = here.wanted()
-    assert wanted is not None
-    assert list(wanted.models) == ["letters"]
+    assert list(here.wanted().models) == ["letters"]
+
+
+def test_one_that_keeps_others_from_changes_is_not_waited_for_without_end(
+    here: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "SILENCE", 0.5)
+    code = "import time\nme.change(lambda models: (print('done', flush=True), time.sleep(60)))"
+    with another(tmp_path, code) as there:
+        with pytest.raises(TimeoutError, match=r"change\.lock"):
+            here.change(lambda _models: {"digits": WantedModel({})})
+        there.kill()
+    assert here.change(lambda _models: {"digits": WantedModel({})}) == 1
+
+
+def test_files_that_somebody_has_taken_away_are_made_anew(here: Workers, tmp_path: Path) -> None:
+    here.change(lambda _models: {"digits": WantedModel({"1": "a"})})
+    here.beat()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert list(here.wanted().models) == ["digits"]
+    assert here.reports() == []
+    here.beat()
+    assert here.reports() == [Report()]
+    assert here.change(lambda _models: {"letters": WantedModel({})}) == 2
+    assert list(here.wanted().models) == ["digits", "letters"]
 
 
 def test_changes_at_the_same_time_are_all_made(here: Workers, tmp_path: Path) -> None:
@@ -129,7 +150,6 @@ for number in range(50):
     for each in others:
         assert each.wait(30) == 0
     wanted = here.wanted()
-    assert wanted is not None
     assert wanted.generation == len(wanted.models) == 150
 
 

@@ -23,6 +23,13 @@ except ValueError:
 """
 
 
+def test_without_a_standard_output_the_log_goes_to_the_standard_error() -> None:
+    shell = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-c", PROGRAM]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "request x" in done.stderr
+
+
 def test_nobody_forges_a_line_of_the_log() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.split("\n")

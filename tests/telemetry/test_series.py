@@ -20,6 +20,7 @@ from service.telemetry.series import Counter, Gauge, Histogram, Told
 from tests.places import ROOT
 
 WORKER = """
+import resource
 import sys
 from pathlib import Path
 from service.telemetry.board import BOARD
@@ -31,12 +32,15 @@ BOARD.share(Path(sys.argv[1]))
 for line in sys.stdin:
     if line.startswith("count"):
         by = float(line.split()[1])
-        counts.labels('a "quoted" name\\n').inc(by)
+        counts.labels(line.split()[2] if line.count(" ") > 1 else 'a "quoted" name\\n').inc(by)
         sets.labels("x").set(by)
         least.labels().set(by)
         observed = times.labels()
         observed.observe(by)
         observed.exemplify(by, bytes([int(by)] * 16))
+        print("done", flush=True)
+    elif line.startswith("bound"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(line.split()[1]), resource.RLIM_INFINITY))
         print("done", flush=True)
     else:
         told, _ = exposition(BOARD.read().rows, line)
@@ -58,8 +62,12 @@ class Worker:
             bufsize=1,
         )
 
-    def count(self, by: float) -> None:
-        assert self._ask(f"count {by}") == "done"
+    def count(self, by: float, of: str = "") -> None:
+        assert self._ask(f"count {by} {of}".strip()) == "done"
+
+    def bound(self, most: int) -> None:
+        """Lets no file of it grow beyond so many bytes, as if the disk were full; -1 is for no bound."""
+        assert self._ask(f"bound {most}") == "done"
 
     def samples(self) -> dict[str, float]:
         text = self.text("text/plain")
@@ -123,6 +131,22 @@ def test_a_killed_worker_leaves_what_it_counted_and_nothing_else(tmp_path: Path)
             assert told["sets['x']"] == told["least[]"] == 5
             assert len(list(tmp_path.glob("*.numbers"))) == 2  # until the next one starts
         assert sum(path.stat().st_blocks * 512 for path in tmp_path.iterdir()) < 2**21 + 2**15
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_no_more_than_the_series_of_that_moment(tmp_path: Path) -> None:
+    with workers(tmp_path, 1) as [victim]:
+        victim.count(1)
+        [index] = tmp_path.glob("*.index")
+        for room in (10, 0):
+            victim.bound(index.stat().st_size + room)
+            victim.count(1, f"lost-{room}")
+        victim.bound(-1)
+        victim.count(1, "found")
+        told = victim.samples()
+        assert (told[COUNTED], told["counts_total['found']"], told["times_sum[]"]) == (1, 1, 4)
+        assert not any("lost" in name for name in told)
+    with workers(tmp_path, 1) as [another]:
+        assert another.samples()["counts_total['found']"] == 1
 
 
 def test_who_starts_after_all_have_died_goes_on_counting(tmp_path: Path) -> None:

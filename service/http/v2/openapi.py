@@ -3,14 +3,13 @@
 import msgspec
 
 from service.http.messages import JSON
-from service.http.operations import BYTES, SCHEMAS, TEXT, Document, content, operation, parameter, reference
+from service.http.operations import BYTES, KEYED, SCHEMAS, TEXT, Document, content, operation, parameter, reference
 from service.http.v2.body import JSON_LENGTH
 from service.http.v2.repository import IndexRequest, LoadRequest, UnloadRequest
 from service.http.v2.request import InferRequest
 
 _BINARY = "application/octet-stream"
-_KEYED = (401, 405, 422, 504)
-_OF_MODEL = (*_KEYED, 404, 503)
+_OF_MODEL = (*KEYED, 404, 503)
 _INFER = (*_OF_MODEL, 400, 413, 415, 429)
 _CHANGE = (*_OF_MODEL, 400, 413)
 
@@ -54,7 +53,7 @@ def tensor_paths() -> Document:
     """The paths under `/v2`."""
     live = _operation("The process can answer.", errors=(405,))
     ready = _operation("Every model is loaded and warm.", errors=(405, 503))
-    index = _operation("Every version of every model and its state.", body="IndexRequest", errors=(400, 413, *_KEYED))
+    index = _operation("Every version of every model and its state.", body="IndexRequest", errors=(400, 413, *KEYED))
     load, unload = (
         _operation(summary, ("name",), body, errors=_CHANGE)
         for summary, body in (
@@ -104,7 +103,7 @@ def _operation(
     names: tuple[str, ...] = (),
     body: str | None = None,
     answer: str | None = None,
-    errors: tuple[int, ...] = _KEYED,
+    errors: tuple[int, ...] = KEYED,
 ) -> Document:
     """An operation whose path has parameters `names`, and whose body and answer are schemas of those names."""
     described = operation(summary, names, content(JSON, {} if answer is None else reference(answer)), errors, _FAILURE)
