@@ -144,6 +144,7 @@ class Workers:
     def beat(self) -> None:
         """Shows that this worker is at work. It is silent if it stops to, not before it begins to."""
         if not self._lock.exists():  # somebody has tidied up
+            self._pulse.close()
             self._appear()
         os.pwrite(self._pulse.fileno(), _PULSE.pack(time.monotonic()), 0)  # the same clock in all of them
 
