@@ -14,7 +14,7 @@ class Call:
 
     request_id: str = ""
 
-    version: str | None = None
+    requested_version: str | None = None
     """The model version that the client asked for; None for the newest that is not on trial."""
 
     started: float = 0.0
@@ -29,8 +29,8 @@ class Call:
     model: str = ""
     """The model that answers it; empty while none does."""
 
-    number: str = ""
-    """The version of that model."""
+    served_version: str = ""
+    """The version of that model that answers it."""
 
     received: float = 0.0
     """When its body was there, by `time.perf_counter`; 0 while it is not. Likewise..."""

@@ -132,7 +132,7 @@ class FrontDoor:
             outcome = "abandoned"
         finally:
             ended = time.perf_counter()
-            requests = metrics.requests(route.template, call.model, call.number, outcome)
+            requests = metrics.requests(route.template, call.model, call.served_version, outcome)
             requests.ended(call, ended - call.started, is_example=trace is not None and trace.is_sampled)
             if trace is not None:
                 trace.end(outcome, ended)

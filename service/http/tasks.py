@@ -34,7 +34,7 @@ class TaskEndpoint:
     async def __call__(self, request: HttpRequest, call: Call) -> Reply:
         """Answers one request, by the version that is there before its body is."""
         representation = self._representation(request)
-        call.version = _version(request.query)
+        call.requested_version = _version(request.query)
         answering = self.answering()
         served = answering.find(self.predictor.name, call)
         served.cached_batcher.check_room()

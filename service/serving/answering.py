@@ -45,8 +45,8 @@ class Answering:
             NotFound: there is no such model or version.
             Unavailable: it is not ready.
         """
-        served = self._models.find(name, call.version, call.request_id)
-        call.model, call.number = name, served.version.number
+        served = self._models.find(name, call.requested_version, call.request_id)
+        call.model, call.served_version = name, served.version.number
         return served
 
     async def answer(self, served: ServedVersion, request: Payload, call: Call) -> Answer:

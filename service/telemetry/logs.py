@@ -69,7 +69,7 @@ def tell(method: str, route: str, call: Call, outcome: str, ended: float, share:
             "method": method,
             "route": route,
             "model": call.model,
-            "version": call.number,
+            "version": call.served_version,
             "status": call.status,
             "outcome": outcome,
             "milliseconds": round(1000 * (ended - call.started), 3),

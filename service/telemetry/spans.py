@@ -87,7 +87,7 @@ class Trace:
         call = self._call
         facts: dict[str, str | int] = {
             "deepserve.model": call.model,
-            "deepserve.version": call.number,
+            "deepserve.version": call.served_version,
             "deepserve.outcome": outcome,
             "http.response.status_code": call.status,
         }

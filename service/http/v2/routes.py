@@ -80,7 +80,7 @@ class OpenInference:
     async def _infer(self, request: HttpRequest, call: Call) -> Reply:
         """The outputs of a model for the inputs of a request."""
         answering = self._service().answering
-        call.version = request.params.get("version")
+        call.requested_version = request.params.get("version")
         served = answering.find(request.params["name"], call)
         served.cached_batcher.check_room()
         started = asyncio.get_running_loop().time()
