@@ -19,7 +19,6 @@ from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, Service
 from service.http.admission import Admission
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
-from service.http.collecting import collect
 from service.http.draining import DRAIN
 from service.http.messages import Handler, HttpRequest, Reply, Route
 from service.http.openapi import api_page, openapi
@@ -30,6 +29,7 @@ from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
 from service.settings import Settings
 from service.telemetry import logs, metrics
+from service.telemetry.collecting import collect, exposition
 from service.telemetry.traces import trace_id
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _always(reply: Reply) -> Handler:
 
 
 async def _metrics(request: HttpRequest, _call: Call) -> Reply:
-    return Reply(*await collect(partial(metrics.exposition, request.header(b"accept"))))
+    return Reply(*await collect(partial(exposition, request.header(b"accept"))))
 
 
 def _refusal(error: ServiceError, path: str, call: Call) -> Reply:

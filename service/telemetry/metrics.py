@@ -3,16 +3,11 @@
 Never raw input. `service.telemetry.series` keeps the numbers; the classes here look the labels up once.
 """
 
-from collections import defaultdict
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from service import machine
 from service.call import Call
-from service.telemetry import gpus, series
 from service.telemetry.board import BOARD
-from service.telemetry.ledger import Row
 from service.telemetry.series import Counter, Gauge, Histogram, Number
 
 _SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -20,9 +15,6 @@ _DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 10, 100)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 _VERSION = ("model", "version")
-
-Totals = dict[tuple[str, str], float]
-"""Of a version: by name of the sample and, where it has one, outcome, as in `("deepserve_run_rows_sum", "")`."""
 
 REQUESTS = Counter(
     "deepserve_requests",
@@ -219,34 +211,3 @@ requests = cache(RequestSeries)
 def share(folder: Path) -> None:
     """Counts together with the other workers that share `folder`."""
     BOARD.share(folder / "metrics")
-
-
-def exposition(accept: str) -> tuple[bytes, str]:
-    """All series of all workers, and what each of them takes; see `series.exposition`.
-
-    Raises:
-        OSError: what the workers share cannot be read.
-    """
-    reading = BOARD.read()
-    taken: list[Row] = list(gpus.rows(reading.workers))
-    for worker in reading.workers:
-        with suppress(OSError):  # it has just ended
-            usage = machine.usage(worker.pid)
-            taken.append((MEMORY.name, (worker.name,), [usage.resident]))
-            taken.append((CPU.name, (worker.name,), [usage.cpu_seconds]))
-    return series.exposition([*reading.rows, *taken], accept)
-
-
-def totals() -> dict[tuple[str, str], Totals]:
-    """The counters and histograms of every version over all workers, by model and version.
-
-    Raises:
-        OSError: what the workers share cannot be read.
-    """
-    found: defaultdict[tuple[str, str], Totals] = defaultdict(lambda: defaultdict(float))
-    for family in series.Told(BOARD.read().rows).collect():
-        for sample in family.samples:
-            if family.type != "gauge" and "version" in sample.labels:
-                of_version = found[sample.labels["model"], sample.labels["version"]]
-                of_version[sample.name, sample.labels.get("outcome", "")] += sample.value
-    return found

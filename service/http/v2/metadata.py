@@ -7,7 +7,7 @@ from service.engine.repository import Repository, State, Version
 from service.http.operations import Document
 from service.http.v2.tensors import DATATYPES, protocol_shape
 from service.predictors import MAX_ITEMS
-from service.telemetry import metrics
+from service.telemetry.collecting import Totals, totals
 from service.versions import VersionPolicy
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics")
@@ -89,15 +89,15 @@ def statistics(versions: Sequence[Version]) -> list[Document]:
     Raises:
         OSError: what the workers share cannot be read.
     """
-    totals = metrics.totals()
-    return [_statistics(version, totals.get((version.name, version.number), {})) for version in versions]
+    counted = totals()
+    return [_statistics(version, counted.get((version.name, version.number), {})) for version in versions]
 
 
-def _statistics(version: Version, totals: metrics.Totals) -> Document:
+def _statistics(version: Version, counted: Totals) -> Document:
     """Inputs and outputs are not timed apart from the run; what batches were made is in the metrics."""
 
     def duration(count: str, seconds: str, outcome: str = "") -> dict[str, int]:
-        return {"count": int(totals.get((count, outcome), 0)), "ns": int(totals.get((seconds, outcome), 0) * 1e9)}
+        return {"count": int(counted.get((count, outcome), 0)), "ns": int(counted.get((seconds, outcome), 0) * 1e9)}
 
     nothing = {"count": 0, "ns": 0}
     ran = duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "ok")
@@ -105,14 +105,14 @@ def _statistics(version: Version, totals: metrics.Totals) -> Document:
     return {
         "name": version.name,
         "version": version.number,
-        "inference_count": int(totals.get(("deepserve_run_rows_sum", ""), 0)),
-        "execution_count": int(totals.get(("deepserve_run_rows_count", ""), 0)),
+        "inference_count": int(counted.get(("deepserve_run_rows_sum", ""), 0)),
+        "execution_count": int(counted.get(("deepserve_run_rows_count", ""), 0)),
         "inference_stats": {
             "success": {name: ran[name] + hit[name] for name in ran},
             "fail": duration("deepserve_model_requests_total", "deepserve_model_request_seconds_total", "failed"),
             "queue": {
                 "count": ran["count"],
-                "ns": int(totals.get(("deepserve_queue_seconds_sum", ""), 0) * 1e9),
+                "ns": int(counted.get(("deepserve_queue_seconds_sum", ""), 0) * 1e9),
             },
             "compute_input": nothing,
             "compute_infer": duration("deepserve_run_seconds_count", "deepserve_run_seconds_sum"),

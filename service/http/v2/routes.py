@@ -18,7 +18,6 @@ from service.call import Call
 from service.engine.repository import Repository, Version
 from service.errors import DeadlineExceeded, ServiceError
 from service.http.bodies import read_body
-from service.http.collecting import collect
 from service.http.draining import DRAIN
 from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
@@ -31,6 +30,7 @@ from service.serving.control import Control
 from service.serving.models import ServedModels, ServedVersion
 from service.serving.readiness import Readiness
 from service.settings import Settings
+from service.telemetry.collecting import collect
 
 LARGE = 65536
 """Bytes of a request or an answer that may take over a millisecond to read or to compress."""
