@@ -51,7 +51,7 @@ def totals() -> dict[tuple[str, str], Totals]:
         OSError: what the workers share cannot be read.
     """
     found: defaultdict[tuple[str, str], Totals] = defaultdict(lambda: defaultdict(float))
-    for family in series.Told(BOARD.read().rows).collect():
+    for family in series.WorkersCollector(BOARD.read().rows).collect():
         for sample in family.samples:
             if family.type != "gauge" and "version" in sample.labels:
                 of_version = found[sample.labels["model"], sample.labels["version"]]

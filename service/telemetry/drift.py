@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from service.bins import MOST_BINS, stability_index
 from service.telemetry.board import BOARD
 from service.telemetry.ledger import Labels
-from service.telemetry.series import Family, Workers
+from service.telemetry.series import Family, PerWorker
 
 WINDOW = 4096
 """Rows that a worker counts before it halves them: half as many weigh as much as all that came before."""
@@ -31,7 +31,7 @@ class Drift(Family):
     def labels(self, *labels: str) -> "Seen":
         return Seen(self._place(labels, 2 * MOST_BINS, 0, math.nan))
 
-    def metric(self, series: Mapping[Labels, Workers]) -> Metric:
+    def metric(self, series: Mapping[Labels, PerWorker]) -> Metric:
         metric = GaugeMetricFamily(self.name, self.text, labels=self.label_names)
         for labels, workers in series.items():
             told = [(usual, counts) for usual, counts in map(_parts, workers) if not np.isnan(usual).any()]

@@ -30,7 +30,7 @@ _EXEMPLAR = struct.Struct("16sdd")
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 _TAKING = Lock()
 
-Workers = Sequence[Sequence[float]]
+PerWorker = Sequence[Sequence[float]]
 """The numbers of a series, of each worker that has it."""
 
 
@@ -43,7 +43,7 @@ class Family(ABC):
         FAMILIES[name] = self
 
     @abstractmethod
-    def metric(self, series: Mapping[Labels, Workers]) -> Metric:
+    def metric(self, series: Mapping[Labels, PerWorker]) -> Metric:
         """What the numbers of all workers come to."""
 
     def _place(self, labels: Labels, size: int, lasting: int, empty: float = 0.0) -> int:
@@ -65,7 +65,7 @@ class Counter(Family):
     def labels(self, *labels: str) -> "Number":
         return Number(self._place(labels, 1, 1))
 
-    def metric(self, series: Mapping[Labels, Workers]) -> Metric:
+    def metric(self, series: Mapping[Labels, PerWorker]) -> Metric:
         metric = CounterMetricFamily(self.name, self.text, labels=self.label_names)
         for labels, workers in series.items():
             metric.add_metric(labels, sum(numbers[0] for numbers in workers))
@@ -82,7 +82,7 @@ class Gauge(Family):
     def labels(self, *labels: str) -> "Number":
         return Number(self._place(labels, 1, 0, math.nan))
 
-    def metric(self, series: Mapping[Labels, Workers]) -> Metric:
+    def metric(self, series: Mapping[Labels, PerWorker]) -> Metric:
         metric = GaugeMetricFamily(self.name, self.text, labels=self.label_names)
         for labels, workers in series.items():
             if there := [numbers[0] for numbers in workers if not math.isnan(numbers[0])]:
@@ -106,7 +106,7 @@ class Histogram(Family):
     def labels(self, *labels: str) -> "Observations":
         return Observations(self._place(labels, self._size, self._lasting), self.buckets)
 
-    def metric(self, series: Mapping[Labels, Workers]) -> Metric:
+    def metric(self, series: Mapping[Labels, PerWorker]) -> Metric:
         metric = HistogramMetricFamily(self.name, self.text, labels=self.label_names)
         for labels, workers in series.items():
             *counts, total = map(math.fsum, zip(*(numbers[: self._lasting] for numbers in workers), strict=True))
@@ -117,7 +117,7 @@ class Histogram(Family):
             metric.add_metric(labels, buckets, total)
         return metric
 
-    def _exemplars(self, workers: Workers) -> list[Exemplar | None]:
+    def _exemplars(self, workers: PerWorker) -> list[Exemplar | None]:
         """The latest of each bucket."""
         latest = [(b"", 0.0, 0.0)] * len(self._names)
         for numbers in workers:
@@ -167,7 +167,7 @@ class Observations:
         BOARD.octets[first : first + _EXEMPLAR.size] = _EXEMPLAR.pack(trace_id, value, time.time())
 
 
-class Told(Collector):
+class WorkersCollector(Collector):
     """What the rows of all workers come to, as the library collects it."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -193,4 +193,4 @@ def exposition(rows: Iterable[Row], accept: str) -> tuple[bytes, str]:
     """
     # Not as it came: the library fails at a version that is no number.
     encode, media_type = choose_encoder(_OPENMETRICS if _OPENMETRICS.partition(";")[0] in accept else "")
-    return encode(Told(rows)), media_type
+    return encode(WorkersCollector(rows)), media_type

@@ -21,7 +21,7 @@ from service.serving.models import ServedModels
 from service.settings import Settings
 from service.telemetry.board import BOARD
 from service.telemetry.drift import DRIFT
-from service.telemetry.series import Told
+from service.telemetry.series import WorkersCollector
 from tests.places import MODELS
 from training import datasets
 from training.datasets import MNIST
@@ -113,7 +113,7 @@ def indices(name: str, number: str) -> dict[str, float]:
     """What the metrics say of a version."""
     return {
         sample.labels["feature"]: sample.value
-        for metric in Told(BOARD.read().rows).collect()
+        for metric in WorkersCollector(BOARD.read().rows).collect()
         for sample in metric.samples
         if metric.name == DRIFT.name and (sample.labels["model"], sample.labels["version"]) == (name, number)
     }

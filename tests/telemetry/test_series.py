@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from service import machine
 from service.telemetry.board import BOARD, Board
-from service.telemetry.series import Counter, Gauge, Histogram, Told
+from service.telemetry.series import Counter, Gauge, Histogram, WorkersCollector
 from tests.places import ROOT
 
 WORKER = """
@@ -227,7 +227,7 @@ def test_exemplars_are_the_latest_of_the_living_and_in_openmetrics_alone(tmp_pat
 
 def samples(name: str) -> dict[str, float]:
     """Those of a family of this process."""
-    families = {family.name: family for family in Told(BOARD.read().rows).collect()}
+    families = {family.name: family for family in WorkersCollector(BOARD.read().rows).collect()}
     return {sample.name: sample.value for sample in families[name].samples}
 
 
@@ -256,7 +256,7 @@ def test_what_a_histogram_observes_is_in_the_first_bucket_that_holds_it() -> Non
     for value in (0, 1, 1.5, 10, 11, math.inf):
         observed.observe(value)
     observed.exemplify(10, b"0123456789abcdef")
-    [told] = [family for family in Told(BOARD.read().rows).collect() if family.name == "a_histogram"]
+    [told] = [family for family in WorkersCollector(BOARD.read().rows).collect() if family.name == "a_histogram"]
     assert [(each.labels.get("le"), each.value) for each in told.samples] == [
         ("1.0", 2),
         ("10.0", 4),
