@@ -24,11 +24,11 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def locust(server: str, questions: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A run of four seconds; its reports lie beside the questions."""
+    """A run of ten seconds; its reports lie beside the questions."""
     command = [sys.executable, "-m", "locust", "--config", "load_tests/users/locust.conf", "--host", server]
     files = ["--questions", questions, "--html", questions.with_name("load.html"), "--csv", questions.with_name("load")]
     return subprocess.run(
-        [*command, *map(str, files), "--run-time", "4s", "--users", "10", *options],
+        [*command, *map(str, files), "--run-time", "10s", "--users", "10", *options],
         cwd=ROOT,
         env=clean_environment(),
         capture_output=True,
