@@ -29,7 +29,7 @@ def doctor(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
 def checks(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """State and finding by subject."""
     found = [check for section in report.values() if isinstance(section, list) for check in section]
-    return {check["subject"]: (check["state"], check["finding"]) for check in found}
+    return {check["subject"]: (check["verdict"], check["finding"]) for check in found}
 
 
 @pytest.fixture
