@@ -91,7 +91,7 @@ def test_a_place_where_no_server_would_look_fails(version: Path) -> None:
 def test_a_card_without_distributions_is_told_and_passes(version: Path) -> None:
     Card.read(version).model_copy(update={"distributions": {}}).write(version)
     [warning] = [found for found in check(version) if found.verdict != "ok"]
-    assert (warning.subject, warning.state) == ("drift", "warn")
+    assert (warning.subject, warning.verdict) == ("drift", "warn")
 
 
 def leave_out(field: str) -> Callable[[Card], dict[str, object]]:
