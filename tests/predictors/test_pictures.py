@@ -5,12 +5,9 @@ import struct
 import time
 import zlib
 from contextlib import suppress
-from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,50 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from service.errors import Invalid, TooLarge
 from service.predictors.framing import frame
 from service.predictors.pictures import MAX_PIXELS, WORKING_SIDE, read_grey
-from training import datasets, photographs
-from training.datasets import MNIST
-
-Grey = npt.NDArray[np.uint8]
-MNIST_TEST = datasets.pictures(MNIST)[1]
-CHOSEN = [int(np.flatnonzero(MNIST_TEST.labels == digit)[1]) for digit in range(10)]
-
-
-def model() -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(Path("models/digits/2/model.onnx"), options, providers=["CPUExecutionProvider"])
-
-
-MODEL = model()
-
-
-def classify(framed: Grey) -> npt.NDArray[np.int64]:
-    (probabilities,) = MODEL.run(None, {"pictures": framed})
-    predicted: npt.NDArray[np.int64] = probabilities.argmax(1)
-    return predicted
-
-
-def digit_of(data: bytes) -> int:
-    framed = frame(read_grey(data))
-    assert framed.dtype == np.uint8
-    assert framed.shape == (28, 28)
-    return int(classify(framed[None])[0])
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def drawing(digit: int, side: int = 160) -> Grey:
-    """A digit in white on black, with margins."""
-    canvas = np.zeros((side, side), np.uint8)
-    size = side * 3 // 5
-    canvas[side // 5 : side // 5 + size, side // 4 : side // 4 + size] = cv2.resize(
-        MNIST_TEST.pictures[CHOSEN[digit]], (size, size), interpolation=cv2.INTER_CUBIC
-    )
-    return canvas
+from tests.predictors.drawings import Grey, digit_of, drawing, encode
 
 
 def with_alpha(ink: Grey, tone: int) -> Image.Image:
@@ -134,12 +88,6 @@ def test_exif_orientation_is_obeyed(kind: str, orientation: int) -> None:
     assert np.abs(upright.astype(int) - drawing(7)[:, 10:]).mean() < 3
 
 
-def test_mnist_through_png_is_mnist() -> None:
-    for picture in MNIST_TEST.pictures[:500]:
-        assert np.array_equal(frame(read_grey(encode(Image.fromarray(picture)))), picture)
-        assert np.array_equal(frame(read_grey(encode(Image.fromarray(255 - picture)))), picture)
-
-
 @given(
     grey=arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))),
     level=st.integers(0, 9),
@@ -167,82 +115,18 @@ def test_a_small_png_is_turned_and_its_first_picture_taken() -> None:
     assert np.array_equal(read_grey(animated.getvalue()), grey)
 
 
-def test_all_of_mnist_is_recognised_as_framed_already() -> None:
-    through = np.stack([frame(picture) for picture in MNIST_TEST.pictures])
-    assert np.array_equal(through, MNIST_TEST.pictures)
-
-
-def test_digits_drawn_into_photographs_are_read() -> None:
-    rows = np.random.default_rng(1).choice(len(MNIST_TEST), 1000, replace=False)
-    framed, found = photographs.read_back(MNIST_TEST.pictures[rows], seed=1)
-    right = found & (classify(framed) == MNIST_TEST.labels[rows])
-    assert right.mean() >= 0.985
-
-
 def test_a_card_with_transparent_margins_is_read_as_it_is() -> None:
     card = Image.new("LA", (300, 200), (0, 0))
     card.paste(Image.merge("LA", (Image.fromarray(255 - drawing(4)), Image.new("L", (160, 160), 255))), (50, 20))
     assert digit_of(encode(card)) == 4
 
 
-@pytest.mark.parametrize("size", [40, 300, 2000])
-@pytest.mark.parametrize("light_ink", [True, False])
-def test_size_does_not_matter(size: int, light_ink: bool) -> None:
-    for digit in range(10):
-        ink = drawing(digit, size)
-        assert digit_of(encode(Image.fromarray(ink if light_ink else 255 - ink))) == digit
-
-
-@settings(max_examples=40, deadline=None)
-@given(digit=st.integers(0, 9), y=st.integers(0, 90), x=st.integers(0, 140), paper=st.integers(0, 120))
-def test_place_and_polarity_do_not_matter(digit: int, y: int, x: int, paper: int) -> None:
-    ink = drawing(digit, 110)
-    canvas = np.full((200, 250), paper, np.uint8)
-    canvas[y : y + 110, x : x + 110] = np.maximum(ink, paper)
-    assert classify(np.stack([frame(canvas), frame(255 - canvas)])).tolist() == [digit] * 2
-
-
-@settings(max_examples=30, deadline=None)
-@given(digit=st.integers(0, 9), factor=st.floats(1.5, 12))
-def test_scale_does_not_matter(digit: int, factor: float) -> None:
-    base = drawing(digit, 80)
-    large = cv2.resize(base, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    assert classify(np.stack([frame(base), frame(large)])).tolist() == [digit] * 2
-
-
-@settings(max_examples=60, deadline=None)
-@given(height=st.integers(1, 60), width=st.integers(1, 400), seed=st.integers(0, 1000), density=st.floats(0, 1))
-def test_any_picture_is_framed_or_invalid(height: int, width: int, seed: int, density: float) -> None:
-    random = np.random.default_rng(seed)
-    canvas = (random.random((height, width)) < density).astype(np.uint8) * random.integers(1, 255, dtype=np.uint8)
-    try:
-        framed = frame(canvas)
-    except Invalid:
-        return
-    assert framed.dtype == np.uint8
-    assert framed.shape == (28, 28)
-    assert framed.max() > 0
-
-
-@pytest.mark.parametrize("tone", [0, 1, 128, 255])
-def test_a_blank_picture_holds_no_digit(tone: int) -> None:
-    noise = np.random.default_rng(0).normal(tone, 2, (300, 200)).clip(0, 255).astype(np.uint8)
-    slope = (np.linspace(0, 60, 200)[None, :] + np.linspace(0, 60, 300)[:, None] + tone / 2).clip(0, 255)
-    for blank in (np.full((300, 200), tone, np.uint8), np.full((28, 28), tone, np.uint8), noise, slope.astype("u1")):
-        with pytest.raises(Invalid, match="No digit"):
-            digit_of(encode(Image.fromarray(blank)))
-    with pytest.raises(Invalid, match="No digit"):
-        digit_of(encode(Image.new("RGBA", (50, 50), (tone, tone, tone, 0))))
-
-
 def test_a_large_photograph_is_read_at_working_size() -> None:
     ink = cv2.resize(drawing(3), (4000, 3000), interpolation=cv2.INTER_LINEAR)
     data = encode(Image.fromarray(255 - ink // 2).convert("RGB"), "JPEG", quality=60)
-    began = time.process_time()
     grey = read_grey(data)
     assert WORKING_SIDE // 2 <= max(grey.shape) <= WORKING_SIDE
     assert digit_of(data) == 3
-    assert time.process_time() - began < 2
 
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
