@@ -32,7 +32,7 @@ train: $(VENV)/dev
 	$(BIN)/python -m training $(NAME) $(OPTIONS)
 
 evaluate: $(VENV)/dev
-	$(BIN)/python -m training.report
+	$(BIN)/python -m training.evaluate
 
 bench: $(VENV)/dev
 	$(BIN)/python -m load_tests.bench $(OPTIONS)

@@ -25,7 +25,7 @@ from service.predictors.fashion import CLASSES, png
 from service.predictors.mammogram import LEVELS
 from service.serving.binding import AnyPredictor, bind, task
 from service.settings import settings
-from training.published import DataError
+from training.data.download import DataError
 
 COUNT = 256
 """Questions of a task."""

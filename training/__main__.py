@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from training.published import DataError
+from training.data.download import DataError
 from training.run import Run
 
 
@@ -24,12 +24,12 @@ class Trainer:
 
 
 TRAINERS = {
-    "digits": Trainer("training.digits", "models/digits/2"),
-    "digits-mlp": Trainer("training.digits_mlp", "models/digits/1"),
-    "sentiment": Trainer("training.sentiment", "models/sentiment/1"),
-    "mammogram": Trainer("training.mammogram", "models/mammogram/1"),
-    "fashion": Trainer("training.fashion", "models/fashion/1"),
-    "fashion-judge": Trainer("training.fashion_judge", "training/fashion_judge.onnx"),
+    "digits": Trainer("training.digits.train", "models/digits/2"),
+    "digits-mlp": Trainer("training.digits.train_mlp", "models/digits/1"),
+    "sentiment": Trainer("training.sentiment.train", "models/sentiment/1"),
+    "mammogram": Trainer("training.mammogram.train", "models/mammogram/1"),
+    "fashion": Trainer("training.fashion.train", "models/fashion/1"),
+    "fashion-judge": Trainer("training.fashion.judge", "training/fashion/judge.onnx"),
 }
 
 

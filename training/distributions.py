@@ -10,9 +10,14 @@ from pathlib import Path
 
 from service.engine.card import GRAPHS, Card, Distribution
 from service.predictors.sentiment import ReviewReader
-from training import datasets, digits_figures, fashion_figures, mammogram_figures, sentiment_figures
-from training.datasets import MNIST
-from training.sentiment_corpus import Corpus
+from training.data.images import MNIST, load_images
+from training.data.imdb import load_reviews
+from training.data.mammographic import load_masses
+from training.digits import evaluate as digits_figures
+from training.fashion import evaluate as fashion_figures
+from training.mammogram import evaluate as mammogram_figures
+from training.sentiment import evaluate as sentiment_figures
+from training.sentiment.tokens import Corpus
 
 Distributions = dict[str, Distribution]
 
@@ -20,21 +25,21 @@ Distributions = dict[str, Distribution]
 def digits(directory: Path, data_dir: Path | None) -> Distributions:
     """Of one version of digits."""
     made = Card.read(directory).training
-    everything, _ = datasets.pictures(MNIST, data_dir)
+    everything, _ = load_images(MNIST, data_dir)
     training, _ = everything.split(made.hyperparameters["held_out"], made.seed)
     return digits_figures.distributions(directory / GRAPHS["float32"], training)
 
 
 def sentiment(directory: Path, data_dir: Path | None) -> Distributions:
     """Of the sentiment model."""
-    _, test = datasets.reviews(data_dir)
+    _, test = load_reviews(data_dir)
     corpus = Corpus.of(test, ReviewReader.of(directory))
     return sentiment_figures.distributions(directory / GRAPHS["float32"], corpus)
 
 
 def mammogram(directory: Path, data_dir: Path | None) -> Distributions:
     """Of all masses."""
-    return mammogram_figures.distributions(directory / GRAPHS["float32"], datasets.masses(data_dir))
+    return mammogram_figures.distributions(directory / GRAPHS["float32"], load_masses(data_dir))
 
 
 def fashion(directory: Path, _data_dir: Path | None) -> Distributions:

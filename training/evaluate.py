@@ -1,173 +1,150 @@
-"""The figures and plots of the model cards, each figure with its 95 % interval."""
+"""`make evaluate`: the table of the README, measured anew from the graphs in models/ and the real data.
 
-from collections.abc import Callable, Mapping, Sequence
+The table is that of the references; graphs in eight-bit integers are measured too. Ends with a failure if a figure of
+either is further than `AGREEMENT` from its card.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure as Drawing
-from scipy import optimize, special, stats
+from service.engine.card import GRAPHS, Card, Figure, Precision
+from service.predictors.sentiment import ReviewReader
+from training.data.images import FASHION_MNIST, MNIST, load_images
+from training.data.imdb import load_reviews
+from training.digits import evaluate as digits_figures
+from training.fashion import evaluate as fashion_figures
+from training.mammogram import train as mammogram
+from training.sentiment import evaluate as sentiment_figures
+from training.sentiment.tokens import Corpus
 
-from service.arrays import Array
-from service.bins import MOST_BINS, count_by_bin
-from service.engine.card import Distribution, Figure
+Figures = dict[str, Figure]
+Measured = dict[Precision, Figures]
 
-Floats = npt.NDArray[np.floating]
-Labels = npt.NDArray[np.int64]
-
-DECILES = np.arange(1, 10) / 10
-
-plt.switch_backend("agg")  # files, never windows
-
-
-def accuracy(predicted: Labels, labels: Labels, how: str) -> Figure:
-    """Share of rows that are right, with Wilson's interval."""
-    right = int((predicted == labels).sum())
-    interval = stats.binomtest(right, len(labels)).proportion_ci(0.95, "wilson")
-    return Figure(value=right / len(labels), low=interval.low, high=interval.high, how=how)
+AGREEMENT = 0.002
+"""How far a figure may be from its card: another processor rounds otherwise."""
 
 
-def area_under_roc(scores: Floats, labels: Labels) -> float:
-    """Probability that a positive (label 1) scores above a negative one, ties counted half (Mann and Whitney)."""
-    ranks = stats.rankdata(scores)
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a figure of a version, and what the classic course has instead."""
+
+    version: str
+    figure: str
+    name: str
+    classic: str = ""
+    share: bool = True
+    """Shown in percent."""
 
 
-def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 10) -> float:
-    """Expected calibration error over bins of equal width: mean |accuracy - confidence|, weighted by bin size
-    (Guo et al., On Calibration of Modern Neural Networks, 2017).
-
-    Args:
-        confidence: the probability that was given to the predicted class, or to class 1.
-        right: whether it came true.
-    """
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    gap = np.bincount(index, confidence - right, minlength=bins)
-    return float(np.abs(gap).sum() / count.sum())
-
-
-def bootstrap(
-    statistic: Callable[..., float], *columns: npt.NDArray[np.generic], how: str, resamples: int = 1000, seed: int = 0
-) -> Figure:
-    """`statistic(*columns)` with the percentile interval over rows drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    rows = len(columns[0])
-    draws = []
-    for _ in range(resamples):
-        chosen = generator.integers(rows, size=rows)
-        draws.append(statistic(*(column[chosen] for column in columns)))
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return Figure(value=statistic(*columns), low=float(low), high=float(high), how=how)
+ROWS = (
+    Row("digits/1", "accuracy", "digits, MLP: accuracy on MNIST's test set", "98 %"),
+    Row("digits/2", "accuracy", "digits, CNN: accuracy on MNIST's test set", "99 %"),
+    Row("digits/2", "photograph_accuracy", "digits, CNN: the same digits drawn into photographs"),
+    Row("sentiment/1", "accuracy", "sentiment, as served: accuracy on IMDB's test set", "81 %"),
+    Row("sentiment/1", "accuracy_recurrent", "sentiment, its LSTM alone"),
+    Row("mammogram/1", "accuracy", "mammogram: accuracy, cross-validated", "80 %"),
+    Row("mammogram/1", "area_under_roc", "mammogram: area under ROC, cross-validated", share=False),
+    Row("mammogram/1", "calibration_error", "mammogram: expected calibration error", share=False),
+    Row("mammogram/1", "brier_score", "mammogram: Brier score", share=False),
+    Row("fashion/1", "agreement", "fashion: drawn pictures that a judge takes for their class"),
+    Row("fashion/1", "agreement_real", "fashion: real pictures that it takes for their class"),
+    Row("fashion/1", "frechet_distance", "fashion: Frechet distance of drawn to real, judge's features", share=False),
+    Row("fashion/1", "frechet_distance_real", "fashion: the same of real to real", share=False),
+)
 
 
-def log_loss(probabilities: Floats, labels: Labels) -> float:
-    """Mean negative log-likelihood of the true class; `probabilities` is `[n, classes]`."""
-    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(true, 1e-12)).mean())
+def digits(directory: Path, data_dir: Path | None) -> Measured:
+    """Of one version of digits."""
+    _, test = load_images(MNIST, data_dir)
+    graphs = _graphs(directory)
+    return dict(zip(graphs, digits_figures.measure(list(graphs.values()), test, test), strict=True))
 
 
-def fit_temperature(logits: Floats, labels: Labels) -> float:
-    """The temperature that makes `softmax(logits / temperature)` likeliest on held-out rows (Guo et al., 2017).
-
-    Args:
-        logits: `[n, classes]`.
-        labels: `[n]`.
-    """
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits.astype(np.float64) / np.exp(log_temperature)
-        chosen = np.take_along_axis(scaled, labels[:, None], axis=1)[:, 0]
-        return float((special.logsumexp(scaled, axis=1) - chosen).mean())
-
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+def sentiment(directory: Path, data_dir: Path | None) -> Measured:
+    """Of the sentiment model and its parts."""
+    _, test = load_reviews(data_dir)
+    corpus = Corpus.of(test, ReviewReader.of(directory))
+    return {precision: sentiment_figures.measure(graph, corpus) for precision, graph in _graphs(directory).items()}
 
 
-def distributions(features: Mapping[str, Array], how: str) -> dict[str, Distribution]:
-    """How each feature, `[n]` with NaN for what is not known, is distributed.
-
-    Of few different values each has a bin of its own; else the deciles part them.
-    """
-    return {name: _distribution(values.astype(np.float64), how) for name, values in features.items()}
+def mammograms(directory: Path, data_dir: Path | None) -> Measured:
+    """Of the procedure that made the mammogram model, with the card's hyperparameters: no rows are left to test on."""
+    made = Card.read(directory).training
+    return {"float32": mammogram.cross_validate(mammogram.Hyperparameters(**made.hyperparameters), made.seed, data_dir)}
 
 
-def _distribution(values: npt.NDArray[np.float64], how: str) -> Distribution:
-    known = values[~np.isnan(values)]
-    different = np.unique(known)
-    few = len(different) <= MOST_BINS - 1
-    parting = (different[:-1] + different[1:]) / 2 if few else np.quantile(known, DECILES)
-    edges = tuple(sorted(set(map(_short, parting))))
-    shares = tuple(map(_short, count_by_bin(values, edges) / len(values)))
-    return Distribution(edges=edges, shares=shares, rows=len(values), how=how)
+def fashion(directory: Path, data_dir: Path | None) -> Measured:
+    """Of ten thousand drawn pictures."""
+    made = Card.read(directory).training
+    everything, test = load_images(FASHION_MNIST, data_dir)
+    training, _ = everything.split(made.hyperparameters["held_out"], made.seed)
+    drawn = fashion_figures.draw(directory / GRAPHS["float32"], len(test), made.seed + 1)
+    return {"float32": fashion_figures.measure(drawn, training, test)[0]}
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+MEASURES: dict[str, Callable[[Path, Path | None], Measured]] = {
+    "digits/1": digits,
+    "digits/2": digits,
+    "sentiment/1": sentiment,
+    "mammogram/1": mammograms,
+    "fashion/1": fashion,
+}
 
 
-def plot_learning_curve(history: Sequence[dict[str, float]], path: Path) -> None:
-    """One panel per logged figure, over epochs."""
-    names = [name for name in history[-1] if name != "epoch"]
-    figure, panels = plt.subplots(1, len(names), figsize=(3.2 * len(names), 2.6), squeeze=False)
-    for panel, name in zip(panels[0], names, strict=True):
-        rows = [row for row in history if name in row]
-        panel.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".")
-        panel.set(title=name.replace("_", " "), xlabel="epoch")
-        panel.grid(alpha=0.3)
-    _write(figure, path)
+def _graphs(directory: Path) -> dict[Precision, Path]:
+    return {precision: directory / GRAPHS[precision] for precision in Card.read(directory).precisions}
 
 
-def plot_confusion(predicted: Labels, labels: Labels, classes: Sequence[str], path: Path) -> None:
-    """Counts of predicted class by true class; the shade leaves the diagonal out so that errors show."""
-    size = len(classes)
-    counts = np.zeros((size, size), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    errors = counts * (1 - np.eye(size, dtype=np.int64))
-    figure, panel = plt.subplots(figsize=(1.6 + 0.5 * size, 1.4 + 0.5 * size))
-    panel.imshow(errors, cmap="Reds")
-    for true, row in enumerate(counts):
-        for guess, count in enumerate(row):
-            panel.text(guess, true, str(count), ha="center", va="center", fontsize=8)
-    panel.set_xticks(range(size), classes, rotation=45 if max(map(len, classes)) > 2 else 0)
-    panel.set_yticks(range(size), classes)
-    panel.set(xlabel="predicted", ylabel="true")
-    _write(figure, path)
+def main() -> None:
+    """Prints the table as Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    parser.add_argument("--models-dir", type=Path, default=Path("models"))
+    parser.add_argument("--data-dir", type=Path, help="where the data sets are (DEEPSERVE_DATA_DIR)")
+    options = parser.parse_args()
+    print("| what | classic course | here | 95 % interval |\n| --- | --- | --- | --- |", flush=True)
+    strays = []
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        running = {
+            version: pool.submit(measure, options.models_dir / version, options.data_dir)
+            for version, measure in MEASURES.items()
+        }
+        for version, measured in running.items():
+            found = measured.result()
+            for row in (row for row in ROWS if row.version == version):
+                print(_line(row, found["float32"][row.figure]), flush=True)
+            card = Card.read(options.models_dir / version)
+            strays += [
+                f"{version} in {precision}, {name}"
+                for precision, figures in found.items()
+                for name in _strays(figures, _on_card(card, precision))
+            ]
+    if strays:
+        sys.exit(f"not as on the card: {', '.join(strays)}")
 
 
-def plot_reliability(confidence: Floats, right: npt.NDArray[np.bool_], path: Path, bins: int = 10) -> None:
-    """How often predictions of each confidence come true, beside the diagonal of a calibrated model."""
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    filled = count > 0
-    mean = np.bincount(index, confidence, minlength=bins)[filled] / count[filled]
-    share = np.bincount(index, right, minlength=bins)[filled] / count[filled]
-    figure, panel = plt.subplots(figsize=(3.6, 3.4))
-    panel.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    panel.scatter(mean, share, s=15 + 200 * count[filled] / count.sum())
-    panel.set(xlabel="probability given", ylabel="share that came true", xlim=(0, 1), ylim=(0, 1))
-    panel.grid(alpha=0.3)
-    _write(figure, path)
+def _line(row: Row, figure: Figure) -> str:
+    bounds = [_show(row, bound) for bound in (figure.low, figure.high) if bound is not None]
+    return f"| {row.name} | {row.classic} | {_show(row, figure.value)} | {' to '.join(bounds)} |"
 
 
-def plot_pictures(
-    pictures: npt.NDArray[np.uint8], path: Path, columns: int = 10, titles: Sequence[str] | None = None
-) -> None:
-    """A grid of grey pictures, uint8 `[n, height, width]`, row by row."""
-    rows = -(-len(pictures) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(0.8 * columns, 0.85 * rows), squeeze=False)
-    for panel in panels.flat:
-        panel.axis("off")
-    for index, (panel, picture) in enumerate(zip(panels.flat, pictures, strict=False)):
-        panel.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        if titles:
-            panel.set_title(titles[index], fontsize=7, pad=2)
-    _write(figure, path)
+def _show(row: Row, value: float) -> str:
+    return f"{100 * value:.2f} %" if row.share else f"{value:.3f}"
 
 
-def _write(figure: Drawing, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=90, metadata={"Software": None})
-    plt.close(figure)
+def _on_card(card: Card, precision: Precision) -> Figures:
+    return card.figures if card.int8 is None or precision == "float32" else card.int8.figures
+
+
+def _strays(found: Figures, card: Figures) -> Iterator[str]:
+    for name, figure in found.items():
+        if abs(figure.value - card[name].value) > AGREEMENT:
+            yield f"{name}: {figure.value:.4f}, not {card[name].value:.4f}"
+
+
+if __name__ == "__main__":
+    main()

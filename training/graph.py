@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from service.arrays import Array
 from service.engine.card import TensorSpec
-from training.export import OPSET
+from training.version import OPSET
 
 MICROSOFT = "com.microsoft"
 """The domain of the operators that ONNX Runtime adds to the standard's."""

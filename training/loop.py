@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.datasets import Pictures
+from training.data.images import Pictures
 from training.run import Run
 
 N = TypeVar("N", bound=nn.Module)

@@ -22,7 +22,7 @@ from load_tests.bench.strain import strain
 from load_tests.machine import OUT, say
 from load_tests.processes import ServerError
 from load_tests.subjects import BARE, DEEPSERVE, ROOT, Subject, deepserve, peers
-from training.published import DataError
+from training.data.download import DataError
 
 PARTS = ("digits", "sentiment", "strain")
 

@@ -14,8 +14,13 @@ from torch import nn
 
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card
-from training import digits_mlp, digits_network, fashion_graph, fashion_network, mammogram, sentiment_network
-from training.sentiment_counts import LinearModel
+from training.digits import model as digits_network
+from training.digits import train_mlp as digits_mlp
+from training.fashion import graph as fashion_graph
+from training.fashion import model as fashion_network
+from training.mammogram import train as mammogram
+from training.sentiment import model as sentiment_network
+from training.sentiment.linear import LinearModel
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 LENGTH = 200

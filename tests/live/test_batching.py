@@ -20,8 +20,9 @@ from PIL import Image
 
 from service.predictors.mammogram import MEASUREMENTS
 from tests.live.conftest import serving
-from training import datasets
-from training.datasets import MNIST
+from training.data.images import MNIST, load_images
+from training.data.imdb import load_reviews
+from training.data.mammographic import load_masses
 
 JSON = {"Accept": "application/json"}
 TOLERANCE = 1e-4
@@ -62,7 +63,7 @@ class Task:
 
 
 def digits(version: str) -> Task:
-    pictures = datasets.pictures(MNIST)[1].pictures[:64]
+    pictures = load_images(MNIST)[1].pictures[:64]
     return Task(
         f"/v1/digits?version={version}",
         [png(picture) for picture in pictures],
@@ -79,7 +80,7 @@ def png(picture: np.ndarray) -> str:
 
 @cache
 def reviews() -> list[str]:
-    return datasets.reviews()[1].texts[:3200]
+    return load_reviews()[1].texts[:3200]
 
 
 def sentiment() -> Task:
@@ -94,7 +95,7 @@ def sentiment() -> Task:
 def mammogram() -> Task:
     rows = [
         {name: int(value) for name, value in zip(MEASUREMENTS, row, strict=True) if not np.isnan(value)}
-        for row in datasets.masses().masses
+        for row in load_masses().masses
     ]
     return Task(
         "/v1/mammogram",

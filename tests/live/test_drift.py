@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.live.conftest import serving
 from tests.places import MODELS
-from training import datasets
-from training.datasets import MNIST
+from training.data.images import MNIST, load_images
+from training.data.mammographic import load_masses
 
 MANY = 64
 """Items of a request."""
@@ -60,7 +60,7 @@ def infer(client: httpx.Client, pictures: npt.NDArray[np.uint8]) -> None:
 
 
 def test_tensors_like_those_of_training_are_near_and_others_are_far(client: httpx.Client) -> None:
-    pictures = datasets.pictures(MNIST)[1].pictures
+    pictures = load_images(MNIST)[1].pictures
     for first in range(0, ROWS, MANY):
         infer(client, pictures[first : first + MANY])
     found = indices(client, "digits", "2")
@@ -75,7 +75,7 @@ def predict(client: httpx.Client, masses: list[dict[str, float]]) -> None:
 
 def test_requests_for_a_task_too(client: httpx.Client) -> None:
     names = ("age", "shape", "margin", "density")
-    rows = datasets.masses().masses.tolist()
+    rows = load_masses().masses.tolist()
     masses = [{name: value for name, value in zip(names, row, strict=True) if value == value} for row in rows]
     every = cycle(masses)
     for _ in range(0, ROWS, MANY):

@@ -12,8 +12,7 @@ from PIL import Image
 
 from service.predictors.fashion import CLASSES
 from tests.places import DIGIT
-from training import datasets
-from training.datasets import MNIST
+from training.data.images import MNIST, Pictures, load_images
 
 PNG = {"Content-Type": "image/png"}
 JPEG = {"Content-Type": "image/jpeg"}
@@ -26,8 +25,8 @@ def png(picture: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def digits() -> datasets.Pictures:
-    return datasets.pictures(MNIST)[1][:300]
+def digits() -> Pictures:
+    return load_images(MNIST)[1][:300]
 
 
 def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: httpx.Client) -> None:
@@ -43,7 +42,7 @@ def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: htt
     assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
-def test_many_digits_come_back_in_order(client: httpx.Client, digits: datasets.Pictures) -> None:
+def test_many_digits_come_back_in_order(client: httpx.Client, digits: Pictures) -> None:
     files = [("images", (f"{i}.png", png(picture), "image/png")) for i, picture in enumerate(digits.pictures[:64])]
     predictions = client.post("/v1/digits", files=files).json()["predictions"]
     right = [p["digit"] == label for p, label in zip(predictions, digits.labels, strict=False)]

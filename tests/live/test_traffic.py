@@ -21,8 +21,7 @@ from service.traffic import Diversion
 from tests.live.conftest import serving
 from tests.live.test_batching import JSON, at_once, png
 from tests.places import MODELS
-from training import datasets
-from training.datasets import MNIST
+from training.data.images import MNIST, load_images
 
 CANARY = Diversion(version="1", share=0.3)
 TINY = 3000
@@ -88,7 +87,7 @@ def until_counted(client: httpx.Client, rows: float, *of: str) -> dict[str, floa
 
 @cache
 def pictures(count: int) -> np.ndarray:
-    return datasets.pictures(MNIST)[1].pictures[:count]
+    return load_images(MNIST)[1].pictures[:count]
 
 
 def tensors(**inputs: np.ndarray) -> dict[str, Any]:

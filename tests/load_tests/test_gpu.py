@@ -10,7 +10,7 @@ from load_tests.gpu.__main__ import main
 from load_tests.gpu.floor import Peaks, Work, work
 from load_tests.gpu.models import Model, models
 from load_tests.gpu.ways import ways
-from training.digits_network import Convolutional, fold, multiply_adds
+from training.digits.model import Convolutional, fold, multiply_adds
 
 WAYS = ["onnxruntime", "onnxruntime, bound", "torch, eager"]
 

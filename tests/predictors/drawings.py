@@ -11,12 +11,11 @@ from PIL import Image
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from tests.places import MODELS
-from training import datasets
-from training.datasets import MNIST
+from training.data.images import MNIST, load_images
 
 Grey = npt.NDArray[np.uint8]
 
-MNIST_TEST = datasets.pictures(MNIST)[1]
+MNIST_TEST = load_images(MNIST)[1]
 CHOSEN = [int(np.flatnonzero(MNIST_TEST.labels == digit)[1]) for digit in range(10)]
 """One row of each digit."""
 

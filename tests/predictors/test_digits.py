@@ -12,11 +12,10 @@ from pydantic import ValidationError
 
 from service.errors import Fault, Invalid, TooLarge
 from service.predictors.digits import DigitsPredictor, DigitsRequest
-from training import datasets
-from training.datasets import MNIST
+from training.data.images import MNIST, load_images
 
 PREDICTOR = DigitsPredictor(Path("models/digits/2"))
-PICTURES = datasets.pictures(MNIST)[1].pictures[:64]
+PICTURES = load_images(MNIST)[1].pictures[:64]
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -11,7 +11,7 @@ from service.errors import Invalid
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from tests.predictors.drawings import MNIST_TEST, classify, digit_of, drawing, encode
-from training import photographs
+from training.digits import photographs
 
 
 def test_mnist_through_png_is_mnist() -> None:

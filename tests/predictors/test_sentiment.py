@@ -24,7 +24,7 @@ from service.predictors.sentiment import (
     SentimentRequest,
     pad,
 )
-from training import datasets
+from training.data.imdb import load_reviews
 
 MODEL = Path("models/sentiment/1")
 PREDICTOR = SentimentPredictor(MODEL)
@@ -125,7 +125,7 @@ def test_ascii_is_read_as_the_tokenizer_reads_it(pieces: list[str]) -> None:
 
 
 def test_real_reviews_are_read_as_the_tokenizer_reads_them() -> None:
-    for text in datasets.reviews()[1].texts[::25]:
+    for text in load_reviews()[1].texts[::25]:
         assert READER.read(text).ids == PLAIN.encode(text).ids[-MAX_TOKENS:]
 
 

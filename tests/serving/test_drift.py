@@ -23,8 +23,9 @@ from service.telemetry.board import BOARD
 from service.telemetry.drift import DRIFT
 from service.telemetry.series import WorkersCollector
 from tests.places import MODELS
-from training import datasets
-from training.datasets import MNIST
+from training.data.images import MNIST, load_images
+from training.data.imdb import load_reviews
+from training.data.mammographic import load_masses
 
 TASKS = (DigitsPredictor, FashionPredictor, MammogramPredictor, SentimentPredictor)
 ROWS = 1000
@@ -42,16 +43,16 @@ def models() -> ServedModels:
 
 @cache
 def pictures() -> Tensors:
-    return {"pictures": datasets.pictures(MNIST)[1].pictures[:ROWS]}
+    return {"pictures": load_images(MNIST)[1].pictures[:ROWS]}
 
 
 def masses() -> Tensors:
-    return {"masses": datasets.masses().masses}
+    return {"masses": load_masses().masses}
 
 
 @cache
 def reviews() -> Tensors:
-    _, test = datasets.reviews()
+    _, test = load_reviews()
     reader = ReviewReader.of(MODELS / "sentiment" / "1")
     rows = np.random.default_rng(0).permutation(len(test))[:ROWS]
     return {"tokens": pad([reader.read(test.texts[row]).ids for row in rows])}
@@ -70,7 +71,7 @@ def in_a_corner() -> Tensors:
 
 
 def only_sevens() -> Tensors:
-    _, test = datasets.pictures(MNIST)
+    _, test = load_images(MNIST)
     return {"pictures": test.pictures[test.labels == 7]}
 
 

@@ -15,11 +15,12 @@ from service.engine.card import GRAPHS, Card, Precision, digests
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from tests.places import MODELS
-from training import datasets, export, photographs
-from training.datasets import MNIST, Pictures
-from training.digits import Hyperparameters, augment
-from training.digits_figures import DIGITS
-from training.digits_network import Convolutional, fold, multiply_adds
+from training import version as export
+from training.data.images import MNIST, Pictures, load_images
+from training.digits import photographs
+from training.digits.evaluate import DIGITS
+from training.digits.model import Convolutional, fold, multiply_adds
+from training.digits.train import Hyperparameters, augment
 from training.loop import follow
 
 MODEL, BASELINE = (MODELS / "digits" / version for version in ("2", "1"))
@@ -37,7 +38,7 @@ def graph(precision: Precision) -> ort.InferenceSession:
 
 @pytest.fixture(scope="module")
 def test_pictures() -> Pictures:
-    return datasets.pictures(MNIST)[1]
+    return load_images(MNIST)[1]
 
 
 def probabilities(graph: ort.InferenceSession, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -11,8 +11,9 @@ import pytest
 from service.engine.card import PREDICTION, Card
 from service.serving.binding import task
 from tests.places import MODELS, ROOT
-from training import datasets, distributions, evaluate
-from training.datasets import MNIST
+from training import distributions
+from training import metrics as evaluate
+from training.data.images import MNIST, load_images
 
 VERSIONS = sorted(str(path.parent.relative_to(MODELS)) for path in MODELS.glob("*/*/card.json"))
 
@@ -56,7 +57,7 @@ def test_all_else_on_a_card_stays_as_it_is(tmp_path: Path) -> None:
 def test_ink_and_its_place_on_the_card_are_those_of_the_training_pictures() -> None:
     predictor, card = task("digits"), Card.read(MODELS / "digits/2")
     assert predictor is not None
-    training, _ = datasets.pictures(MNIST)[0].split(card.training.hyperparameters["held_out"], card.training.seed)
+    training, _ = load_images(MNIST)[0].split(card.training.hyperparameters["held_out"], card.training.seed)
     features = predictor.features({"pictures": training.pictures})
     for feature, found in evaluate.distributions(features, "counted").items():
         assert found.edges == pytest.approx(card.distributions[feature].edges, rel=1e-4)

@@ -9,11 +9,12 @@ import torch
 from service.engine.card import Card
 from service.predictors.fashion import CLASSES, LATENT, FashionPredictor, FashionRequest, latents
 from tests.places import MODELS
-from training import datasets, export, fashion_figures
-from training.datasets import FASHION_MNIST, Pictures
-from training.fashion_figures import JUDGE, diversity, frechet_distance, judgement, mean_distance
-from training.fashion_graph import fold
-from training.fashion_network import Generator
+from training import version as export
+from training.data.images import FASHION_MNIST, Pictures, load_images
+from training.fashion import evaluate as fashion_figures
+from training.fashion.evaluate import JUDGE, diversity, frechet_distance, judgement, mean_distance
+from training.fashion.graph import fold
+from training.fashion.model import Generator
 
 MODEL = MODELS / "fashion" / "1"
 FRESH_SEED = 987_654_321
@@ -29,7 +30,7 @@ def graph() -> ort.InferenceSession:
 
 @pytest.fixture(scope="module")
 def real() -> Pictures:
-    return datasets.pictures(FASHION_MNIST)[1]
+    return load_images(FASHION_MNIST)[1]
 
 
 def draw(graph: ort.InferenceSession, latent: npt.NDArray[np.float32], label: npt.NDArray[np.int64]) -> Bytes:
@@ -94,7 +95,7 @@ def test_pieces_of_a_class_differ_as_real_ones_do(drawn: Pictures, real: Picture
 
 def test_no_piece_is_a_training_picture(drawn: Pictures) -> None:
     """Nearest training picture: as far from a drawn piece as from a real one of the test split, or nearly so."""
-    training, test = datasets.pictures(FASHION_MNIST)
+    training, test = load_images(FASHION_MNIST)
     label = CLASSES.index("Bag")
     known = training.pictures[training.labels == label].reshape(-1, 784).astype(np.float32)
     nearest = []

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from service.engine.card import Card, digests
 from service.predictors.mammogram import LEVELS, SEVERITIES
 from tests.places import MODELS, ROOT
-from training import datasets, evaluate, export
-from training.datasets import Masses
-from training.mammogram import (
+from training import metrics as evaluate
+from training import version as export
+from training.data.mammographic import Masses, load_masses
+from training.mammogram.evaluate import measure
+from training.mammogram.train import (
     FEATURES,
     Hyperparameters,
     Perceptrons,
@@ -30,7 +32,6 @@ from training.mammogram import (
     hide,
     odd_masses,
 )
-from training.mammogram_figures import measure
 from training.run import Run
 
 MODEL = MODELS / "mammogram" / "1"
@@ -50,7 +51,7 @@ def graph() -> ort.InferenceSession:
 
 @pytest.fixture(scope="module")
 def data() -> Masses:
-    return datasets.masses()
+    return load_masses()
 
 
 def probabilities(graph: ort.InferenceSession, masses: npt.ArrayLike) -> Floats:

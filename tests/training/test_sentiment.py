@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from service.engine.card import GRAPHS, Card, Precision, digests
 from service.predictors.sentiment import ReviewReader, pad
 from tests.places import MODELS
-from training import datasets, export, sentiment_graph
-from training.datasets import Reviews
-from training.sentiment import SMOKE, Hyperparameters, fit_blend
-from training.sentiment_corpus import bucketed, make_tokenizer
-from training.sentiment_counts import LinearModel, bigrams, count, distinct, fit_linear, word_vectors
-from training.sentiment_figures import CLASSES
-from training.sentiment_network import Linear, Recurrent, Sentiment, Table
+from training import version as export
+from training.data.imdb import Reviews, load_reviews
+from training.sentiment import onnx_graph as sentiment_graph
+from training.sentiment.evaluate import CLASSES
+from training.sentiment.linear import LinearModel, bigrams, count, distinct, fit_linear, word_vectors
+from training.sentiment.model import Linear, Recurrent, Sentiment, Table
+from training.sentiment.tokens import bucketed, make_tokenizer
+from training.sentiment.train import SMOKE, Hyperparameters, fit_blend
 
 MODEL = MODELS / "sentiment" / "1"
 MEGABYTE = 2**20
@@ -53,7 +54,7 @@ def judge(graph: ort.InferenceSession) -> Judge:
 
 @pytest.fixture(scope="module")
 def held_out() -> Reviews:
-    return datasets.reviews()[1]
+    return load_reviews()[1]
 
 
 def probabilities(graph: ort.InferenceSession, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from service.engine.card import GRAPHS
-from training.digits_figures import INPUTS, OUTPUTS, SIZE
+from training.digits.evaluate import INPUTS, OUTPUTS, SIZE
 from training.graph import MICROSOFT, Graph
-from training.int8 import LEVELS, quantized
+from training.quantize import LEVELS, quantized
 
 GAUGED = 2000
 """Pictures that the steps between layers are fitted to."""

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import datasets
-from training.datasets import FASHION_MNIST, MNIST, Reviews
-from training.published import DataError, Dataset, File
+from training.data.download import DataError, Dataset, File
+from training.data.images import FASHION_MNIST, MNIST, Pictures, load_images
+from training.data.imdb import Reviews, load_reviews
+from training.data.mammographic import MAMMOGRAPHIC_MASSES, load_masses
 
 
 @cache
 def reviews() -> tuple[Reviews, Reviews]:
-    return datasets.reviews()
+    return load_reviews()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def reviews() -> tuple[Reviews, Reviews]:
     ],
 )
 def test_pictures_are_counted_and_in_range(dataset: Dataset, test_counts: list[int]) -> None:
-    train, test = datasets.pictures(dataset)
+    train, test = load_images(dataset)
     assert train.pictures.shape == (60_000, 28, 28)
     assert test.pictures.shape == (10_000, 28, 28)
     assert np.bincount(test.labels).tolist() == test_counts
@@ -36,12 +37,12 @@ def test_pictures_are_counted_and_in_range(dataset: Dataset, test_counts: list[i
 
 
 def test_mnist_labels_are_those_published() -> None:
-    train, _ = datasets.pictures(MNIST)
+    train, _ = load_images(MNIST)
     assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
 def test_mnist_digits_fill_a_box_of_20_with_their_mass_in_the_middle() -> None:
-    _, test = datasets.pictures(MNIST)
+    _, test = load_images(MNIST)
     ink = test.pictures.astype(float)
     centres = [(ink * grid).sum((1, 2)) / ink.sum((1, 2)) for grid in np.mgrid[:28, :28]]
     assert np.abs(np.array(centres) - 13.5).max() < 1.5
@@ -50,14 +51,14 @@ def test_mnist_digits_fill_a_box_of_20_with_their_mass_in_the_middle() -> None:
 
 @pytest.mark.parametrize(("dataset", "shared"), [(MNIST, 0), (FASHION_MNIST, 0)])
 def test_no_test_picture_is_in_training(dataset: Dataset, shared: int) -> None:
-    train, test = datasets.pictures(dataset)
+    train, test = load_images(dataset)
     known = {picture.tobytes() for picture in train.pictures}
     assert sum(picture.tobytes() in known for picture in test.pictures) == shared
 
 
 def test_a_split_of_pictures_is_whole_seeded_and_disjoint() -> None:
-    train, _ = datasets.pictures(MNIST)
-    numbered = datasets.Pictures(train.pictures[:1000], np.arange(1000))
+    train, _ = load_images(MNIST)
+    numbered = Pictures(train.pictures[:1000], np.arange(1000))
     rest, held_out = numbered.split(100, seed=3)
     assert sorted([*rest.labels, *held_out.labels]) == list(range(1000))
     assert len(held_out) == 100
@@ -66,7 +67,7 @@ def test_a_split_of_pictures_is_whole_seeded_and_disjoint() -> None:
 
 
 def test_masses_are_those_published() -> None:
-    data = datasets.masses()
+    data = load_masses()
     assert data.masses.shape == (961, 4)
     assert np.bincount(data.severity).tolist() == [516, 445]
     assert np.isnan(data.masses).sum(0).tolist() == [5, 31, 48, 76]
@@ -99,18 +100,18 @@ def test_held_out_reviews_are_of_other_films() -> None:
 
 
 def test_a_changed_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    source = datasets.MAMMOGRAPHIC_MASSES.fetch("mammographic_masses.data")
+    source = MAMMOGRAPHIC_MASSES.fetch("mammographic_masses.data")
     copy = tmp_path / "mammographic-masses" / source.name
     copy.parent.mkdir()
     shutil.copyfile(source, copy)
-    assert len(datasets.masses(tmp_path).severity) == 961
+    assert len(load_masses(tmp_path).severity) == 961
     copy.write_bytes(copy.read_bytes().replace(b"5,67,3,5,3,1", b"5,67,3,5,3,0", 1))
     with pytest.raises(DataError, match=r"mammographic_masses\.data is not the published file"):
-        datasets.masses(tmp_path)
+        load_masses(tmp_path)
 
 
 def test_a_file_that_cannot_be_had_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unreachable = File("md5:0", "http://127.0.0.1:9/mammographic_masses.data")
-    monkeypatch.setitem(datasets.MAMMOGRAPHIC_MASSES.files, "mammographic_masses.data", unreachable)
+    monkeypatch.setitem(MAMMOGRAPHIC_MASSES.files, "mammographic_masses.data", unreachable)
     with pytest.raises(DataError, match=r"mammographic_masses\.data is absent"):
-        datasets.masses(tmp_path)
+        load_masses(tmp_path)

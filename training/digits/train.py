@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.engine.card import Figure
-from training import datasets, digits_figures, digits_int8, evaluate, export
-from training.datasets import MNIST, Pictures
-from training.digits_network import SIZE, Convolutional, fold, multiply_adds
+from training import metrics as evaluate
+from training import version as export
+from training.data.images import MNIST, Pictures, load_images
+from training.digits import evaluate as digits_figures
+from training.digits import int8 as digits_int8
+from training.digits.model import SIZE, Convolutional, fold, multiply_adds
 from training.loop import one_cycle
 from training.run import Precision, Run
 
@@ -60,7 +63,7 @@ SMOKE = {"epochs": 2, "held_out": 1000, "batch_size": 64}
 
 def train(h: Hyperparameters, run: Run) -> None:
     """Trains, exports and measures the network; writes `run.out`."""
-    everything, test = datasets.pictures(MNIST, run.data_dir)
+    everything, test = load_images(MNIST, run.data_dir)
     if run.smoke:
         everything = everything[:4000]
     training, validation = everything.split(h.held_out, run.seed)

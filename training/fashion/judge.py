@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.predictors.fashion import CLASSES
-from training import datasets, export
-from training.datasets import FASHION_MNIST, Pictures
-from training.fashion_figures import judgement
+from training import version as export
+from training.data.images import FASHION_MNIST, Pictures, load_images
+from training.fashion.evaluate import judgement
 from training.loop import one_cycle, shift
 from training.run import Precision, Run
 
@@ -70,7 +70,7 @@ class Judge(nn.Module):
 
 def train(h: Hyperparameters, run: Run) -> None:
     """Trains the judge, writes its graph to the file `run.out` and prints its accuracy on the test split."""
-    everything, test = datasets.pictures(FASHION_MNIST, run.data_dir)
+    everything, test = load_images(FASHION_MNIST, run.data_dir)
     if run.smoke:
         everything, test = everything[:4000], test[:1000]
     training, validation = everything.split(h.held_out, run.seed)

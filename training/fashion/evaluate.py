@@ -13,13 +13,14 @@ from scipy.spatial.distance import pdist
 
 from service.engine.card import Distribution, Figure
 from service.predictors.fashion import CLASSES, FashionPredictor, latents
-from training import evaluate, export
-from training.datasets import Bytes, Labels, Pictures
+from training import metrics as evaluate
+from training import version as export
+from training.data.images import Bytes, Labels, Pictures
 
 LATENTS = 10_000
 """From which it is measured how those of training are distributed."""
 
-JUDGE = Path(__file__).with_name("fashion_judge.onnx")
+JUDGE = Path(__file__).with_name("judge.onnx")
 
 Floats = npt.NDArray[np.floating]
 

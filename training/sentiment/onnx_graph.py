@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from service.engine.card import GRAPHS, Precision, TensorSpec
 from service.predictors.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
 from training.graph import MICROSOFT, Graph
-from training.int8 import quantized
-from training.sentiment_counts import MULTIPLIER
-from training.sentiment_network import POOLED, Linear, Recurrent, Sentiment
+from training.quantize import quantized
+from training.sentiment.linear import MULTIPLIER
+from training.sentiment.model import POOLED, Linear, Recurrent, Sentiment
 
 Floats = npt.NDArray[np.float32]
 

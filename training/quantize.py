@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Figure, Int8
-from training import evaluate
+from training import metrics as evaluate
 
 WEIGHT_LEVELS = 63
 """Weights are -63 to 63, seven bits: processors without VNNI add two products of a weight and an unsigned byte in 16

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from service.engine.card import Figure
 from tests.places import MODELS
-from training.int8 import WEIGHT_LEVELS, quantized, settle
+from training.quantize import WEIGHT_LEVELS, quantized, settle
 
 MODEL = MODELS / "digits" / "1"
 RIGHT = Figure(value=0.9, how="a test")

@@ -26,8 +26,10 @@ from torch.nn import functional as F
 
 from service.engine.card import Figure
 from service.predictors.mammogram import LEVELS, OLDEST
-from training import datasets, export, mammogram_figures
-from training.datasets import Labels, Masses
+from training import version as export
+from training.data.images import Labels
+from training.data.mammographic import Masses, load_masses
+from training.mammogram import evaluate as mammogram_figures
 from training.run import Precision, Run
 
 Floats = npt.NDArray[np.float32]
@@ -118,7 +120,7 @@ def _one_hot(column: Tensor, codes: int) -> Tensor:
 
 def train(h: Hyperparameters, run: Run) -> None:
     """Trains, exports and measures the perceptron; writes `run.out`."""
-    data = datasets.masses(run.data_dir)
+    data = load_masses(run.data_dir)
     parts = draw_parts(data.severity, h.folds, h.repeats, run.seed)
     networks = fit(data, parts, h, run)
     log_odds = held_out(networks, data, parts)
@@ -211,7 +213,7 @@ def held_out(networks: Perceptrons, data: Masses, parts: Labels) -> Floats:
 def cross_validate(h: Hyperparameters | None = None, seed: int = 0, data_dir: Path | None = None) -> dict[str, Figure]:
     """The figures of the card, measured again from the data: by default those of the served version."""
     h = h or Hyperparameters()
-    data = datasets.masses(data_dir)
+    data = load_masses(data_dir)
     parts = draw_parts(data.severity, h.folds, h.repeats, seed)
     with TemporaryDirectory() as scratch:
         networks = fit(data, parts, h, Run("mammogram", Path(scratch) / "1", seed=seed))

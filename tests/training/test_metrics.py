@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from training import evaluate
+from training import metrics as evaluate
 
 
 def test_accuracy_has_wilsons_interval() -> None:

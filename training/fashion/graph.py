@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.fashion_network import ClassNorm, Generator
+from training.fashion.model import ClassNorm, Generator
 
 SIZE = 14
 """Of the maps, in pixels; pictures are twice as wide and high."""

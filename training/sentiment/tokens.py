@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor
 
 from service.predictors.sentiment import MAX_TOKENS, UNKNOWN, ReviewReader, pad
-from training.datasets import Reviews
+from training.data.imdb import Reviews
 
 TOKEN = r"\d+(?:\.\d+)?/\d+|\w+(?:'\w+)*|\.\.+|[!?]+|[^\w\s]"
 """Marks out of ten, words with their apostrophes, runs of dots and of exclamation marks, any other mark by itself."""

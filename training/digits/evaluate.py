@@ -10,8 +10,11 @@ from torch import nn
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
 from service.predictors.digits import DigitsPredictor
-from training import evaluate, export, int8, photographs
-from training.datasets import MNIST, Labels, Pictures
+from training import metrics as evaluate
+from training import quantize as int8
+from training import version as export
+from training.data.images import MNIST, Labels, Pictures
+from training.digits import photographs
 
 DIGITS = tuple("0123456789")
 SIZE = 28

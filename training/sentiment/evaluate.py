@@ -10,10 +10,12 @@ import numpy.typing as npt
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Training
 from service.predictors.sentiment import MAX_TOKENS, SentimentPredictor
-from training import evaluate, export, int8
-from training.datasets import IMDB
-from training.sentiment_corpus import Corpus, by_length, padded
-from training.sentiment_graph import OUTPUTS, inputs
+from training import metrics as evaluate
+from training import quantize as int8
+from training import version as export
+from training.data.imdb import IMDB
+from training.sentiment.onnx_graph import OUTPUTS, inputs
+from training.sentiment.tokens import Corpus, by_length, padded
 
 CLASSES = ("negative", "positive")
 INT8 = (

@@ -26,11 +26,13 @@ from torch.nn import functional as F
 from service.arrays import Tensors
 from service.engine.card import TensorSpec
 from service.predictors.fashion import CLASSES, LATENT, latents
-from training import datasets, evaluate, export, fashion_figures
-from training.datasets import FASHION_MNIST, Bytes, Labels, Pictures
-from training.fashion_figures import frechet_distance, judgement
-from training.fashion_graph import fold
-from training.fashion_network import Discriminator, Generator
+from training import metrics as evaluate
+from training import version as export
+from training.data.images import FASHION_MNIST, Bytes, Labels, Pictures, load_images
+from training.fashion import evaluate as fashion_figures
+from training.fashion.evaluate import frechet_distance, judgement
+from training.fashion.graph import fold
+from training.fashion.model import Discriminator, Generator
 from training.loop import follow
 from training.run import Precision, Run
 
@@ -58,7 +60,7 @@ SHADE_TOLERANCE = 1e-4
 
 def train(h: Hyperparameters, run: Run) -> None:
     """Trains, exports and measures the generator; writes `run.out`."""
-    everything, test = datasets.pictures(FASHION_MNIST, run.data_dir)
+    everything, test = load_images(FASHION_MNIST, run.data_dir)
     if run.smoke:
         everything, test = everything[:4000], test[:1000]
     training, validation = everything.split(h.held_out, run.seed)

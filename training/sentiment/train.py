@@ -22,11 +22,15 @@ from torch.nn import functional as F
 
 from service.engine.card import Figure
 from service.predictors.sentiment import MAX_TOKENS, ReviewReader, pad
-from training import datasets, evaluate, export, sentiment_figures, sentiment_graph
+from training import metrics as evaluate
+from training import version as export
+from training.data.imdb import load_reviews
 from training.run import Precision, Run
-from training.sentiment_corpus import Corpus, Rows, bucketed, by_length, make_tokenizer, padded
-from training.sentiment_counts import count, fit_linear, word_vectors
-from training.sentiment_network import Architecture, Linear, Recurrent, Sentiment
+from training.sentiment import evaluate as sentiment_figures
+from training.sentiment import onnx_graph as sentiment_graph
+from training.sentiment.linear import count, fit_linear, word_vectors
+from training.sentiment.model import Architecture, Linear, Recurrent, Sentiment
+from training.sentiment.tokens import Corpus, Rows, bucketed, by_length, make_tokenizer, padded
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,7 +70,7 @@ SMOKE = {
 
 def train(h: Hyperparameters, run: Run) -> None:
     """Trains, exports and measures the classifier; writes `run.out`."""
-    published, test = datasets.reviews(run.data_dir)
+    published, test = load_reviews(run.data_dir)
     everything = published.without(test)
     if run.smoke:
         everything, test = everything[np.arange(0, len(everything), 25)], test[np.arange(0, len(test), 50)]

@@ -9,8 +9,10 @@ from scipy import special
 
 from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
 from service.predictors.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramPredictor
-from training import evaluate, export
-from training.datasets import MAMMOGRAPHIC_MASSES, Labels, Masses
+from training import metrics as evaluate
+from training import version as export
+from training.data.images import Labels
+from training.data.mammographic import MAMMOGRAPHIC_MASSES, Masses
 
 Floats = npt.NDArray[np.floating]
 

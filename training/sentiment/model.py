@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.predictors.sentiment import PADDING, UNKNOWN
-from training.sentiment_counts import LinearModel, bigrams, distinct
+from training.sentiment.linear import LinearModel, bigrams, distinct
 
 POOLED = 4
 """Places of which the strongest answer goes on."""

@@ -1,0 +1,1 @@
+"""Published data sets: where each comes from and how its files become arrays."""

@@ -1,0 +1,1 @@
+"""Handwritten digits: a convolutional network, and the multi-layer perceptron that it is compared with."""

@@ -1,0 +1,1 @@
+"""Clothing: the generator of a class-conditional GAN, and the classifier that judges it."""

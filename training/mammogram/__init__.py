@@ -1,0 +1,1 @@
+"""Mammographic masses: a multi-layer perceptron on four measurements."""

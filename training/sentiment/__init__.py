@@ -1,0 +1,1 @@
+"""Sentiment of film reviews: a recurrent network beside a linear model on words and bigrams."""
