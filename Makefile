@@ -7,7 +7,7 @@ VENV := .venv$(filter-out -cpu,-$(EXTRA))
 BIN := $(VENV)/bin
 RUN := $(if $(PORT),DEEPSERVE_PORT=$(PORT)) $(if $(WORKERS),DEEPSERVE_WORKERS=$(WORKERS))
 
-.PHONY: serve test test-deploy test-gpu lint train evaluate bench bench-gpu load knee capacity image sbom bento clean
+.PHONY: serve test test-deploy test-gpu lint train evaluate cards bench bench-gpu load knee capacity image sbom bento clean
 
 serve: $(VENV)/serve
 	$(RUN) exec $(BIN)/python -m service
@@ -29,10 +29,13 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 
 train: $(VENV)/dev
-	$(BIN)/python -m training $(NAME) $(OPTIONS)
+	$(BIN)/python -m training train $(NAME) $(OPTIONS)
 
 evaluate: $(VENV)/dev
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training evaluate $(OPTIONS)
+
+cards: $(VENV)/dev
+	$(BIN)/python -m training cards $(OPTIONS)
 
 bench: $(VENV)/dev
 	$(BIN)/python -m load_tests.bench $(OPTIONS)

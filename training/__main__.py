@@ -1,54 +1,73 @@
-"""`python -m training NAME`: trains one model and writes its directory under models/."""
+"""`python -m training`: train a model, evaluate a version, render the cards' pages, measure distributions."""
 
-import argparse
-import dataclasses
 import importlib
 import sys
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand
 
+from service.engine.verification import VerificationError
 from training.data.download import DataError
-from training.run import Run
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """A module with `Hyperparameters`, `SMOKE` and `train`, and the directory it fills."""
-
-    module: str
-    out: str
-
+from training.run import CheckpointError, Run
+from training.version import OutputError, ParityError, check_out, next_free_version
 
 TRAINERS = {
-    "digits": Trainer("training.digits.train", "models/digits/2"),
-    "digits-mlp": Trainer("training.digits.train_mlp", "models/digits/1"),
-    "sentiment": Trainer("training.sentiment.train", "models/sentiment/1"),
-    "mammogram": Trainer("training.mammogram.train", "models/mammogram/1"),
-    "fashion": Trainer("training.fashion.train", "models/fashion/1"),
-    "fashion-judge": Trainer("training.fashion.judge", "training/fashion/judge.onnx"),
+    "digits": "training.digits.train",
+    "digits-mlp": "training.digits.train_mlp",
+    "sentiment": "training.sentiment.train",
+    "mammogram": "training.mammogram.train",
+    "fashion": "training.fashion.train",
+    "fashion-judge": "training.fashion.judge",
 }
+"""Modules with `MODEL`, `Hyperparameters`, `SMOKE` and `train`. Each name is a command under `train`."""
+
+JUDGE = "fashion-judge"
+"""The one trainer that writes a file in place of a version."""
 
 
-def main() -> None:
-    """Reads the command line, trains, and says where the model is."""
-    names = argparse.ArgumentParser(prog="python -m training", description=__doc__, add_help=len(sys.argv) < 3)
-    names.add_argument("name", choices=TRAINERS, help="what to train; NAME --help lists its options")
-    name = names.parse_known_args()[0].name
-    trainer = TRAINERS[name]
-    module = importlib.import_module(trainer.module)
-    options = _options(name, trainer, module).parse_args(sys.argv[2:])
-    chosen = {
-        field.name: value
-        for field in dataclasses.fields(module.Hyperparameters)
-        if (value := getattr(options, field.name)) is not None
-    }
+class Command(BaseModel):
+    """A command or a part of its options."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class RunOptions(Command):
+    """Options of every trainer."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Of every random choice."""
+    data_dir: Path | None = None
+    """Where the data sets are; default DEEPSERVE_DATA_DIR."""
+    models_dir: Path = Path("models")
+    """The folder of the models."""
+    out: Path | None = None
+    """The version to write; default the next free one in the folder of the models, with --smoke in smoke/models."""
+    resume: bool = False
+    """Continue from the checkpoint of an interrupted run."""
+    smoke: bool = False
+    """Go the whole way on little data, in under a minute."""
+
+
+def _train(name: str, options: RunOptions) -> None:
+    module = importlib.import_module(TRAINERS[name])
+    chosen = options.model_dump(include=set(module.Hyperparameters.model_fields) & options.model_fields_set)
+    h = module.Hyperparameters(**({**module.SMOKE, **chosen} if options.smoke else chosen))
+    root = Path("smoke") / options.models_dir if options.smoke else options.models_dir
+    if name == JUDGE:
+        out = options.out or (Path("smoke") if options.smoke else Path()) / "training" / "fashion" / "judge.onnx"
+    else:
+        out = options.out or next_free_version(root / module.MODEL)
+        check_out(out, module.MODEL)
     run = Run(
         name=name,
-        out=options.out or (Path("smoke") if options.smoke else Path()) / trainer.out,
+        out=out.absolute(),
+        models_dir=options.models_dir,
         device=_device(options.device),
         seed=options.seed,
         data_dir=options.data_dir,
@@ -56,55 +75,153 @@ def main() -> None:
         smoke=options.smoke,
     )
     try:
-        module.train(module.Hyperparameters(**({**module.SMOKE, **chosen} if run.smoke else chosen)), run)
-    except DataError as error:
-        raise SystemExit(f"python -m training {name}: {error}") from error
-    print(f"{run.out} written after {run.seconds:.0f} s")
+        module.train(h, run)
+    except KeyboardInterrupt:
+        print(f"\n{_how_to_continue(run, options)}", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"{out} written after {run.seconds:.0f} s")
 
 
-def _options(name: str, trainer: Trainer, module: ModuleType) -> argparse.ArgumentParser:
-    command = argparse.ArgumentParser(
-        prog=f"python -m training {name}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_run_options(command, trainer)
-    _add_hyperparameters(command, module.Hyperparameters)
-    return command
-
-
-def _add_run_options(command: argparse.ArgumentParser, trainer: Trainer) -> None:
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
-    command.add_argument("--seed", type=int, default=0, help="of every random choice")
-    command.add_argument("--data-dir", type=Path, help="where the data sets are (DEEPSERVE_DATA_DIR)")
-    command.add_argument(
-        "--out", type=Path, help=f"what to write (default: {trainer.out}, with --smoke smoke/{trainer.out})"
-    )
-    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    command.add_argument("--smoke", action="store_true", help="the whole way on little data, in under a minute")
-
-
-def _add_hyperparameters(command: argparse.ArgumentParser, hyperparameters: Any) -> None:
-    """One option for each field of the dataclass; those not given keep the dataclass' (or the smoke run's) default."""
-    hints = get_type_hints(hyperparameters)
-    for field in dataclasses.fields(hyperparameters):
-        kind = hints[field.name]
-        literal = get_origin(kind) is Literal
-        command.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=str if literal else kind,
-            choices=get_args(kind) if literal else None,
-            default=None,
-            help=f"default: {field.default}",
-        )
+def _how_to_continue(run: Run, options: RunOptions) -> str:
+    if not run.checkpoint.exists():
+        return "interrupted before the first checkpoint: nothing was written"
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    out = "" if options.out else f" --out {run.out}"
+    return f"interrupted; this continues from {run.checkpoint}:\n  python -m training {' '.join(words)}{out} --resume"
 
 
 def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    elif wanted == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: torch finds no CUDA device")
-    return torch.device(wanted)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise OutputError("--device cuda: torch finds no CUDA device")
+    return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu"))
+
+
+def _trainer_command(name: str) -> Any:
+    """Return the options of one trainer as a model whose `cli_cmd` trains."""
+    module: Any = importlib.import_module(TRAINERS[name])
+
+    class Trainer(RunOptions, module.Hyperparameters):  # type: ignore[misc]
+        def cli_cmd(self) -> None:
+            _train(name, self)
+
+    Trainer.__doc__ = module.__doc__
+    return Trainer
+
+
+class Evaluate(Command):
+    """Measure versions from their graphs; with versions named, compare each with the serving one.
+
+    Without versions, measure all shipped ones, print the README's table and fail if a figure differs from its card.
+    With versions, fail if one is worse than the serving version by more than the margin.
+    """
+
+    versions: CliPositionalArg[list[Path]] = []
+    """Version directories, such as models/digits/3."""
+    models_dir: Path = Path("models")
+    """The folder of the models; the newest other version of the same model in it is the serving one."""
+    margin: float = Field(0.002, ge=0)
+    """How much worse a mean over the test rows may be."""
+    write: bool = False
+    """Write the measured figures to the cards."""
+    data_dir: Path | None = None
+    """Where the data sets are; default DEEPSERVE_DATA_DIR."""
+
+    def cli_cmd(self) -> None:
+        from training import evaluate  # with scikit-learn
+
+        if self.versions:
+            compare = partial(evaluate.compare, models_dir=self.models_dir, margin=self.margin, data_dir=self.data_dir)
+            good = min(list(map(partial(compare, write=self.write), self.versions)))
+        else:
+            good = evaluate.evaluate_all(self.models_dir, self.data_dir, self.write)
+        raise SystemExit(not good)
+
+
+class Cards(Command):
+    """Render the pages of all versions and the README's table from the cards."""
+
+    models_dir: Path = Path("models")
+    """The folder of the models."""
+    readme: Path = Path("README.md")
+    """Holds the table."""
+    check: bool = False
+    """Change nothing; fail if something would change."""
+
+    def cli_cmd(self) -> None:
+        from training import evaluate
+
+        stale = evaluate.render_all(self.models_dir, self.readme, self.check)
+        print(*(f"{'stale' if self.check else 'written'}: {path}" for path in stale), sep="\n")
+        raise SystemExit(bool(self.check and stale))
+
+
+class Distributions(Command):
+    """Measure anew the distributions of features on the cards, without training."""
+
+    versions: CliPositionalArg[list[Path]] = []
+    """Version directories; default all."""
+    models_dir: Path = Path("models")
+    """The folder of the models."""
+    data_dir: Path | None = None
+    """Where the data sets are; default DEEPSERVE_DATA_DIR."""
+
+    def cli_cmd(self) -> None:
+        from training import evaluate
+
+        for directory in self.versions or evaluate.shipped(self.models_dir):
+            features = evaluate.write_distributions(directory, self.data_dir)
+            print(f"{directory}: {', '.join(features)}", flush=True)
+
+
+class Train(Command):
+    """Train a model and write a version of it."""
+
+    def cli_cmd(self) -> None:
+        CliApp.run_subcommand(self)
+
+
+def command_line() -> Any:
+    """Return the model of the whole command line."""
+    subcommand: Any = CliSubCommand  # of models that are known at run time only
+    trainers: Any = {name.replace("-", "_"): (subcommand[_trainer_command(name)], ...) for name in TRAINERS}
+    train_command: Any = create_model("Train", __base__=Train, __doc__=Train.__doc__, **trainers)
+
+    class CommandLine(BaseSettings, cli_prog_name="python -m training", cli_kebab_case=True, cli_implicit_flags=True):
+        """Train, evaluate and describe the models."""
+
+        train: subcommand[train_command]
+        evaluate: CliSubCommand[Evaluate]
+        cards: CliSubCommand[Cards]
+        distributions: CliSubCommand[Distributions]
+
+        def cli_cmd(self) -> None:
+            CliApp.run_subcommand(self)
+
+        @classmethod
+        def settings_customise_sources(cls, *_: Any, **__: Any) -> tuple[()]:
+            return ()  # the command line alone, no environment variables
+
+    return CommandLine
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; exit with 1 if it found a fault, 2 if it could not start, 130 if it was interrupted."""
+    try:
+        CliApp.run(command_line(), cli_args=arguments)
+    except ValidationError as error:
+        faults = (f"--{str(fault['loc'][-1]).replace('_', '-')}: {fault['msg']}" for fault in error.errors())
+        _refuse("; ".join(faults))
+    except (DataError, OutputError, CheckpointError, ParityError, VerificationError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _refuse(reason: str) -> None:
+    print(f"python -m training: {reason}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

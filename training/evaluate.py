@@ -1,150 +1,160 @@
-"""`make evaluate`: the table of the README, measured anew from the graphs in models/ and the real data.
+"""Measure versions from their graphs and the real data; compare candidates with what serves; keep the pages true.
 
-The table is that of the references; graphs in eight-bit integers are measured too. Ends with a failure if a figure of
-either is further than `AGREEMENT` from its card.
+Each package `training.<model>.evaluate` provides `measure`, `measure_baselines`, `measure_distributions` and
+`AGREEMENT`, the largest difference of a figure from its card.
 """
 
-import argparse
+import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from service.engine.card import GRAPHS, Card, Figure, Precision
-from service.predictors.sentiment import ReviewReader
-from training.data.images import FASHION_MNIST, MNIST, load_images
-from training.data.imdb import load_reviews
-from training.digits import evaluate as digits_figures
-from training.fashion import evaluate as fashion_figures
-from training.mammogram import train as mammogram
-from training.sentiment import evaluate as sentiment_figures
-from training.sentiment.tokens import Corpus
+from service.engine.card import Card, Figure, Precision, Step, lower_is_better
+from service.engine.layout import VERSION_NUMBER
+from training import cards
+from training.metrics import Figures, Measurement, paired_difference
+from training.run import current_commit, now
+from training.test_uses import describe_use, record_use
+from training.version import write_card
 
-Figures = dict[str, Figure]
-Measured = dict[Precision, Figures]
-
-AGREEMENT = 0.002
-"""How far a figure may be from its card: another processor rounds otherwise."""
+Measured = dict[Precision, Measurement]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: a figure of a version, and what the classic course has instead."""
-
-    version: str
-    figure: str
-    name: str
-    classic: str = ""
-    share: bool = True
-    """Shown in percent."""
+def shipped(models_dir: Path) -> list[Path]:
+    """Return all version directories under `models_dir`."""
+    return sorted(path.parent for path in models_dir.glob("*/*/card.json"))
 
 
-ROWS = (
-    Row("digits/1", "accuracy", "digits, MLP: accuracy on MNIST's test set", "98 %"),
-    Row("digits/2", "accuracy", "digits, CNN: accuracy on MNIST's test set", "99 %"),
-    Row("digits/2", "photograph_accuracy", "digits, CNN: the same digits drawn into photographs"),
-    Row("sentiment/1", "accuracy", "sentiment, as served: accuracy on IMDB's test set", "81 %"),
-    Row("sentiment/1", "accuracy_recurrent", "sentiment, its LSTM alone"),
-    Row("mammogram/1", "accuracy", "mammogram: accuracy, cross-validated", "80 %"),
-    Row("mammogram/1", "area_under_roc", "mammogram: area under ROC, cross-validated", share=False),
-    Row("mammogram/1", "calibration_error", "mammogram: expected calibration error", share=False),
-    Row("mammogram/1", "brier_score", "mammogram: Brier score", share=False),
-    Row("fashion/1", "agreement", "fashion: drawn pictures that a judge takes for their class"),
-    Row("fashion/1", "agreement_real", "fashion: real pictures that it takes for their class"),
-    Row("fashion/1", "frechet_distance", "fashion: Frechet distance of drawn to real, judge's features", share=False),
-    Row("fashion/1", "frechet_distance_real", "fashion: the same of real to real", share=False),
-)
-
-
-def digits(directory: Path, data_dir: Path | None) -> Measured:
-    """Of one version of digits."""
-    _, test = load_images(MNIST, data_dir)
-    graphs = _graphs(directory)
-    return dict(zip(graphs, digits_figures.measure(list(graphs.values()), test, test), strict=True))
-
-
-def sentiment(directory: Path, data_dir: Path | None) -> Measured:
-    """Of the sentiment model and its parts."""
-    _, test = load_reviews(data_dir)
-    corpus = Corpus.of(test, ReviewReader.of(directory))
-    return {precision: sentiment_figures.measure(graph, corpus) for precision, graph in _graphs(directory).items()}
-
-
-def mammograms(directory: Path, data_dir: Path | None) -> Measured:
-    """Of the procedure that made the mammogram model, with the card's hyperparameters: no rows are left to test on."""
-    made = Card.read(directory).training
-    return {"float32": mammogram.cross_validate(mammogram.Hyperparameters(**made.hyperparameters), made.seed, data_dir)}
-
-
-def fashion(directory: Path, data_dir: Path | None) -> Measured:
-    """Of ten thousand drawn pictures."""
-    made = Card.read(directory).training
-    everything, test = load_images(FASHION_MNIST, data_dir)
-    training, _ = everything.split(made.hyperparameters["held_out"], made.seed)
-    drawn = fashion_figures.draw(directory / GRAPHS["float32"], len(test), made.seed + 1)
-    return {"float32": fashion_figures.measure(drawn, training, test)[0]}
-
-
-MEASURES: dict[str, Callable[[Path, Path | None], Measured]] = {
-    "digits/1": digits,
-    "digits/2": digits,
-    "sentiment/1": sentiment,
-    "mammogram/1": mammograms,
-    "fashion/1": fashion,
-}
-
-
-def _graphs(directory: Path) -> dict[Precision, Path]:
-    return {precision: directory / GRAPHS[precision] for precision in Card.read(directory).precisions}
-
-
-def main() -> None:
-    """Prints the table as Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
-    parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--data-dir", type=Path, help="where the data sets are (DEEPSERVE_DATA_DIR)")
-    options = parser.parse_args()
-    print("| what | classic course | here | 95 % interval |\n| --- | --- | --- | --- |", flush=True)
-    strays = []
+def evaluate_all(models_dir: Path, data_dir: Path | None, write: bool) -> bool:
+    """Measure every version, print the README's table, and return whether all figures agree with the cards."""
+    faults: list[str] = []
+    table: dict[str, Figures] = {}
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        running = {
-            version: pool.submit(measure, options.models_dir / version, options.data_dir)
-            for version, measure in MEASURES.items()
-        }
-        for version, measured in running.items():
-            found = measured.result()
-            for row in (row for row in ROWS if row.version == version):
-                print(_line(row, found["float32"][row.figure]), flush=True)
-            card = Card.read(options.models_dir / version)
-            strays += [
-                f"{version} in {precision}, {name}"
-                for precision, figures in found.items()
-                for name in _strays(figures, _on_card(card, precision))
-            ]
-    if strays:
-        sys.exit(f"not as on the card: {', '.join(strays)}")
+        running = {directory: pool.submit(measure, directory, data_dir) for directory in shipped(models_dir)}
+        for directory, future in running.items():
+            measured = future.result()
+            card = Card.read(directory)
+            table[f"{card.name}/{card.version}"] = card.figures | measured["float32"].figures
+            if write:
+                write_figures(directory, measured, data_dir)
+            else:
+                faults += (f"{directory}: {fault}" for fault in _disagreements(card, measured))
+    print(cards.table(models_dir, table), end="")
+    if faults:
+        print("different from the card:", *faults, sep="\n  ", file=sys.stderr)
+    return not faults
 
 
-def _line(row: Row, figure: Figure) -> str:
-    bounds = [_show(row, bound) for bound in (figure.low, figure.high) if bound is not None]
-    return f"| {row.name} | {row.classic} | {_show(row, figure.value)} | {' to '.join(bounds)} |"
+def measure(directory: Path, data_dir: Path | None) -> Measured:
+    """Measure every graph of a version."""
+    card = Card.read(directory)
+    return {precision: _package(card).measure(directory, precision, data_dir) for precision in card.precisions}
 
 
-def _show(row: Row, value: float) -> str:
-    return f"{100 * value:.2f} %" if row.share else f"{value:.3f}"
+def _package(card: Card) -> Any:
+    return importlib.import_module(f"training.{card.name.replace('-', '_')}.evaluate")
 
 
-def _on_card(card: Card, precision: Precision) -> Figures:
-    return card.figures if card.int8 is None or precision == "float32" else card.int8.figures
+def _disagreements(card: Card, measured: Measured) -> Iterator[str]:
+    for precision, found in measured.items():
+        recorded = card.int8.figures if precision == "int8" and card.int8 else card.figures
+        for name, figure in found.figures.items():
+            if name not in recorded:
+                yield f"{name} in {precision} is not on the card"
+            elif abs(figure.value - recorded[name].value) > _package(card).AGREEMENT:
+                yield f"{name} in {precision}: {figure.value:.5f}, on the card {recorded[name].value:.5f}"
 
 
-def _strays(found: Figures, card: Figures) -> Iterator[str]:
-    for name, figure in found.items():
-        if abs(figure.value - card[name].value) > AGREEMENT:
-            yield f"{name}: {figure.value:.4f}, not {card[name].value:.4f}"
+def compare(directory: Path, models_dir: Path, margin: float, data_dir: Path | None, write: bool) -> bool:
+    """Measure one version, print its figures, and compare it with the serving one on the same rows.
+
+    Returns:
+        Whether no mean over the test rows is worse by more than `margin`.
+    """
+    card = Card.read(directory)
+    candidate = measure(directory, data_dir)
+    record_use(models_dir / card.name, directory, describe_use(card))
+    print(f"{directory}\n\n| figure | value | 95 % interval |\n| --- | --- | --- |")
+    for name, figure in candidate["float32"].figures.items():
+        print(f"| {name} | {figure.value:.5f} | {cards.interval(figure)} |")
+    if write:
+        write_figures(directory, candidate, data_dir)
+    serving = _serving(models_dir / card.name, directory)
+    if serving is None:
+        print(f"\nno other version of {card.name} in {models_dir}: nothing to compare with")
+        return True
+    differences = paired(candidate["float32"], measure(serving, data_dir)["float32"])
+    print(f"\n| figure | difference from {serving} | 95 % interval | verdict |\n| --- | --- | --- | --- |")
+    for name, difference in differences.items():
+        verdict = f"worse by more than {margin}" if is_worse(name, difference, margin) else "ok"
+        print(f"| {name} | {difference.value:+.5f} | {cards.interval(difference)} | {verdict} |")
+    return not any(is_worse(name, difference, margin) for name, difference in differences.items())
 
 
-if __name__ == "__main__":
-    main()
+def paired(candidate: Measurement, serving: Measurement) -> Figures:
+    """Return the differences of both versions' means, with intervals from drawing the rows in pairs."""
+    how = "candidate less serving version, on the same rows"
+    return {
+        name: paired_difference(values, serving.per_row[name], how)
+        for name, values in candidate.per_row.items()
+        if name in serving.per_row
+    }
+
+
+def is_worse(figure: str, difference: Figure, margin: float) -> bool:
+    """Return whether the difference is in the wrong direction by more than `margin`."""
+    return (difference.value if lower_is_better(figure) else -difference.value) > margin
+
+
+def _serving(model: Path, candidate: Path) -> Path | None:
+    """Return the newest version of the model other than the candidate."""
+    versions = [path for path in model.glob("*") if VERSION_NUMBER.fullmatch(path.name)]
+    others = [path for path in versions if path.resolve() != candidate.resolve()]
+    return max(others, key=lambda path: int(path.name), default=None)
+
+
+def write_figures(directory: Path, measured: Measured, data_dir: Path | None) -> None:
+    """Replace the measured figures, subgroups and baselines on the card, and record the step."""
+    card = Card.read(directory)
+    step = Step(
+        action="measured", command="python -m training evaluate --write", commit=current_commit(), finished=now()
+    )
+    reference = measured["float32"]
+    changes: dict[str, Any] = {
+        "figures": card.figures | reference.figures,
+        "subgroups": reference.subgroups,
+        "baselines": _package(card).measure_baselines(directory, data_dir),
+        "provenance": (*(kept for kept in card.provenance if kept.action != "measured"), step),
+    }
+    if card.int8 is not None and "int8" in measured:
+        changes["int8"] = card.int8.model_copy(update={"figures": measured["int8"].figures})
+    write_card(directory, card.model_copy(update=changes))
+
+
+def write_distributions(directory: Path, data_dir: Path | None) -> list[str]:
+    """Replace the distributions on the card; return their names."""
+    card = Card.read(directory)
+    found = _package(card).measure_distributions(directory, data_dir)
+    write_card(directory, card.model_copy(update={"distributions": found}))
+    return list(found)
+
+
+def render_all(models_dir: Path, readme: Path, check: bool) -> list[Path]:
+    """Render all pages and the README's table; return the files that were stale."""
+    stale = []
+    for directory in shipped(models_dir):
+        card, page = Card.read(directory), directory / cards.PAGE
+        if not page.exists() or page.read_text(encoding="utf-8") != cards.render_page(card):
+            stale.append(page)
+            if not check:
+                write_card(directory, card)
+    text = readme.read_text(encoding="utf-8")
+    fresh = cards.with_table(text, cards.table(models_dir))
+    if fresh != text:
+        stale.append(readme)
+        if not check:
+            readme.write_text(fresh, encoding="utf-8")
+    return stale

@@ -15,10 +15,8 @@ from torch import nn
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card
 from training.digits import model as digits_network
-from training.digits import train_mlp as digits_mlp
-from training.fashion import graph as fashion_graph
 from training.fashion import model as fashion_network
-from training.mammogram import train as mammogram
+from training.mammogram import model as mammogram
 from training.sentiment import model as sentiment_network
 from training.sentiment.linear import LinearModel
 
@@ -70,17 +68,17 @@ def models(names: list[str] | None = None) -> list[Model]:
 
 def _network(name: str, made_with: Mapping[str, Any]) -> Callable[[], nn.Module]:
     makers: dict[str, Callable[[], nn.Module]] = {
-        "digits/1": lambda: digits_mlp.Perceptron(made_with["hidden"], made_with["dropout"]),
+        "digits/1": lambda: digits_network.Perceptron(made_with["hidden"], made_with["dropout"]),
         "digits/2": lambda: digits_network.fold(digits_network.Convolutional(made_with["dropout"])),
-        "fashion/1": lambda: fashion_graph.fold(fashion_network.Generator(made_with["width"])),
-        "mammogram/1": lambda: mammogram.Perceptrons(1, made_with["hidden"]),
+        "fashion/1": lambda: fashion_network.Generator(made_with["width"]),
+        "mammogram/1": lambda: mammogram.Perceptron(made_with["hidden"]),
         "sentiment/1": lambda: _sentiment(made_with),
     }
     return lambda: makers[name]().eval()
 
 
 def _sentiment(made_with: Mapping[str, Any]) -> nn.Module:
-    sizes = sentiment_network.Architecture.__dataclass_fields__
+    sizes = sentiment_network.Architecture.model_fields
     h = sentiment_network.Architecture(**{name: made_with[name] for name in sizes})
     wide = LinearModel(np.zeros(h.vocabulary + h.linear_buckets, np.float32), 0.0)
     network = sentiment_network.Sentiment(sentiment_network.Recurrent(h), sentiment_network.Linear(wide, h), (1, 1, 0))

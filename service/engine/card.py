@@ -82,6 +82,8 @@ class DataSource(Section):
     citation: str
     checksums: dict[str, str]
     """File to its checksum, as `algorithm:hex`."""
+    origins: dict[str, str] = {}
+    """File to the address that it can be downloaded from, or to how it was made."""
     splits: dict[str, str]
     """Split to what is in it, as in `{"validation": "5,000 rows cut from training, seed 0"}`."""
 
@@ -98,6 +100,25 @@ class Training(Section):
     seconds: float
     hardware: str
     libraries: dict[str, str]
+
+
+class Step(Section):
+    """One step in the making of a version: what was done, by which command, at which commit and when."""
+
+    action: Literal["trained", "exported", "quantised", "measured"]
+    command: str
+    commit: str
+    finished: str
+    """UTC, ISO 8601."""
+
+
+class OperatingPoint(Section):
+    """A threshold on the probability of the last class, and the cross-validated error rates that come with it."""
+
+    name: str
+    threshold: float
+    sensitivity: Figure
+    specificity: Figure
 
 
 class Int8(Section):
@@ -125,14 +146,26 @@ class Card(Section):
     """What the columns of the output stand for, in their order; empty where there are none."""
     figures: dict[str, Figure]
     """Of the reference."""
+    subgroups: dict[str, dict[str, Figure]] = {}
+    """Figures of part of the test rows, by name of the part, such as "age under 50"."""
+    baselines: dict[str, dict[str, Figure]] = {}
+    """Figures of simpler models on the same test rows, by name of the model."""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    """The recommended one first; empty where the likeliest class is the decision."""
     int8: Int8 | None = None
     """None where it was not tried."""
     distributions: dict[str, Distribution] = {}
     """By feature of the inputs, and of the `PREDICTION`."""
     data: tuple[DataSource, ...]
     training: Training
+    provenance: tuple[Step, ...] = ()
+    """The steps that made the files and figures, oldest first; they may stem from different commits."""
+    test_uses: tuple[str, ...] = ()
+    """Every earlier look at the test rows, by this version or by its predecessors: each is a chance to overfit."""
     intended_use: str
     limits: tuple[str, ...]
+    example: str = ""
+    """A command that asks the service, for the version's page."""
     files: dict[str, str]
     """Name to sha256 of every file of the directory but the card itself."""
 
@@ -160,6 +193,11 @@ class Card(Section):
     def write(self, directory: Path) -> None:
         """Puts the card into `directory`."""
         (directory / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def lower_is_better(figure: str) -> bool:
+    """Return whether a smaller value of the figure of that name is the better one."""
+    return any(word in figure for word in ("loss", "error", "brier", "distance"))
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -15,13 +15,14 @@ from service.engine.card import GRAPHS, Card, Precision, digests
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from tests.places import MODELS
-from training import version as export
+from training import version
 from training.data.images import MNIST, Pictures, load_images
 from training.digits import photographs
-from training.digits.evaluate import DIGITS
+from training.digits.augment import augment
+from training.digits.evaluate import CLASSES
 from training.digits.model import Convolutional, fold, multiply_adds
-from training.digits.train import Hyperparameters, augment
-from training.loop import follow
+from training.digits.train import Hyperparameters
+from training.loop import averaged
 
 MODEL, BASELINE = (MODELS / "digits" / version for version in ("2", "1"))
 
@@ -33,7 +34,7 @@ def precision(request: pytest.FixtureRequest) -> Precision:
 
 @pytest.fixture(scope="module")
 def graph(precision: Precision) -> ort.InferenceSession:
-    return export.session(MODEL / GRAPHS[precision])
+    return version.open_session(MODEL / GRAPHS[precision])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_the_card_meets_the_bars() -> None:
     assert figures["photograph_accuracy"].value >= 0.985
     assert figures["multiply_adds"].value <= 5.3e6
     assert figures["calibration_error"].value <= 0.01
-    for name in ("accuracy", "log_loss", "calibration_error", "photograph_accuracy"):
+    for name in ("accuracy", "log_loss", "photograph_accuracy"):
         low, high = figures[name].low, figures[name].high
         assert low is not None
         assert high is not None
@@ -67,7 +68,7 @@ def test_it_is_better_than_the_perceptron() -> None:
 def test_the_card_describes_the_directory() -> None:
     card = Card.read(MODEL)
     assert card.files == digests(MODEL)
-    assert card.classes == DIGITS
+    assert card.classes == CLASSES
     (pictures,), (answer,) = card.inputs, card.outputs
     assert (pictures.dtype, pictures.shape) == ("uint8", ("batch", 28, 28))
     assert (answer.dtype, answer.shape) == ("float32", ("batch", 10))
@@ -110,7 +111,7 @@ def test_eight_bits_are_as_good_and_the_same_in_any_company(directory: Path, tes
     assert card.int8.served
     for name, figure in card.int8.figures.items():
         assert figure.value == pytest.approx(card.figures[name].value, abs=0.001)
-    graph, pictures = export.session(directory / "model.int8.onnx"), test_pictures.pictures[:64]
+    graph, pictures = version.open_session(directory / "model.int8.onnx"), test_pictures.pictures[:64]
     alone = np.concatenate([probabilities(graph, pictures[row : row + 1]) for row in range(64)])
     assert np.array_equal(probabilities(graph, pictures), alone)  # whole numbers, in whatever order they are added
 
@@ -153,9 +154,11 @@ def test_folding_and_export_change_nothing(tmp_path: Path, test_pictures: Pictur
     with torch.inference_mode():
         torch.testing.assert_close(folded(pictures), network.eval()(pictures), rtol=0, atol=1e-6)
     example = {"pictures": test_pictures.pictures[:2]}
-    path = export.write_graph(folded, tmp_path, example, ("probabilities",), {"pictures": {0: "batch"}})
+    path = version.export_graph(
+        folded, tmp_path / "model.onnx", example, ("probabilities",), {"pictures": {0: "batch"}}
+    )
     batches = ({"pictures": test_pictures.pictures[:size]} for size in (1, 2, 7, 64))
-    assert export.check_parity(folded, path, batches) <= export.TOLERANCE
+    assert version.check_parity(folded, path, batches) <= version.TOLERANCE
     assert multiply_adds(folded) == Card.read(MODEL).figures["multiply_adds"].value
 
 
@@ -176,14 +179,19 @@ def test_augmentation_keeps_shape_and_range_and_follows_the_seed(test_pictures: 
 
 
 def test_the_average_follows_weights_and_statistics() -> None:
-    network, average = Convolutional(0.3), Convolutional(0.3)
-    for statistic in network.buffers():
-        statistic.fill_(3)
-    for step in range(200):
-        follow(average, network, 0.9, step)
-    for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if slow.is_floating_point():
-            torch.testing.assert_close(slow, fast, rtol=0, atol=1e-4)
+    network = Convolutional(0.3)
+    average = averaged(network, 0.9)
+    average.update_parameters(network)
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.fill_(3)
+    average.update_parameters(network)
+    between = average.module.state_dict()["layers.0.weight"]
+    assert ((between < 3) & (between > 0.5)).all()  # the decay is small in the first steps
+    for _ in range(200):
+        average.update_parameters(network)
+    for slow, fast in zip(average.module.state_dict().values(), network.state_dict().values(), strict=True):
+        torch.testing.assert_close(slow, fast, rtol=0, atol=1e-4)
 
 
 def test_photographs_follow_the_seed_and_keep_the_digit_inside(test_pictures: Pictures) -> None:

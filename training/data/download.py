@@ -1,8 +1,7 @@
-"""Data as it was published: fetched once, its checksum verified each time it is read.
+"""Published files, downloaded once and verified each time they are read.
 
-A file under `DEEPSERVE_DATA_DIR` (or `--data-dir`) is taken as it is if its checksum fits; one that does not fit is
-an error, since a model trained on other data is another model. A file that is absent is downloaded from its official
-source.
+A file under `DEEPSERVE_DATA_DIR` (or `--data-dir`) whose checksum differs is an error: a model trained on other data is
+another model. An absent file is downloaded.
 """
 
 import os
@@ -15,20 +14,24 @@ from service.engine.card import DataSource
 
 
 class DataError(Exception):
-    """A data file is absent and cannot be had, or is not the published one; the message names it."""
+    """A data file cannot be obtained, or is not the published one; the message names it."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One published file: its checksum, as `algorithm:hex`, and the address it is downloaded from."""
+    """One file of a data set."""
 
     checksum: str
-    url: str
+    """As `algorithm:hex`."""
+    url: str = ""
+    """The address that it is downloaded from; empty for a file that nobody publishes."""
+    origin: str = ""
+    """How an unpublished file was made."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A published data set: folder under the data directory, files, and what a card says of it."""
+    """A published data set: its folder under the data directory, its files and its entry on a card."""
 
     folder: str
     name: str
@@ -38,10 +41,10 @@ class Dataset:
     files: dict[str, File]
 
     def fetch(self, file: str, data_dir: Path | None = None) -> Path:
-        """The path of `file`, its checksum verified.
+        """Return the path of `file`, downloaded if absent and verified.
 
         Raises:
-            DataError: the file's checksum does not fit, or it is absent and cannot be downloaded.
+            DataError: the checksum differs, or the file is absent and cannot be downloaded.
         """
         directory = (data_dir or default_data_dir()) / self.folder
         known = self.files[file]
@@ -60,7 +63,7 @@ class Dataset:
         known = self.files[file]
         try:
             return Path(pooch.retrieve(known.url, known.checksum, fname=file, path=directory, progressbar=True))
-        except ValueError as error:  # pooch says so when the checksum does not fit
+        except ValueError as error:  # the checksum differs
             raise DataError(f"{known.url} no longer serves the published file: {error}") from error
         except OSError as error:
             raise DataError(
@@ -68,18 +71,25 @@ class Dataset:
                 f"{known.url} cannot be reached: {error}"
             ) from error
 
-    def describe(self, splits: dict[str, str]) -> DataSource:
-        """What a card says of the data and how it was split."""
+    def describe(self, splits: dict[str, str], files: tuple[str, ...] = ()) -> DataSource:
+        """Return the card's entry.
+
+        Args:
+            splits: name of each split to the rows in it.
+            files: those that were read, by default all.
+        """
+        read = {name: self.files[name] for name in files or self.files}
         return DataSource(
             name=self.name,
             source=self.source,
             licence=self.licence,
             citation=self.citation,
-            checksums={name: file.checksum for name, file in self.files.items()},
+            checksums={name: file.checksum for name, file in read.items()},
+            origins={name: file.url or file.origin for name, file in read.items()},
             splits=splits,
         )
 
 
 def default_data_dir() -> Path:
-    """`DEEPSERVE_DATA_DIR`, or the user's cache."""
+    """Return `DEEPSERVE_DATA_DIR`, or a folder in the user's cache."""
     return Path(os.environ.get("DEEPSERVE_DATA_DIR") or pooch.os_cache("deepserve"))

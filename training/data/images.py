@@ -61,7 +61,7 @@ FASHION_MNIST = Dataset(
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures, uint8 `[n, 28, 28]`, 0 background to 255 ink, with their classes, int64 `[n]`, 0 to 9."""
+    """Images, uint8 `[n, 28, 28]`, 0 background to 255 ink, and their classes, int64 `[n]`, 0 to 9."""
 
     pictures: Bytes
     labels: Labels
@@ -73,13 +73,13 @@ class Pictures:
         return len(self.labels)
 
     def split(self, held_out: int, seed: int) -> tuple["Pictures", "Pictures"]:
-        """Shuffled by `seed` and cut in two: all but `held_out` rows, and those."""
+        """Return all but `held_out` randomly chosen rows, and those."""
         order = np.random.default_rng(seed).permutation(len(self))
         return self[order[held_out:]], self[order[:held_out]]
 
 
 def load_images(dataset: Dataset, data_dir: Path | None = None) -> tuple[Pictures, Pictures]:
-    """Training (60,000) and test (10,000) pictures of `MNIST` or `FASHION_MNIST`."""
+    """Return the 60,000 training and 10,000 test images of `MNIST` or `FASHION_MNIST`."""
     train, test = (
         Pictures(
             _read_idx(dataset.fetch(f"{split}-images-idx3-ubyte.gz", data_dir)).reshape(-1, 28, 28),
@@ -91,7 +91,7 @@ def load_images(dataset: Dataset, data_dir: Path | None = None) -> tuple[Picture
 
 
 def _read_idx(path: Path) -> Bytes:
-    """The bytes behind the header of a gzipped IDX file: magic, then one big-endian int32 per dimension."""
+    """Return the values of a gzipped IDX file, without its header: a magic and one int32 for each dimension."""
     content = gzip.decompress(path.read_bytes())
     dimensions = content[3]
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).copy()

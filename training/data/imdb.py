@@ -11,6 +11,8 @@ from training.data.download import Dataset, File, default_data_dir
 
 Labels = npt.NDArray[np.int64]
 
+OFFICIAL, LABELLED = "aclImdb_v1.tar.gz", "aclImdb_labeled.tar.gz"
+
 IMDB = Dataset(
     folder="imdb",
     name="Large Movie Review Dataset v1.0",
@@ -19,14 +21,14 @@ IMDB = Dataset(
     citation="A. L. Maas, R. E. Daly, P. T. Pham, D. Huang, A. Y. Ng, C. Potts, Learning Word Vectors for Sentiment "
     "Analysis, ACL 2011",
     files={
-        "aclImdb_v1.tar.gz": File(
+        OFFICIAL: File(
             "md5:7c2ac02c03563afcf9b574c7e56c153a",
             "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
         ),
-        # The labelled half of the official archive, repacked: a third of the size, the same reviews.
-        "aclImdb_labeled.tar.gz": File(
+        LABELLED: File(
             "sha256:86e20a44201c6690966b72ff1ef74797f4e938a7b57172480cffd294b54e9672",
-            "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
+            origin="the labelled reviews of aclImdb_v1.tar.gz, packed again without the unlabelled ones; unpublished: "
+            "the official archive gives the same rows",
         ),
     },
 )
@@ -34,9 +36,9 @@ IMDB = Dataset(
 
 @dataclass(frozen=True)
 class Reviews:
-    """Reviews as written, `<br />` tags and all; their labels, int64 `[n]`, 0 negative, 1 positive; and their films.
+    """Reviews as written, with `<br />` tags; labels, int64 `[n]`, 0 negative and 1 positive; and films.
 
-    A film is an IMDb title such as `tt0064354`: reviews of one film resemble each other.
+    A film is an IMDb title such as `tt0064354`. Reviews of one film resemble each other.
     """
 
     texts: list[str]
@@ -50,12 +52,12 @@ class Reviews:
         return len(self.texts)
 
     def without(self, others: "Reviews") -> "Reviews":
-        """Those whose text is not among the `others`."""
+        """Return the reviews whose text is not among the `others`."""
         known = set(others.texts)
         return self[np.array([i for i, text in enumerate(self.texts) if text not in known], np.int64)]
 
     def split(self, held_out: int, seed: int) -> tuple["Reviews", "Reviews"]:
-        """Cut in two by film, shuffled by `seed`: all but about `held_out` reviews, and those; no film is in both."""
+        """Return all but about `held_out` reviews, and those, chosen by film: no film is in both parts."""
         films = np.array(self.films)
         shuffled = np.random.default_rng(seed).permutation(np.unique(films))
         counts = dict(zip(*np.unique(films, return_counts=True), strict=True))
@@ -64,14 +66,18 @@ class Reviews:
         return self[np.flatnonzero(~chosen)], self[np.flatnonzero(chosen)]
 
 
-def load_reviews(data_dir: Path | None = None) -> tuple[Reviews, Reviews]:
-    """Training and test reviews, 25,000 each as published.
+def archive_name(data_dir: Path | None = None) -> str:
+    """Return the file that `load_reviews` reads: the smaller one where it is at hand."""
+    repacked = (data_dir or default_data_dir()) / IMDB.folder / LABELLED
+    return LABELLED if repacked.exists() else OFFICIAL
 
-    123 texts of the training split stand word for word in the test split too: `Reviews.without` takes them out.
+
+def load_reviews(data_dir: Path | None = None) -> tuple[Reviews, Reviews]:
+    """Return the 25,000 training and 25,000 test reviews.
+
+    123 training texts also are test texts, word for word: `Reviews.without` removes them.
     """
-    directory = (data_dir or default_data_dir()) / IMDB.folder
-    repacked = directory / "aclImdb_labeled.tar.gz"
-    archive = IMDB.fetch(repacked.name if repacked.exists() else "aclImdb_v1.tar.gz", data_dir)
+    archive = IMDB.fetch(archive_name(data_dir), data_dir)
     texts: dict[tuple[str, str], dict[int, str]] = {}
     urls: dict[tuple[str, str], list[str]] = {}
     with tarfile.open(archive) as tar:
@@ -90,7 +96,7 @@ def load_reviews(data_dir: Path | None = None) -> tuple[Reviews, Reviews]:
 
 
 def _join(texts: dict[tuple[str, str], dict[int, str]], urls: dict[tuple[str, str], list[str]], split: str) -> Reviews:
-    """One split, negative reviews first, each with the title in line `id` of its list of addresses."""
+    """Return one split, negative reviews first, each with the title in line `id` of its list of addresses."""
     rows = [
         (text, label, urls[split, name][number].split("/")[4])
         for label, name in enumerate(("neg", "pos"))

@@ -39,7 +39,7 @@ class Masses:
 
 
 def load_masses(data_dir: Path | None = None) -> Masses:
-    """All rows. BI-RADS, the first column, is left out: it is the reader's own assessment, no predictor."""
+    """Return all rows, without BI-RADS, the first column: the reader's own assessment is no predictor."""
     path = MAMMOGRAPHIC_MASSES.fetch("mammographic_masses.data", data_dir)
     table = np.genfromtxt(path, delimiter=",", missing_values="?", dtype=np.float32)
     return Masses(table[:, 1:5].copy(), table[:, 5].astype(np.int64))

@@ -1,31 +1,34 @@
-"""What all versions of `digits` have in common: how the graph is written and proved, its figures, plots and card."""
+"""Measure a version of `digits` from its graphs: figures, baselines, distributions and plots."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
+from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Precision, TensorSpec
 from service.predictors.digits import DigitsPredictor
-from training import metrics as evaluate
-from training import quantize as int8
-from training import version as export
-from training.data.images import MNIST, Labels, Pictures
+from training import metrics, plots
+from training.data.images import MNIST, Labels, Pictures, load_images
 from training.digits import photographs
+from training.digits.model import SIZE, multiply_adds
+from training.metrics import Figures, Measurement
+from training.version import open_session
 
-DIGITS = tuple("0123456789")
-SIZE = 28
+CLASSES = tuple("0123456789")
 PHOTOGRAPH_SEED = 0
+AGREEMENT = 5e-4
+"""Largest difference from the card: other processors round differently."""
 
 INPUTS = (
     TensorSpec(
         name="pictures",
         dtype="uint8",
         shape=("batch", SIZE, SIZE),
-        meaning="grey pictures, centred and scaled as MNIST's",
+        meaning="grey images, centred and scaled as MNIST's",
         range="0 (background) to 255 (ink)",
     ),
 )
@@ -38,116 +41,115 @@ OUTPUTS = (
         range="0 to 1, each row sums to 1",
     ),
 )
-INT8 = (
-    "weights in seven bits, a step for each output; what layers pass on in eight, the steps fitted to pictures of the "
-    "training split; the last layer in float32"
-)
-
-Figures = dict[str, Figure]
 
 
-def write_graph(network: nn.Module, directory: Path, test: Pictures) -> Path:
-    """The network's graph, proved at many batch sizes, with golden cases beside it."""
-    names, free = (OUTPUTS[0].name,), {INPUTS[0].name: {0: "batch"}}
-    graph = export.write_graph(network, directory, {"pictures": test.pictures[:2]}, names, free)
-    export.check_parity(network, graph, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64, 1000)))
-    export.write_golden(network, directory, {"pictures": test.pictures[:32]}, names)
-    return graph
+def measure(directory: Path, precision: Precision, data_dir: Path | None) -> Measurement:
+    """Measure a graph of the version in `directory` on MNIST's test split."""
+    _, test = load_images(MNIST, data_dir)
+    return measure_graph(directory / GRAPHS[precision], test, test)
 
 
-def measure(graphs: Sequence[Path], test: Pictures, drawn: Pictures) -> list[Figures]:
-    """Each graph's figures: on the `test` pictures as they are, and on the `drawn` ones drawn into photographs."""
-    framed, found = photographs.read_back(drawn.pictures, PHOTOGRAPH_SEED)
-    return [_measure(graph, test, Pictures(framed, drawn.labels), found) for graph in graphs]
-
-
-def _measure(graph: Path, test: Pictures, drawn: Pictures, found: npt.NDArray[np.bool_]) -> Figures:
-    probabilities = _read(graph, test)
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    read = np.where(found, _read(graph, drawn).argmax(1), -1)
-    how = f"{len(test):,} MNIST test pictures, through the ONNX graph"
-    return {
-        "accuracy": evaluate.accuracy(predicted, test.labels, how),
-        "log_loss": evaluate.bootstrap(evaluate.log_loss, probabilities, test.labels, how=how),
-        "calibration_error": evaluate.bootstrap(
-            evaluate.calibration_error, confidence, predicted == test.labels, how=how + "; 10 bins"
-        ),
-        "photograph_accuracy": evaluate.accuracy(
-            read,
-            drawn.labels,
-            f"{len(drawn):,} MNIST test digits drawn into photograph-like pictures (training.photographs, seed "
-            f"{PHOTOGRAPH_SEED}), through picture decoding and the ONNX graph",
-        ),
-    }
-
-
-def distributions(graph: Path, training: Pictures) -> dict[str, Distribution]:
-    """How the pictures of the training split, and what the graph reads in them, are distributed."""
-    features = DigitsPredictor.features({"pictures": training.pictures})
-    how = f"{len(training):,} pictures of the training split"
-    return evaluate.distributions({**features, PREDICTION: _read(graph, training).argmax(1)}, how)
-
-
-def plot(graph: Path, test: Pictures, history: Sequence[dict[str, float]]) -> None:
-    """Learning curve, confusion matrix, reliability diagram and mistakes, beside the graph."""
-    directory = graph.parent
-    probabilities = _read(graph, test)
-    predicted: Labels = probabilities.argmax(1)
-    right = predicted == test.labels
-    evaluate.plot_learning_curve(history, directory / "learning_curve.png")
-    evaluate.plot_confusion(predicted, test.labels, DIGITS, directory / "confusion_matrix.png")
-    evaluate.plot_reliability(probabilities.max(1), right, directory / "reliability.png")
-    wrong = np.flatnonzero(~right)[:40]
-    titles = [f"{test.labels[row]}, read {predicted[row]}" for row in wrong]
-    evaluate.plot_pictures(test.pictures[wrong], directory / "mistakes.png", titles=titles)
-
-
-def write_card(
-    directory: Path,
-    *,
-    title: str,
-    training_pictures: Pictures,
-    test: Pictures,
-    drawn: Pictures,
-    figures: Figures,
-    splits: dict[str, str],
-    training: Training,
-    intended_use: str,
-    limits: tuple[str, ...],
-) -> Card:
-    """Measures both graphs and writes the card; what all versions have in common is said here.
-
-    Args:
-        figures: further ones, of the network.
-    """
-    measured, in_int8 = measure([directory / GRAPHS[precision] for precision in ("float32", "int8")], test, drawn)
-    return export.write_card(
-        directory,
-        title=title,
-        task="Which handwritten digit is in the picture",
-        inputs=INPUTS,
-        outputs=OUTPUTS,
-        classes=DIGITS,
-        figures=measured | figures,
-        int8=int8.settle(directory, measured, in_int8, _runs(test), INT8),
-        distributions=distributions(directory / GRAPHS["float32"], training_pictures),
-        data=(MNIST.describe(splits),),
-        training=training,
-        intended_use=intended_use,
-        limits=(
-            "Anything that is not a digit is given a digit all the same; of several digits the most prominent is read.",
-            "MNIST was written by American clerks and students: a crossed 7 or a 1 with a long flag is rare.",
-            *limits,
-        ),
+def measure_graph(graph: Path, test: Pictures, photographed: Pictures) -> Measurement:
+    """Measure on the `test` images, and on simulated photographs of `photographed`."""
+    probabilities = read(graph, test)
+    hits = probabilities.argmax(1) == test.labels
+    losses = metrics.row_losses(probabilities, test.labels)
+    how = f"{len(test):,} MNIST test images, through the ONNX graph"
+    framed, found = _framed_photographs(photographed.pictures.tobytes())
+    read_photographs = read(graph, Pictures(framed, photographed.labels)).argmax(1)
+    photograph_hits = found & (read_photographs == photographed.labels)
+    photograph_how = (
+        f"{len(photographed):,} MNIST test digits drawn into simulated photographs (training.digits.photographs, seed "
+        f"{PHOTOGRAPH_SEED}), through picture decoding and the ONNX graph"
+    )
+    return Measurement(
+        figures={
+            "accuracy": metrics.proportion(hits, how),
+            "log_loss": metrics.mean(losses, how),
+            "calibration_error": metrics.calibration_figure(probabilities.max(1), hits, how),
+            "photograph_accuracy": metrics.proportion(photograph_hits, photograph_how),
+        },
+        per_row={
+            "accuracy": hits.astype(np.float64),
+            "log_loss": losses,
+            "photograph_accuracy": photograph_hits.astype(np.float64),
+        },
+        subgroups={
+            f"digit {digit}": {"accuracy": metrics.proportion(hits[test.labels == digit], how)} for digit in range(10)
+        },
     )
 
 
-def _runs(test: Pictures) -> dict[str, Tensors]:
-    return {str(rows): {INPUTS[0].name: test.pictures[:rows]} for rows in (1, 8, 64)}
+@cache
+def _framed_photographs(digits: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Return what serving extracts from photographs of the digits: images, and whether one was found."""
+    pictures = np.frombuffer(digits, np.uint8).reshape(-1, SIZE, SIZE)
+    return photographs.read_back(pictures, PHOTOGRAPH_SEED)
 
 
-def _read(graph: Path, pictures: Pictures) -> npt.NDArray[np.float32]:
-    """Probabilities, float32 `[n, 10]`."""
-    (probabilities,) = export.session(graph).run(None, {"pictures": pictures.pictures})
+def size_figures(network: nn.Module) -> Figures:
+    """Return the network's size and cost."""
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return {
+        "weights": Figure(value=weights, how="parameters of the served network"),
+        "multiply_adds": Figure(value=multiply_adds(network), how="one image; the classic network needs 12.0 million"),
+    }
+
+
+def measure_baselines(directory: Path, data_dir: Path | None) -> dict[str, Figures]:
+    """Measure simpler models, trained on the training rows of the version in `directory`."""
+    published, test = load_images(MNIST, data_dir)
+    return fit_baselines(_training_rows(published, Card.read(directory)), test)
+
+
+def fit_baselines(training: Pictures, test: Pictures) -> dict[str, Figures]:
+    """Measure logistic regression on pixels."""
+    flat = [part.pictures.reshape(len(part), -1).astype(np.float32) / 255 for part in (training, test)]
+    regression = LogisticRegression(C=0.1, tol=1e-2, max_iter=200).fit(flat[0], training.labels)
+    probabilities = regression.predict_proba(flat[1])
+    how = f"logistic regression on the pixels of {len(training):,} training images, {len(test):,} MNIST test images"
+    return {
+        "logistic regression": {
+            "accuracy": metrics.proportion(probabilities.argmax(1) == test.labels, how),
+            "log_loss": metrics.mean(metrics.row_losses(probabilities, test.labels), how),
+        }
+    }
+
+
+def measure_distributions(directory: Path, data_dir: Path | None) -> dict[str, Distribution]:
+    """Measure the distributions of the version's training rows."""
+    published, _ = load_images(MNIST, data_dir)
+    return distributions(directory / GRAPHS["float32"], _training_rows(published, Card.read(directory)))
+
+
+def distributions(graph: Path, training: Pictures) -> dict[str, Distribution]:
+    """Return the distributions of the features of the training images and of the graph's predictions."""
+    features = DigitsPredictor.features({"pictures": training.pictures})
+    how = f"{len(training):,} pictures of the training split"
+    return metrics.measure_distributions({**features, PREDICTION: read(graph, training).argmax(1)}, how)
+
+
+def _training_rows(published: Pictures, card: Card) -> Pictures:
+    return published.split(card.training.hyperparameters["held_out"], card.training.seed)[0]
+
+
+def plot(graph: Path, test: Pictures, history: Sequence[dict[str, float]]) -> None:
+    """Draw learning curve, confusion matrix, reliability diagram and mistakes beside the graph."""
+    directory = graph.parent
+    probabilities = read(graph, test)
+    predicted: Labels = probabilities.argmax(1)
+    hits = predicted == test.labels
+    if history:
+        plots.plot_learning_curve(history, directory / "learning_curve.png")
+    plots.plot_confusion(predicted, test.labels, CLASSES, directory / "confusion_matrix.png")
+    plots.plot_reliability(probabilities.max(1), hits, directory / "reliability.png")
+    wrong = np.flatnonzero(~hits)[:40]
+    titles = [f"{test.labels[row]}, read {predicted[row]}" for row in wrong]
+    plots.plot_images(test.pictures[wrong], directory / "mistakes.png", titles=titles)
+
+
+def read(graph: Path, pictures: Pictures) -> npt.NDArray[np.float32]:
+    """Return the graph's probabilities, float32 `[n, 10]`."""
+    (probabilities,) = open_session(graph).run(None, {"pictures": pictures.pictures})
     found: npt.NDArray[np.float32] = probabilities
     return found

@@ -1,17 +1,22 @@
-"""The convolutional network of `digits`: as it is trained, as it is served, and what a picture costs it."""
+"""The networks of `digits`, in training and folded for inference."""
 
 import copy
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.data.images import Pictures
 
 SIZE = 28
 
 
 class Convolutional(nn.Module):
-    """Pictures, uint8 `[batch, 28, 28]`, to probabilities, float32 `[batch, 10]`."""
+    """Five convolutions: images, uint8 `[batch, 28, 28]`, to probabilities, float32 `[batch, 10]`."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -30,7 +35,7 @@ class Convolutional(nn.Module):
         self.temperature = nn.Buffer(torch.ones(()))
 
     def logits(self, pictures: Tensor) -> Tensor:
-        """Before temperature and softmax; `pictures` is uint8 or, augmented, float32 of the same range."""
+        """Return logits before temperature; `pictures` is uint8 or, augmented, float32 of the same range."""
         scaled = pictures.to(torch.float32)[:, None] / 255
         logits: Tensor = self.layers(scaled)
         return logits
@@ -47,8 +52,44 @@ def _convolution(inputs: int, outputs: int, stride: int = 1, padding: int = 1) -
     )
 
 
+class Perceptron(nn.Module):
+    """Two dense layers: images, uint8 `[batch, 28, 28]`, to probabilities, float32 `[batch, 10]`."""
+
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(dropout / 2),
+            nn.Linear(SIZE * SIZE, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, 10),
+        )
+        self.temperature = nn.Buffer(torch.ones(()))
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Return logits before temperature."""
+        logits: Tensor = self.layers(pictures.to(torch.float32) / 255)
+        return logits
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return F.softmax(self.logits(pictures) / self.temperature, dim=1)
+
+
+Network = Convolutional | Perceptron
+
+
+@torch.inference_mode()
+def logits_of(network: Network, pictures: Pictures) -> npt.NDArray[np.float32]:
+    """Return logits in evaluation mode, float32 `[n, 10]`."""
+    device = network.temperature.device
+    network.eval()
+    batches = (torch.from_numpy(pictures.pictures[at : at + 1000]) for at in range(0, len(pictures), 1000))
+    return torch.cat([network.logits(batch.to(device)).float().cpu() for batch in batches]).numpy()
+
+
 def fold(network: Convolutional) -> Convolutional:
-    """The same network on CPU for inference, each batch norm folded into the convolution before it."""
+    """Return a copy on CPU in evaluation mode, each batch norm folded into the convolution before it."""
     folded = copy.deepcopy(network).cpu().eval()
     folded.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     layers: list[nn.Module] = []
@@ -61,19 +102,8 @@ def fold(network: Convolutional) -> Convolutional:
     return folded
 
 
-def multiply_adds(network: Convolutional) -> int:
-    """Multiplications, each with its addition, that one picture costs in convolutions and dense layers."""
-    total = 0
-
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer.weight, Tensor)
-        total += output[0].numel() * layer.weight[0].numel()
-
-    counted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks = [module.register_forward_hook(count) for module in counted]
-    with torch.inference_mode():
-        network(torch.zeros(1, SIZE, SIZE, dtype=torch.uint8))
-    for hook in hooks:
-        hook.remove()
-    return total
+def multiply_adds(network: nn.Module) -> int:
+    """Return how many multiply-adds one image costs."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network.cpu().eval()(torch.zeros(1, SIZE, SIZE, dtype=torch.uint8))
+    return int(counter.get_total_flops()) // 2

@@ -1,48 +1,53 @@
-"""Judges pictures of clothing: a small convolutional classifier of Fashion-MNIST, to measure `fashion`; not served.
+"""Classify Fashion-MNIST with a small convolutional network that judges the generator; it is not served.
 
-    python -m training fashion-judge              # some minutes on one core
-    python -m training fashion-judge --smoke      # the whole way on little data
+    python -m training train fashion-judge            # some minutes on one core
+    python -m training train fashion-judge --smoke    # the whole way on little data
 
-Three stages of two 3x3 convolutions with batch normalisation, the mean over the picture, one dense layer; pictures are
-mirrored and shifted by up to two pixels, and the weights that judge are the moving average of the trained ones (Polyak
-and Juditsky, 1992). The mean over the picture is the feature vector in which Frechet distances are taken.
+Three stages of two 3x3 convolutions with batch norm, global average pooling, a dense layer. The pooled activations
+are the features in which Frechet distances are taken. Training mirrors and shifts images; the moving average of
+the weights is exported.
 """
 
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.predictors.fashion import CLASSES
-from training import version as export
+from training import version
 from training.data.images import FASHION_MNIST, Pictures, load_images
-from training.fashion.evaluate import judgement
-from training.loop import one_cycle, shift
+from training.fashion.evaluate import judge_images
+from training.loop import fit_classifier, random_shift
+from training.run import Hyperparameters as Base
 from training.run import Precision, Run
 
+MODEL = "fashion"
 
-@dataclass(frozen=True)
-class Hyperparameters:
-    """Chosen on 5,000 pictures cut from the training split."""
 
-    epochs: int = 6
-    batch_size: int = 128
-    lr: float = 4e-3
-    weight_decay: float = 2e-2
-    width: int = 32
-    shift: int = 2
-    average: float = 0.998
-    held_out: int = 5000
+class Hyperparameters(Base):
+    """Chosen on 5,000 images cut from the training split."""
+
+    epochs: PositiveInt = 6
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 4e-3
+    weight_decay: NonNegativeFloat = 2e-2
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    width: PositiveInt = 32
+    shift_pixels: NonNegativeInt = 2
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+    held_out: int = Field(5000, ge=100, le=30_000)
     precision: Precision = "bfloat16"
 
 
-SMOKE = {"epochs": 1, "held_out": 500, "width": 16, "average": 0.9}
+SMOKE = {"epochs": 2, "held_out": 500, "width": 16, "ema_decay": 0.9, "batch_size": 64}
+SMOKE_ROWS, SMOKE_TEST_ROWS = 4000, 1000
 
 
 class Judge(nn.Module):
-    """Pictures, uint8 `[batch, 28, 28]`, to probabilities `[batch, 10]` and features `[batch, 4 * width]`, float32."""
+    """Images, uint8 `[batch, 28, 28]`, to probabilities `[batch, 10]` and features `[batch, 4 * width]`, float32."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,7 +63,7 @@ class Judge(nn.Module):
         return layers
 
     def features(self, pictures: Tensor) -> Tensor:
-        """What the picture shows, before it is named."""
+        """Return the pooled activations of the last stage."""
         scaled = pictures[:, None].to(torch.float32) / 127.5 - 1
         features: Tensor = self.stages(scaled.contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
         return features
@@ -69,30 +74,30 @@ class Judge(nn.Module):
 
 
 def train(h: Hyperparameters, run: Run) -> None:
-    """Trains the judge, writes its graph to the file `run.out` and prints its accuracy on the test split."""
-    everything, test = load_images(FASHION_MNIST, run.data_dir)
+    """Train the judge, write its graph to the file `run.out` and print its accuracy on the test split."""
+    published, test = load_images(FASHION_MNIST, run.data_dir)
     if run.smoke:
-        everything, test = everything[:4000], test[:1000]
-    training, validation = everything.split(h.held_out, run.seed)
-    judge = fit(training, validation, h, run)
-    write(judge, test, run.out)
-    run.finish(h)
-    named, _ = judgement(test.pictures, run.out)
-    print(f"accuracy on {len(test):,} test pictures: {(named == test.labels).mean():.4f}")
+        published, test = published[:SMOKE_ROWS], test[:SMOKE_TEST_ROWS]
+    training, validation = published.split(h.held_out, run.seed)
+    run.begin(h, training.pictures, training.labels)
+    publish(fit(training, validation, h, run), test, run.out)
+    run.discard_checkpoint()
+    judged, _ = judge_images(test.pictures, run.out)
+    print(f"accuracy on {len(test):,} test images: {(judged == test.labels).mean():.4f}", file=sys.stderr)
 
 
 def fit(training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) -> Judge:
-    """AdamW with a one-cycle learning rate; returns the averaged network."""
+    """Minimise the cross entropy by AdamW with a one-cycle learning rate; return the averaged network."""
     judge = Judge(h.width).to(run.device)
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(judge.parameters(), h.lr, weight_decay=h.weight_decay)
 
     def loss(pictures: Tensor, labels: Tensor, _: float) -> Tensor:
         with run.autocast(h.precision):
-            features = judge.features(shift(mirror(pictures), h.shift))
-        return F.cross_entropy(judge.head(features), labels, label_smoothing=0.05)
+            features = judge.features(random_shift(random_mirror(pictures), h.shift_pixels))
+        return F.cross_entropy(judge.head(features), labels, label_smoothing=h.label_smoothing)
 
-    return one_cycle(
+    return fit_classifier(
         judge,
         optimizer,
         training,
@@ -101,30 +106,28 @@ def fit(training: Pictures, validation: Pictures, h: Hyperparameters, run: Run) 
         run,
         epochs=h.epochs,
         batch_size=h.batch_size,
-        averaging=h.average,
+        ema_decay=h.ema_decay,
     )
 
 
-def mirror(pictures: Tensor) -> Tensor:
-    """Each picture of the batch left to right with even odds: shoes, bags and sleeves come both ways."""
+def random_mirror(pictures: Tensor) -> Tensor:
+    """Mirror each image of the batch left to right with probability 0.5."""
     coin = torch.rand(len(pictures), 1, 1, device=pictures.device) < 0.5
     return torch.where(coin, pictures.flip(2), pictures)
 
 
 @torch.inference_mode()
 def accuracy(judge: Judge, real: Pictures) -> float:
-    """Share of real pictures that are named rightly."""
-    device = judge.head.weight.device
-    batches = torch.split(torch.from_numpy(real.pictures).to(device), 500)
-    named = torch.cat([judge.eval()(batch)[0].argmax(1) for batch in batches])
-    return float((named.cpu() == torch.from_numpy(real.labels)).float().mean())
+    """Return the share of real images that are classified correctly."""
+    batches = torch.split(torch.from_numpy(real.pictures).to(judge.head.weight.device), 500)
+    judged = torch.cat([judge.eval()(batch)[0].argmax(1) for batch in batches])
+    return float((judged.cpu() == torch.from_numpy(real.labels)).float().mean())
 
 
-def write(judge: Judge, test: Pictures, path: Path) -> None:
-    """Exports the judge to the one file `path`, and proves it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = export.write_graph(
-        judge, path.parent, {"pictures": test.pictures[:2]}, ("probabilities", "features"), {"pictures": {0: "batch"}}
-    )
-    written.replace(path)
-    export.check_parity(judge, path, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64)))
+def publish(judge: Judge, test: Pictures, path: Path) -> None:
+    """Export the judge to the file `path`, replacing it once the graph is proven."""
+    with version.replacing(path) as scratch:
+        example = {"pictures": test.pictures[:2]}
+        names = ("probabilities", "features")
+        version.export_graph(judge, scratch, example, names, {"pictures": {0: "batch"}})
+        version.check_parity(judge, scratch, ({"pictures": test.pictures[:size]} for size in (1, 2, 7, 64)))

@@ -1,4 +1,4 @@
-"""The networks of `fashion` as they are trained: the generator, and the discriminator that it plays against."""
+"""The networks of `fashion`: the generator that is served, and the discriminator that trains it."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from service.predictors.fashion import CLASSES, LATENT
 
 
 class ClassNorm(nn.Module):
-    """Batch normalisation with a scale and a shift for each class, then ReLU."""
+    """Batch norm with a scale and a shift for each class, then ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ClassNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents, float32 `[batch, LATENT]`, and labels, int64 `[batch]`, to pictures, uint8 `[batch, 28, 28]`."""
+    """Latents, float32 `[batch, LATENT]`, and labels, int64 `[batch]`, to images, uint8 `[batch, 28, 28]`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class Generator(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv2d(inside, width, 3, padding=1, bias=False) for inside in channels[:3])
         self.last = nn.Conv2d(channels[3], 1, 3, padding=1)
 
-    def draw(self, latent: Tensor, label: Tensor) -> Tensor:
-        """Pictures before rounding, float32 `[batch, 28, 28]`, 0 background to 1."""
+    def generate(self, latent: Tensor, label: Tensor) -> Tensor:
+        """Return images before rounding, float32 `[batch, 28, 28]`, 0 background to 1."""
         maps = self.start(latent) + self.start_of_class[label]
         maps = maps.unflatten(1, (14, 14, -1)).permute(0, 3, 1, 2)
         for norm, convolution in zip(self.norms, self.convolutions, strict=False):
@@ -45,11 +45,11 @@ class Generator(nn.Module):
         return picture
 
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
-        return (self.draw(latent, label) * 255).round().to(torch.uint8)
+        return (self.generate(latent, label) * 255).round().to(torch.uint8)
 
 
 class Discriminator(nn.Module):
-    """Pictures, float32 `[batch, 28, 28]` in 0 to 1, and labels to scores `[batch]`: above 0 real, below 0 drawn."""
+    """Images, float32 `[batch, 28, 28]` in 0 to 1, and labels to scores `[batch]`: positive for real images."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,131 +1,120 @@
-"""How good the sentiment model is, and what its card says: from its ONNX graph and the reviews of the test split."""
+"""Measure a version of `sentiment` from its graphs and IMDB's test split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Training
-from service.predictors.sentiment import MAX_TOKENS, SentimentPredictor
-from training import metrics as evaluate
-from training import quantize as int8
-from training import version as export
-from training.data.imdb import IMDB
-from training.sentiment.onnx_graph import OUTPUTS, inputs
+from service.engine.card import GRAPHS, PREDICTION, Distribution, Precision
+from service.predictors.sentiment import ReviewReader, SentimentPredictor
+from training import metrics, plots
+from training.data.imdb import load_reviews
+from training.metrics import Figures, Measurement
 from training.sentiment.tokens import Corpus, by_length, padded
+from training.version import open_session
 
 CLASSES = ("negative", "positive")
-INT8 = (
-    "weights of the convolution in seven bits, a step for each output; vectors are bytes in both precisions; the "
-    "recurrent layers and all else in float32"
-)
+AGREEMENT = 5e-4
+"""Largest difference from the card: other processors round differently."""
 
 Floats = npt.NDArray[np.float32]
 
 
-def measure(graph: Path, test: Corpus) -> dict[str, Figure]:
-    """The figures of the card: of the model as served, and of its two parts alone."""
-    probabilities, log_odds = _read(graph, test)
+def measure(directory: Path, precision: Precision, data_dir: Path | None) -> Measurement:
+    """Measure a graph of the version in `directory` on IMDB's test split."""
+    return measure_graph(directory / GRAPHS[precision], _test_corpus(directory, data_dir))
+
+
+def measure_graph(graph: Path, test: Corpus) -> Measurement:
+    """Measure the model as served, and its two parts alone."""
+    probabilities, log_odds = read(graph, test)
+    positive = probabilities[:, 1]
     how = f"{len(test.ids):,} IMDB test reviews, through the ONNX graph"
-    recurrent, linear = (log_odds > 0).astype(np.int64).T
-    return {
-        "accuracy": evaluate.accuracy(probabilities.argmax(1), test.labels, how),
-        "accuracy_recurrent": evaluate.accuracy(recurrent, test.labels, how + "; the recurrent network alone"),
-        "accuracy_linear": evaluate.accuracy(linear, test.labels, how + "; the linear model alone"),
-        "area_under_roc": evaluate.bootstrap(
-            evaluate.area_under_roc, probabilities[:, 1], test.labels, how=how, resamples=200
-        ),
-        "log_loss": evaluate.bootstrap(evaluate.log_loss, probabilities, test.labels, how=how),
-        "calibration_error": evaluate.bootstrap(
-            evaluate.calibration_error, probabilities[:, 1], test.labels == 1, how=how + "; 10 bins"
-        ),
-    }
-
-
-def distributions(graph: Path, test: Corpus) -> dict[str, Distribution]:
-    """How reviews, and what the graph makes of them, are distributed.
-
-    Those of the test split are: of the others, which the vocabulary was made from, it knows more words than of any.
-    """
-    features = SentimentPredictor.features({"tokens": padded(test.ids, range(len(test.ids))).numpy()})
-    prediction = _read(graph, test)[0].argmax(1)
-    how = f"{len(test.ids):,} reviews of the test split, from which the vocabulary was not made"
-    return evaluate.distributions({**features, PREDICTION: prediction}, how)
-
-
-def plot(graph: Path, test: Corpus, history: Sequence[dict[str, float]]) -> None:
-    """Learning curve, confusion matrix and reliability diagram, beside the graph."""
-    directory = graph.parent
-    probabilities, _ = _read(graph, test)
-    validated = [row for row in history if "validation_accuracy" in row]
-    evaluate.plot_learning_curve(validated, directory / "learning_curve.png")
-    evaluate.plot_confusion(probabilities.argmax(1), test.labels, CLASSES, directory / "confusion_matrix.png")
-    evaluate.plot_reliability(probabilities[:, 1], test.labels == 1, directory / "reliability.png")
-
-
-def write_card(
-    directory: Path,
-    cell: Literal["lstm", "gru"],
-    vocabulary: int,
-    held_out: int,
-    test: Corpus,
-    figures: Mapping[str, Figure],
-    training: Training,
-) -> Card:
-    """Measures both graphs and writes the card.
-
-    Args:
-        vocabulary: words that are known.
-        held_out: reviews of the training split that were held out.
-        figures: further ones, of the network.
-    """
-    measured, in_int8 = (measure(directory / GRAPHS[precision], test) for precision in ("float32", "int8"))
-    return export.write_card(
-        directory,
-        title=f"Sentiment, {cell.upper()} beside bigrams",
-        task="Does the reviewer like the film",
-        inputs=inputs(vocabulary),
-        outputs=OUTPUTS,
-        classes=CLASSES,
-        figures={**measured, **figures},
-        int8=int8.settle(directory, measured, in_int8, _runs(test), INT8),
-        distributions=distributions(directory / GRAPHS["float32"], test),
-        data=(
-            IMDB.describe(
-                {
-                    "training": "the 25,000 training reviews but 123 whose text stands in the test split word for word",
-                    "validation": f"{held_out:,} of these, drawn by film with seed {training.seed}: epochs, "
-                    "calibration, the weights of the two parts; the served model is then fitted on them too",
-                    "test": "the 25,000 test reviews, for the figures and distributions alone",
-                }
-            ),
-        ),
-        training=training,
-        intended_use="Reviews of films in English, as people write them on the web. A course's classic, done properly.",
-        limits=(
-            "Trained on strong opinions (1 to 4 and 7 to 10 of 10 stars): a lukewarm review is forced to one side.",
-            "Other subjects than films, other languages, irony and quoted opinions mislead it.",
-            'It knows negations that reviewers often use, not every one: "never gets boring" sounds boring to it.',
-            f"Of a review of more than {MAX_TOKENS:,} words and marks only the last ones are read.",
-            "It knows the actors and directors of 2011 and before by their reputation then, and leans on it.",
-        ),
+    hits = probabilities.argmax(1) == test.labels
+    losses = metrics.row_losses(probabilities, test.labels)
+    recurrent, linear = ((log_odds > 0) == test.labels[:, None]).T
+    area = metrics.bootstrap(
+        lambda scores, labels: float(roc_auc_score(labels, scores)), positive, test.labels, how=how, resamples=200
+    )
+    return Measurement(
+        figures={
+            "accuracy": metrics.proportion(hits, how),
+            "accuracy_recurrent": metrics.proportion(recurrent, how + "; the recurrent part alone"),
+            "accuracy_linear": metrics.proportion(linear, how + "; the linear part alone"),
+            "area_under_roc": area,
+            "log_loss": metrics.mean(losses, how),
+            "calibration_error": metrics.calibration_figure(positive, test.labels == 1, how),
+        },
+        per_row={"accuracy": hits.astype(np.float64), "log_loss": losses},
+        subgroups=_by_length(hits, test),
     )
 
 
-def _runs(test: Corpus) -> dict[str, Tensors]:
-    """Reviews of about middle length, by how many."""
-    order = np.argsort([len(ids) for ids in test.ids], kind="stable")
-    middle = len(order) // 2
-    return {str(rows): {"tokens": padded(test.ids, order[middle : middle + rows]).numpy()} for rows in (1, 8, 64)}
+def _by_length(hits: npt.NDArray[np.bool_], test: Corpus) -> dict[str, Figures]:
+    lengths = np.array([len(ids) for ids in test.ids])
+    groups = {
+        "under 100 tokens": lengths < 100,
+        "100 to 299 tokens": (lengths >= 100) & (lengths < 300),
+        "300 tokens or more": lengths >= 300,
+    }
+    return {
+        name: {"accuracy": metrics.proportion(hits[rows], f"{rows.sum():,} IMDB test reviews")}
+        for name, rows in groups.items()
+        if rows.any()
+    }
 
 
-def _read(graph: Path, test: Corpus) -> tuple[Floats, Floats]:
-    """What the graph says of the reviews: probabilities and log-odds, each float32 `[n, 2]`."""
-    session = export.session(graph)
-    probabilities, log_odds = (np.empty((len(test.ids), 2), np.float32) for _ in range(2))
-    for rows in by_length(test.ids):
-        probabilities[rows], log_odds[rows] = session.run(None, {"tokens": padded(test.ids, rows).numpy()})
+def measure_baselines(directory: Path, data_dir: Path | None) -> dict[str, Figures]:
+    """Measure the linear part alone: a well-known model in its own right."""
+    return baselines(directory / GRAPHS["float32"], _test_corpus(directory, data_dir))
+
+
+def baselines(graph: Path, test: Corpus) -> dict[str, Figures]:
+    """Return the figures of the linear part alone."""
+    hits = (read(graph, test)[1][:, 1] > 0) == test.labels
+    how = f"the linear part alone, NB-weighted words and bigrams, on {len(test.ids):,} IMDB test reviews"
+    return {"words and bigrams": {"accuracy": metrics.proportion(hits, how)}}
+
+
+def measure_distributions(directory: Path, data_dir: Path | None) -> dict[str, Distribution]:
+    """Measure the distributions of test reviews."""
+    return distributions(directory / GRAPHS["float32"], _test_corpus(directory, data_dir))
+
+
+def distributions(graph: Path, test: Corpus) -> dict[str, Distribution]:
+    """Return the distributions of reviews and of the graph's predictions.
+
+    They are those of the test split: the vocabulary was made from the training split, which has fewer unknown words.
+    """
+    features = SentimentPredictor.features({"tokens": padded(test.ids, range(len(test.ids))).numpy()})
+    prediction = read(graph, test)[0].argmax(1)
+    how = f"{len(test.ids):,} reviews of the test split, from which the vocabulary was not made"
+    return metrics.measure_distributions({**features, PREDICTION: prediction}, how)
+
+
+def plot(graph: Path, test: Corpus, history: Sequence[dict[str, float]]) -> None:
+    """Draw learning curve, confusion matrix and reliability diagram beside the graph."""
+    directory = graph.parent
+    probabilities, _ = read(graph, test)
+    plots.plot_learning_curve(
+        [row for row in history if "validation_accuracy" in row], directory / "learning_curve.png"
+    )
+    plots.plot_confusion(probabilities.argmax(1), test.labels, CLASSES, directory / "confusion_matrix.png")
+    plots.plot_reliability(probabilities[:, 1], test.labels == 1, directory / "reliability.png")
+
+
+def read(graph: Path, corpus: Corpus) -> tuple[Floats, Floats]:
+    """Return the graph's probabilities and the parts' log-odds, each float32 `[n, 2]`."""
+    session = open_session(graph)
+    probabilities, log_odds = (np.empty((len(corpus.ids), 2), np.float32) for _ in range(2))
+    for rows in by_length(corpus.ids):
+        probabilities[rows], log_odds[rows] = session.run(None, {"tokens": padded(corpus.ids, rows).numpy()})
     return probabilities, log_odds
+
+
+@cache
+def _test_corpus(directory: Path, data_dir: Path | None) -> Corpus:
+    return Corpus.of(load_reviews(data_dir)[1], ReviewReader.of(directory))

@@ -1,48 +1,48 @@
-"""The two parts of the sentiment model and how they become one graph.
+"""The sentiment network: a recurrent part and a linear part whose log-odds are blended.
 
-Deep: vectors of words and of bigrams, a convolution, the strongest of every four places, a recurrent layer each way,
-and the mean and maximum of what they say over time. Wide: one weight per word and bigram. Their log-odds are added.
+Recurrent: embeddings of words and bigrams, a convolution, max pooling over four places, a bidirectional LSTM or GRU,
+and mean and maximum over time. Linear: one weight for each word and bigram. Wide and deep: Cheng et al., 2016.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.predictors.sentiment import PADDING, UNKNOWN
+from training.run import Hyperparameters
 from training.sentiment.linear import LinearModel, bigrams, distinct
 
 POOLED = 4
-"""Places of which the strongest answer goes on."""
+"""Places that are max-pooled together."""
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes of both parts, and what a training step leaves out of the recurrent one."""
+class Architecture(Hyperparameters):
+    """Sizes of both parts, and the dropout of the recurrent one."""
 
     cell: Literal["lstm", "gru"] = "lstm"
-    vocabulary: int = 30_000
-    buckets: int = 2**17
-    """Vectors for bigrams, which are hashed into that many."""
-    word_width: int = 96
-    bigram_width: int = 64
-    channels: int = 128
-    hidden: int = 64
-    """Units of the recurrent layer, each way."""
-    word_dropout: float = 0.1
-    """Share of the words that are unknown to a training step."""
-    bigram_dropout: float = 0.1
-    vector_dropout: float = 0.3
-    """Share of the vectors' components that are left out, the same ones over a whole review."""
-    output_dropout: float = 0.4
-    linear_buckets: int = 2**21
+    vocabulary: int = Field(30_000, ge=100)
+    buckets: int = Field(2**17, ge=16)
+    """Number of bigram embeddings; bigrams are hashed into them."""
+    word_width: PositiveInt = 96
+    bigram_width: PositiveInt = 64
+    channels: PositiveInt = 128
+    hidden: PositiveInt = 64
+    """Units of the recurrent layer in each direction."""
+    word_dropout: float = Field(0.1, ge=0, lt=1)
+    """Fraction of words replaced by the unknown word in a training step."""
+    bigram_dropout: float = Field(0.1, ge=0, lt=1)
+    vector_dropout: float = Field(0.3, ge=0, lt=1)
+    """Fraction of embedding components dropped, the same ones over a whole review."""
+    output_dropout: float = Field(0.4, ge=0, lt=1)
+    linear_buckets: int = Field(2**21, ge=16)
 
 
 class Table(nn.Embedding):
-    """Vectors by id, id 0 always zero; `compress` keeps them in one byte a component."""
+    """Embeddings by id, zero for id 0; `compress` rounds them to one byte a component."""
 
     codes: Tensor
     scale: Tensor
@@ -60,7 +60,7 @@ class Table(nn.Embedding):
         return vectors
 
     def compress(self) -> None:
-        """Rounds each column to 255 steps, for good."""
+        """Round each column to 255 levels, irreversibly."""
         weight = self.weight.detach()
         self.scale = nn.Buffer(weight.abs().amax(0).clamp(min=1e-12) / 127)
         self.codes = nn.Buffer((weight / self.scale).round().to(torch.int8))
@@ -68,7 +68,7 @@ class Table(nn.Embedding):
 
 
 class Recurrent(nn.Module):
-    """Token ids, int64 `[batch, length]`, padded on the right with 0, to the log-odds that each is positive."""
+    """Token ids, int64 `[batch, length]`, padded on the right with 0, to log-odds of positive, float32 `[batch]`."""
 
     def __init__(self, h: Architecture) -> None:
         super().__init__()
@@ -86,13 +86,15 @@ class Recurrent(nn.Module):
         tokens = F.pad(tokens, (0, -tokens.shape[1] % POOLED))
         known = tokens != PADDING
         places = self._convolve(self._vectors(tokens)).masked_fill(~known[..., None], -1e4)
-        quarters = places.reshape(tokens.shape[0], -1, POOLED, self.h.channels).amax(2).relu()
+        pooled_places = places.reshape(tokens.shape[0], -1, POOLED, self.h.channels).amax(2).relu()
         known = known[:, ::POOLED]
         lengths = known.sum(1, keepdim=True).clamp(min=1)
-        position = torch.arange(quarters.shape[1], device=tokens.device)
-        mirror = torch.where(position < lengths, lengths - 1 - position, position)[..., None].expand_as(quarters)
-        # Reading backwards starts at each review's own end, or what a review says would depend on its neighbours.
-        states = torch.cat([self.forwards(quarters)[0], self.backwards(quarters.gather(1, mirror))[0]], dim=2).float()
+        position = torch.arange(pooled_places.shape[1], device=tokens.device)
+        mirror = torch.where(position < lengths, lengths - 1 - position, position)[..., None].expand_as(pooled_places)
+        # The backward direction starts at each review's own end; else answers would depend on the batch's padding.
+        states = torch.cat(
+            [self.forwards(pooled_places)[0], self.backwards(pooled_places.gather(1, mirror))[0]], dim=2
+        ).float()
         highest = states.masked_fill(~known[..., None], -1).amax(1)
         mean = (states * known[..., None]).sum(1) / lengths
         pooled = F.dropout(torch.cat([highest, mean], dim=1), self.h.output_dropout, self.training)
@@ -100,7 +102,7 @@ class Recurrent(nn.Module):
         return logits[:, 0]
 
     def _vectors(self, tokens: Tensor) -> Tensor:
-        """A vector for each place, of its word and of the bigram that starts there: `[batch, length, width]`."""
+        """Return the embeddings of each place's word and of the bigram that starts there: `[batch, length, width]`."""
         pairs = bigrams(tokens, self.h.buckets)
         words = tokens
         if self.training:
@@ -111,14 +113,14 @@ class Recurrent(nn.Module):
         return vectors * kept if self.training else vectors
 
     def _convolve(self, vectors: Tensor) -> Tensor:
-        """A convolution over three places: one matrix product, its thirds shifted and added."""
+        """Convolve over three places: one matrix product, its thirds shifted and added."""
         before, here, after = self.mix(vectors).chunk(3, dim=2)
         mixed: Tensor = F.pad(before, (0, 0, 1, 0))[:, :-1] + here + F.pad(after, (0, 0, 0, 1))[:, 1:]
         return mixed + self.bias
 
 
 class Linear(nn.Module):
-    """Token ids to log-odds by adding up the weights of the words and bigrams that occur, each once."""
+    """Token ids to log-odds: the sum of the weights of the distinct words and bigrams."""
 
     def __init__(self, model: LinearModel, h: Architecture) -> None:
         super().__init__()
@@ -127,16 +129,16 @@ class Linear(nn.Module):
         self.bias = model.bias
 
     def forward(self, tokens: Tensor) -> Tensor:
-        features, fresh = distinct(tokens, self.vocabulary, self.buckets)
+        features, is_first = distinct(tokens, self.vocabulary, self.buckets)
         weights = F.embedding(features, self.weights)[..., 0].float()
-        logits: Tensor = (weights * fresh).sum(1) + self.bias
+        logits: Tensor = (weights * is_first).sum(1) + self.bias
         return logits
 
 
 class Sentiment(nn.Module):
     """Token ids, int64 `[batch, length]`, to probabilities, float32 `[batch, 2]`: negative, positive.
 
-    Beside them the log-odds of its parts, float32 `[batch, 2]`: recurrent, linear, as they are before they are weighed.
+    The second output holds the parts' own log-odds, float32 `[batch, 2]`: recurrent, linear.
     """
 
     def __init__(self, recurrent: Recurrent, linear: Linear, blend: Sequence[float]) -> None:
@@ -153,5 +155,5 @@ class Sentiment(nn.Module):
 
 
 def _chosen(tokens: Tensor, share: float) -> Tensor:
-    """True for a random share of the places."""
+    """Return True for a random share of the places."""
     return torch.rand(tokens.shape, device=tokens.device) < share

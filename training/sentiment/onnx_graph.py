@@ -1,9 +1,8 @@
-"""The sentiment model as it is served: the network of `training.sentiment_network`, laid out so that little is copied.
+"""The ONNX graphs of the sentiment network, float32 and int8, laid out so that little is copied.
 
-Where training convolves vectors, the graph first looks up the words and bigrams around each place and multiplies once;
-places past the end of a review repeat its last one, which changes no maximum and spares masks; and one operator reads
-both ways, each review from its own end, time first as it wants it. In eight bits the vectors are bytes as they are
-stored, so that only the weights behind them are rounded.
+The graph looks up the words and bigrams around each place and multiplies once, where training convolves. Places past
+the end of a review repeat its last one: that changes no maximum and needs no mask. One operator reads both directions,
+each review from its own end, time first. In int8 embeddings stay the bytes that are stored; only weights are rounded.
 """
 
 from pathlib import Path
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from service.engine.card import GRAPHS, Precision, TensorSpec
 from service.predictors.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
-from training.graph import MICROSOFT, Graph
-from training.quantize import quantized
+from training.graph_builder import MICROSOFT, Graph
+from training.quantize import quantize_weights
 from training.sentiment.linear import MULTIPLIER
 from training.sentiment.model import POOLED, Linear, Recurrent, Sentiment
 
@@ -38,12 +37,12 @@ OUTPUTS = (
         range="any; uncalibrated",
     ),
 )
-MIDDLE = 128
-"""What stands for 0 in the bytes of vectors: they are unsigned, as processors multiply them."""
+ZERO_POINT = 128
+"""Zero point of the unsigned bytes of embeddings."""
 
 
 def inputs(vocabulary: int) -> tuple[TensorSpec, ...]:
-    """What the graph of a model that knows so many words takes."""
+    """Return the inputs of a graph with that vocabulary."""
     return (
         TensorSpec(
             name="tokens",
@@ -56,7 +55,7 @@ def inputs(vocabulary: int) -> tuple[TensorSpec, ...]:
 
 
 def write(network: Sentiment, directory: Path, precision: Precision) -> Path:
-    """Writes the graph of a network on CPU whose tables are compressed."""
+    """Write the graph of a network on CPU with compressed embeddings."""
     h = network.recurrent.h
     graph = Graph(inputs(h.vocabulary), OUTPUTS)
     known = graph.node("Clip", "tokens", _id(0), _id(h.vocabulary - 1))
@@ -77,24 +76,24 @@ def write(network: Sentiment, directory: Path, precision: Precision) -> Path:
 
 
 def _bucket(graph: Graph, pairs: str, alone: str, buckets: int, behind: int) -> str:
-    """The bucket of each pair, `behind` + 1 and more; 0 where a token stands alone."""
+    """Add the bucket of each bigram, from `behind` + 1 on; 0 where no token follows."""
     number = graph.node("Add", graph.node("Mod", pairs, _id(buckets - 1)), _id(behind + 1))
     return graph.node("Where", alone, _id(PADDING), number)
 
 
 def _linear(graph: Graph, network: Linear, features: str) -> str:
-    """The sum of the weights of the features that occur, each once: `[batch, 1]`. Equal ones sort together."""
+    """Add the sum of the weights of distinct features: `[batch, 1]`."""
     count = graph.node("Shape", features, start=1)
     ordered = graph.node("TopK", features, count, axis=1, largest=0, outputs=2)
     before = graph.node("Slice", graph.node("Pad", ordered, [1, 0], _id(PADDING), [1]), [0], [-1], [1])
     weight = graph.node("Gather", graph.table("linear", network.weights.numpy()[:, 0]), ordered)
-    fresh = graph.node("Where", graph.node("Equal", ordered, before), np.float16(0), weight)
-    total = graph.node("ReduceSum", graph.node("Cast", fresh, to=TensorProto.FLOAT), [1])
+    first = graph.node("Where", graph.node("Equal", ordered, before), np.float16(0), weight)
+    total = graph.node("ReduceSum", graph.node("Cast", first, to=TensorProto.FLOAT), [1])
     return graph.node("Add", total, np.float32(network.bias))
 
 
 def _recurrent(graph: Graph, network: Recurrent, tokens: str, around: str, pairs: str, precision: Precision) -> str:
-    """The log-odds of the recurrent network: `[batch, 1]`."""
+    """Add the log-odds of the recurrent part: `[batch, 1]`."""
     marks = graph.node("ReduceSum", graph.node("Min", tokens, _id(1)), [1], keepdims=0)
     length = graph.node("Max", marks, _id(1))  # [batch]
     pooled = graph.node("Div", graph.node("Add", length, _id(POOLED - 1)), _id(POOLED))  # [batch]
@@ -109,7 +108,7 @@ def _recurrent(graph: Graph, network: Recurrent, tokens: str, around: str, pairs
 
 
 def _windows(graph: Graph, tokens: str, length: str, steps: str) -> str:
-    """Where the token before each place, at it, and after it stand in the flattened rows, `[steps, 4, batch, 3]`."""
+    """Add the flat positions of the tokens before, at and after each place, `[steps, 4, batch, 3]`."""
     place = graph.node("Range", _id(0), graph.node("Mul", steps, _id(POOLED)), _id(1))
     place = graph.node("Reshape", place, [-1, POOLED, 1])
     place = graph.node("Min", place, graph.node("Sub", length, _id(1)))  # [steps, 4, batch]
@@ -121,31 +120,31 @@ def _windows(graph: Graph, tokens: str, length: str, steps: str) -> str:
 
 
 def _look_up(graph: Graph, network: Recurrent, words: str, pairs: str) -> str:
-    """The stored bytes of three neighbours, end to end: `[steps, 4, batch, 3 * width]`."""
+    """Add the embeddings' bytes of three neighbours, concatenated: `[steps, 4, batch, 3 * width]`."""
     found = []
     for name, table, ids in (("words", network.words, words), ("bigrams", network.bigrams, pairs)):
-        codes = graph.table(name, (table.codes.numpy().astype(np.int16) + MIDDLE).astype(np.uint8))
+        codes = graph.table(name, (table.codes.numpy().astype(np.int16) + ZERO_POINT).astype(np.uint8))
         found.append(graph.node("Reshape", graph.node("Gather", codes, ids), [0, 0, 0, -1]))
     return graph.node("Concat", *found, axis=3)
 
 
 def _multiply(graph: Graph, network: Recurrent, codes: str, precision: Precision) -> str:
-    """The convolution: `[steps, 4, batch, channels]`."""
+    """Add the convolution: `[steps, 4, batch, channels]`."""
     weights, bias = _weights(network), _array(network.bias)
     if precision == "float32":
-        vectors = graph.node("DequantizeLinear", codes, np.float32(1), np.uint8(MIDDLE))
+        vectors = graph.node("DequantizeLinear", codes, np.float32(1), np.uint8(ZERO_POINT))
         return graph.node("Add", graph.node("MatMul", vectors, weights.T), bias)
-    integers, scale = quantized(weights)
+    integers, scale = quantize_weights(weights)
     return graph.node(
         "MatMulIntegerToFloat",
         *(codes, integers.T, np.float32(1), scale),
-        *(np.uint8(MIDDLE), np.zeros(len(scale), np.int8), bias),
+        *(np.uint8(ZERO_POINT), np.zeros(len(scale), np.int8), bias),
         domain=MICROSOFT,
     )
 
 
 def _read(graph: Graph, network: Recurrent, values: str, lengths: str) -> str:
-    """The states of both directions, `[steps, 2, batch, hidden]`, 0 past the end."""
+    """Add the states of both directions, `[steps, 2, batch, hidden]`, 0 past the end."""
     both = [_cell(layer) for layer in (network.forwards, network.backwards)]
     weights = [np.stack(parts) for parts in zip(*both, strict=True)]
     hidden = network.h.hidden
@@ -157,26 +156,26 @@ def _read(graph: Graph, network: Recurrent, values: str, lengths: str) -> str:
 
 
 def _weigh(graph: Graph, states: str, pooled: str, steps: str, out: nn.Linear) -> str:
-    """The maximum and the mean of the states of each review, weighed and added up."""
-    highest, mean = _array(out.weight).reshape(2, 2, 1, -1)
+    """Add the output layer on the maximum and the mean of the states."""
+    of_maximum, of_mean = _array(out.weight).reshape(2, 2, 1, -1)
     step = graph.node("Unsqueeze", graph.node("Range", _id(0), steps, _id(1)), [1])
     left = graph.node("Sub", graph.node("Sub", pooled, _id(1)), step)  # [steps, batch]
-    # A state is more than -1, so that none past the end is the maximum.
+    # States are above -1: subtracting 1 or more past the end keeps them from being the maximum.
     past = graph.node("Cast", graph.node("Min", left, _id(0)), to=TensorProto.FLOAT)
-    # The dimension of 1 in front makes ONNX Runtime take the faster of two ways to the maximum.
+    # The leading dimension of 1 makes ONNX Runtime choose its faster reduction.
     within = graph.node("Add", states, graph.node("Unsqueeze", past, [0, 2, 4]))  # [1, steps, 2, batch, hidden]
     maximum = graph.node("ReduceMax", within, [1], keepdims=0)  # [1, 2, batch, hidden]
     total = graph.node("ReduceSum", states, [0], keepdims=0)
     average = graph.node("Div", total, graph.node("Unsqueeze", graph.node("Cast", pooled, to=TensorProto.FLOAT), [1]))
-    weighed = graph.node("Add", graph.node("Mul", maximum, highest), graph.node("Mul", average, mean))
+    weighed = graph.node("Add", graph.node("Mul", maximum, of_maximum), graph.node("Mul", average, of_mean))
     log_odds = graph.node("Unsqueeze", graph.node("ReduceSum", weighed, [0, 1, 3], keepdims=0), [1])
     return graph.node("Add", log_odds, _array(out.bias))
 
 
 def _weights(network: Recurrent) -> Floats:
-    """What the codes around a place are multiplied by, `[channels, before, here and after of words, then of bigrams]`.
+    """Return the convolution's weights, `[channels, 3 * word_width + 3 * bigram_width]`, times the embeddings' scales.
 
-    The tables' scales are in them.
+    Columns: words before, at and after the place, then bigrams.
     """
     thirds = _array(network.mix.weight).reshape(3, network.h.channels, -1)
     split = np.split(thirds, [network.h.word_width], axis=2)
@@ -186,9 +185,9 @@ def _weights(network: Recurrent) -> Floats:
 
 
 def _cell(layer: nn.LSTM | nn.GRU) -> tuple[Floats, Floats, Floats]:
-    """The layer's weights of inputs and of states, and both biases, with the gates in ONNX's order."""
-    # Torch has the gates input, forget, cell, output, or reset, update, new; ONNX input, output, forget, cell, or
-    # update, reset, new.
+    """Return the layer's input weights, recurrent weights and biases, with the gates in ONNX's order."""
+    # torch has input, forget, cell, output, or reset, update, new;
+    # ONNX has input, output, forget, cell, or update, reset, new.
     order = [0, 3, 1, 2] if isinstance(layer, nn.LSTM) else [1, 0, 2]
     gates = [_array(parameter).reshape(len(order), layer.hidden_size, -1)[order] for parameter in layer.parameters()]
     inner, outer = (weight.reshape(-1, weight.shape[2]) for weight in gates[:2])

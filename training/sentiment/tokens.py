@@ -1,4 +1,4 @@
-"""Reviews as the sentiment network reads them: the tokenizer that is made of them, their token ids, their batches."""
+"""Tokenizer, token ids and batches of reviews."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from service.predictors.sentiment import MAX_TOKENS, UNKNOWN, ReviewReader, pad
 from training.data.imdb import Reviews
 
 TOKEN = r"\d+(?:\.\d+)?/\d+|\w+(?:'\w+)*|\.\.+|[!?]+|[^\w\s]"
-"""Marks out of ten, words with their apostrophes, runs of dots and of exclamation marks, any other mark by itself."""
+"""Ratings such as 7/10, words with apostrophes, runs of dots, of exclamation and question marks, single marks."""
 
 Rows = npt.NDArray[np.int64]
 
 
 def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Lower-case words and marks; the `vocabulary` most common of those that occur at least twice are known."""
+    """Return a tokenizer of the `vocabulary` most common lower-case words and marks that occur twice or more."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -40,7 +40,7 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Reviews as token ids, each at least one, and their labels, int64 `[n]`."""
+    """Reviews as token ids, at least one each, and their labels, int64 `[n]`."""
 
     ids: list[list[int]]
     labels: Rows
@@ -54,7 +54,7 @@ class Corpus:
 
 
 def bucketed(lengths: Sequence[int], size: int) -> Iterator[Rows]:
-    """Rows in random batches of about equal length, so that little is padded: each of 50 batches' worth is sorted."""
+    """Return random batches of rows of similar length: each stretch of 50 shuffled batches is sorted by length."""
     shuffled = torch.randperm(len(lengths)).numpy()
     batches = []
     for start in range(0, len(shuffled), 50 * size):
@@ -64,11 +64,11 @@ def bucketed(lengths: Sequence[int], size: int) -> Iterator[Rows]:
 
 
 def padded(ids: Sequence[list[int]], rows: Iterable[int], longest: int = MAX_TOKENS) -> Tensor:
-    """The last `longest` tokens of those rows, int64 `[rows, length]`."""
+    """Return the last `longest` tokens of the rows, int64 `[rows, length]`, padded with 0."""
     return torch.from_numpy(pad([ids[row][-longest:] for row in rows]))
 
 
 def by_length(ids: Sequence[list[int]], size: int = 64) -> Iterator[Rows]:
-    """Rows in batches of about equal length, the shortest first."""
+    """Return batches of rows of similar length, the shortest first."""
     order = np.argsort([len(row) for row in ids], kind="stable")
     return (order[start : start + size] for start in range(0, len(order), size))

@@ -1,6 +1,6 @@
-"""An ONNX graph written node by node, for what no exporter would write: eight-bit integers and fused operators.
+"""Build ONNX graphs node by node, for int8 and fused operators that no exporter writes.
 
-Large tables stand in files of their own beside the graph, so that two graphs of a version share them.
+Large tables are stored in files beside the graph, so that two graphs of a version share them.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from service.engine.card import TensorSpec
 from training.version import OPSET
 
 MICROSOFT = "com.microsoft"
-"""The domain of the operators that ONNX Runtime adds to the standard's."""
+"""Domain of ONNX Runtime's own operators."""
 
 Constant = Array | np.generic | Sequence[int]
 
 
 class Graph:
-    """Nodes and constants in the making; values go by their names."""
+    """Nodes and constants under construction; values are referred to by name."""
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         self._inputs, self._outputs = inputs, outputs
@@ -33,12 +33,12 @@ class Graph:
     def node(
         self, op: str, *inputs: str | Constant, name: str = "", outputs: int = 1, domain: str = "", **attributes: Any
     ) -> str:
-        """Adds a node and gives the name of its first output.
+        """Add a node and return the name of its first output.
 
         Args:
             inputs: names of values, or constants; a sequence of integers becomes int64.
-            name: of the output, where it is one of the graph's; else one is made up.
-            outputs: how many it has.
+            name: of an output of the graph; other names are generated.
+            outputs: number of outputs.
         """
         name = name or f"{op}_{len(self._nodes)}"
         names = [name, *(f"{name}_{number}" for number in range(1, outputs))]
@@ -47,7 +47,7 @@ class Graph:
         return name
 
     def table(self, name: str, values: Array) -> str:
-        """A constant that is kept in the file `<name>.bin`."""
+        """Add a constant that is stored in the file `<name>.bin`."""
         self._tables[name] = values
         return name
 
@@ -60,7 +60,7 @@ class Graph:
         return self._constants[key].name
 
     def write(self, path: Path) -> Path:
-        """Writes the graph, and its tables beside it, and checks it."""
+        """Write the graph and its tables beside it, and check it."""
         for name, values in self._tables.items():
             path.with_name(f"{name}.bin").write_bytes(values.astype(values.dtype.newbyteorder("<")).tobytes())
         graph = helper.make_graph(
@@ -78,7 +78,7 @@ class Graph:
 
 
 def _reference(name: str, values: Array) -> onnx.TensorProto:
-    """The table as the graph knows it: where it is."""
+    """Return the tensor that points to the table's file."""
     kind = helper.np_dtype_to_tensor_dtype(values.dtype)
     place = onnx.StringStringEntryProto(key="location", value=f"{name}.bin")
     return onnx.TensorProto(

@@ -1,0 +1,112 @@
+"""Pages for people, rendered from the cards: the README of each version and the table in the project's README."""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from service.engine.card import Card, Figure
+
+PAGE = "README.md"
+TEMPLATE = Path(__file__).with_name("card_page.md.jinja")
+TABLE_START, TABLE_END = "<!-- figures: `make cards` writes this table -->\n", "<!-- end of figures -->\n"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the README's table: a figure of a version, and the classic course's value."""
+
+    version: str
+    figure: str
+    text: str
+    classic: str = ""
+    percent: bool = True
+
+
+ROWS = (
+    Row("digits/1", "accuracy", "digits, MLP: accuracy on MNIST's test set", "98 %"),
+    Row("digits/2", "accuracy", "digits, CNN: accuracy on MNIST's test set", "99 %"),
+    Row("digits/2", "photograph_accuracy", "digits, CNN: the same digits in simulated photographs"),
+    Row("sentiment/1", "accuracy", "sentiment: accuracy on IMDB's test set", "81 %"),
+    Row("sentiment/1", "accuracy_linear", "sentiment, its linear part alone"),
+    Row("sentiment/1", "accuracy_recurrent", "sentiment, its LSTM alone"),
+    Row("mammogram/1", "accuracy", "mammogram: accuracy, cross-validated", "80 %"),
+    Row("mammogram/1", "area_under_roc", "mammogram: area under ROC, cross-validated", percent=False),
+    Row("mammogram/1", "calibration_error", "mammogram: expected calibration error", percent=False),
+    Row("mammogram/1", "brier_score", "mammogram: Brier score", percent=False),
+    Row("fashion/1", "agreement", "fashion: generated images that the judge assigns to their class"),
+    Row("fashion/1", "agreement_real", "fashion: real images that the judge assigns to their class"),
+    Row("fashion/1", "frechet_distance", "fashion: Frechet distance to real images, judge's features", percent=False),
+    Row("fashion/1", "frechet_distance_real", "fashion: the same of real training images", percent=False),
+)
+
+
+def card_text(package: Path, variant: str) -> dict[str, Any]:
+    """Return title, task, intended use, limits and example of a model from its `card.toml`.
+
+    Args:
+        package: the model's `__file__`-relative folder, such as `training/digits`.
+        variant: table of the file; `common` holds what all variants share.
+    """
+    tables = tomllib.loads((package / "card.toml").read_text(encoding="utf-8"))
+    common, own = tables.get("common", {}), tables[variant]
+    limits = (*common.get("limits", ()), *own.get("limits", ()))
+    return {**common, **own, "limits": limits}
+
+
+def render_page(card: Card) -> str:
+    """Return the version's page as Markdown. It does not depend on `card.files` but for the names of the plots."""
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
+    environment.filters |= {
+        "number": _number,
+        "interval": interval,
+        "with_interval": lambda figure: f"{_number(figure.value)} ({interval(figure)})".replace(" ()", ""),
+        "words": lambda name: name.removesuffix(".png").replace("_", " "),
+    }
+    plots = [file for file in card.files if file.endswith(".png")]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(card=card, plots=plots)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+
+
+def interval(figure: Figure, number: Any = _number) -> str:
+    """Return the bounds as text, empty without an interval."""
+    bounds = [number(bound) for bound in (figure.low, figure.high) if bound is not None]
+    return " to ".join(bounds)
+
+
+def table(models_dir: Path, figures: dict[str, dict[str, Figure]] | None = None) -> str:
+    """Return the README's table as Markdown.
+
+    Args:
+        models_dir: where the cards are.
+        figures: by version, in place of those on the cards.
+    """
+    lines = ["| what | classic course | baseline | here | 95 % interval |", "| --- | --- | --- | --- | --- |"]
+    lines += _lines(models_dir, figures or {})
+    return "\n".join(lines) + "\n"
+
+
+def _lines(models_dir: Path, figures: dict[str, dict[str, Figure]]) -> Iterator[str]:
+    for row in ROWS:
+        card = Card.read(models_dir / row.version)
+        figure = figures.get(row.version, card.figures)[row.figure]
+        show = _percent if row.percent else "{:.3f}".format
+        baselines = [show(other[row.figure].value) for other in card.baselines.values() if row.figure in other]
+        baseline = next(iter(baselines), "")
+        yield f"| {row.text} | {row.classic} | {baseline} | {show(figure.value)} | {interval(figure, show)} |"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def with_table(readme: str, new_table: str) -> str:
+    """Return the README's text with the table between its markers replaced."""
+    before, rest = readme.split(TABLE_START)
+    return before + TABLE_START + new_table + TABLE_END + rest.split(TABLE_END)[1]
