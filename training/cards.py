@@ -93,7 +93,7 @@ def table(models_dir: Path, figures: dict[str, dict[str, Figure]] | None = None)
 
 
 def _lines(models_dir: Path, figures: dict[str, dict[str, Figure]]) -> Iterator[str]:
-    for row in ROWS:
+    for row in (row for row in ROWS if (models_dir / row.version).is_dir()):
         card = Card.read(models_dir / row.version)
         figure = figures.get(row.version, card.figures)[row.figure]
         show = _percent if row.percent else "{:.3f}".format

@@ -9,7 +9,7 @@ from os.path import abspath
 from pathlib import Path
 
 from service.commands.report import Check, lines
-from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
+from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec, lower_is_better
 from service.engine.inference import Runtime
 from service.engine.layout import MODEL_NAME, VERSION_NUMBER, no_versions, scan, versions
 from service.engine.verification import VerificationError, verify_files, verify_graph
@@ -76,6 +76,7 @@ def check(version: Path) -> Iterator[Check]:
     yield _check_task(version, card)
     if not card.distributions:
         yield Check("drift", "will not be told: the card has no distributions to hold requests against", "warn")
+    yield from (Check("baseline", worse, "warn") for worse in _worse_than_baselines(card))
     faults = list(_faults(card))
     yield from (Check("card", fault, "FAIL") for fault in faults)
     if not faults:
@@ -101,6 +102,18 @@ def _check_task(version: Path, card: Card) -> Check:
     except VerificationError as error:
         return Check("task", str(error), "FAIL")
     return Check("task", f"the predictor of {predictor.name} fits")
+
+
+def _worse_than_baselines(card: Card) -> Iterator[str]:
+    """Yield the figures that a simpler model beats by more than their intervals allow."""
+    for baseline, figures in card.baselines.items():
+        for name, other in figures.items():
+            if (own := card.figures.get(name)) is None:
+                continue
+            lower = lower_is_better(name)
+            best = (own.low if lower else own.high) or own.value
+            if (other.value < best) if lower else (other.value > best):
+                yield f"{name}, {own.value:.4g}, is worse than that of {baseline}, {other.value:.4g}"
 
 
 def _faults(card: Card) -> Iterator[str]:

@@ -1,10 +1,13 @@
-"""Mammogram: is the mass benign or malignant? The request and the answer, and how measurements become numbers.
+"""Mammogram: is the mass benign or malignant? Request, response and preprocessing.
 
-Shape, margin and density go by name or by the code that the UCI data set gives them; what is not known is NaN, which
-the graph takes as it is. BI-RADS is not taken: it is the reader's own assessment of the mass, not a measurement.
+Shape, margin and density are given by name or by the code of the UCI data set. Unknown measurements are NaN to the
+graph. BI-RADS is not accepted: it is the reader's own assessment of the mass, not a measurement.
 """
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
@@ -22,6 +25,8 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The columns of the graph's output, in order."""
 OLDEST = 120
 """Ages are 0 to this."""
+TRAINED_AGES = (18, 96)
+"""Youngest and oldest patient of the training data, in years."""
 
 Shape = Literal["round", "oval", "lobular", "irregular", 1, 2, 3, 4]
 Margin = Literal["circumscribed", "microlobulated", "obscured", "ill-defined", "spiculated", 1, 2, 3, 4, 5]
@@ -48,7 +53,7 @@ def _level(value: Any) -> Any:
 
 
 class Mass(Payload):
-    """One mass, as a radiologist describes it; what is not known is null or absent."""
+    """One mass, as a radiologist describes it; unknown measurements are null or absent."""
 
     age: Annotated[float, Field(strict=True, ge=0, le=OLDEST)] | None = None
     """The patient's, in years."""
@@ -70,21 +75,46 @@ class MammogramRequest(Payload):
 
 
 class Assessment(BaseModel):
-    """What the model makes of one mass."""
+    """The prediction for one mass."""
 
     severity: Severity
     """The likelier one."""
     probability_malignant: float
+    missing: list[str]
+    """Measurements that were not given."""
+    in_distribution: bool
+    """Whether the age is within that of the training data, 18 to 96 years, or unknown."""
+
+
+class OperatingPoint(BaseModel):
+    """A threshold on `probability_malignant`, and its cross-validated error rates."""
+
+    name: str
+    threshold: float
+    sensitivity: float
+    """Share of the malignant masses above the threshold."""
+    specificity: float
+    """Share of the benign masses not above it."""
 
 
 class MammogramAnswer(Answer):
-    """One `Assessment` per mass, in order, and what they are good for."""
+    """One `Assessment` per mass, in order."""
 
     predictions: list[Assessment]
+    operating_points: list[OperatingPoint]
+    """Recommended thresholds, the first by default; empty for a version whose card has none."""
     notice: str = NOTICE
 
 
-class MammogramPredictor(Predictor[MammogramRequest, None, MammogramAnswer]):
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which measurements of a mass the model cannot rely on."""
+
+    missing: list[str]
+    in_distribution: bool
+
+
+class MammogramPredictor(Predictor[MammogramRequest, list[Coverage], MammogramAnswer]):
     """Masses to severities."""
 
     name = "mammogram"
@@ -93,20 +123,41 @@ class MammogramPredictor(Predictor[MammogramRequest, None, MammogramAnswer]):
     inputs = ("masses",)
     outputs = ("probabilities",)
 
-    def decode(self, request: MammogramRequest) -> tuple[Tensors, None]:
-        """`masses`, float32 `[n, 4]`: age, shape, margin, density, NaN where not known."""
-        return {"masses": np.array([numbers(mass) for mass in request.masses], np.float32)}, None
+    def __init__(self, directory: Path) -> None:
+        """Read the operating points from the card of the version in `directory`."""
+        super().__init__(directory)
+        card = json.loads((directory / "card.json").read_bytes())
+        self.operating_points = [
+            OperatingPoint(
+                name=point["name"],
+                threshold=point["threshold"],
+                sensitivity=point["sensitivity"]["value"],
+                specificity=point["specificity"]["value"],
+            )
+            for point in card.get("operating_points", ())
+        ]
 
-    def describe(self, outputs: Tensors, facts: None) -> MammogramAnswer:  # noqa: ARG002
-        """From `probabilities`, float32 `[n, 2]`: benign, malignant."""
+    def decode(self, request: MammogramRequest) -> tuple[Tensors, list[Coverage]]:
+        """Return `masses`, float32 `[n, 4]`: age, shape, margin, density, NaN where unknown; and their coverage."""
+        rows = {"masses": np.array([numbers(mass) for mass in request.masses], np.float32)}
+        return rows, [coverage(mass) for mass in request.masses]
+
+    def describe(self, outputs: Tensors, facts: list[Coverage]) -> MammogramAnswer:
+        """Return the response from `probabilities`, float32 `[n, 2]`: benign, malignant."""
         probabilities: npt.NDArray[np.generic] = outputs["probabilities"]
         return MammogramAnswer(
             model=self.name,
             version=self.version,
             predictions=[
-                Assessment(severity=SEVERITIES[malignant > benign], probability_malignant=malignant)
-                for benign, malignant in probabilities.tolist()
+                Assessment(
+                    severity=SEVERITIES[malignant > benign],
+                    probability_malignant=malignant,
+                    missing=known.missing,
+                    in_distribution=known.in_distribution,
+                )
+                for (benign, malignant), known in zip(probabilities.tolist(), facts, strict=True)
             ],
+            operating_points=self.operating_points,
         )
 
     @staticmethod
@@ -115,8 +166,15 @@ class MammogramPredictor(Predictor[MammogramRequest, None, MammogramAnswer]):
         return dict(zip(MEASUREMENTS, inputs["masses"].T, strict=True))
 
 
+def coverage(mass: Mass) -> Coverage:
+    """Return which measurements are missing, and whether the age occurs in the training data."""
+    youngest, oldest = TRAINED_AGES
+    missing = [measurement for measurement in MEASUREMENTS if getattr(mass, measurement) is None]
+    return Coverage(missing, mass.age is None or youngest <= mass.age <= oldest)
+
+
 def numbers(mass: Mass) -> list[float]:
-    """Age in years and the codes of shape, margin and density, NaN where not known."""
+    """Return the age in years and the codes of shape, margin and density, NaN where unknown."""
     age = np.nan if mass.age is None else mass.age
     return [age, *(_code(getattr(mass, measurement), names) for measurement, names in LEVELS.items())]
 

@@ -94,6 +94,20 @@ def test_a_card_without_distributions_is_told_and_passes(version: Path) -> None:
     assert (warning.subject, warning.verdict) == ("drift", "warn")
 
 
+def test_a_card_whose_figures_a_baseline_beats_is_told_and_passes(version: Path) -> None:
+    card = Card.read(version)
+    slightly, clearly = (card.figures["accuracy"].value + gain for gain in (0.0001, 0.008))
+    for value, warned in ((slightly, False), (clearly, True)):
+        baselines = {"rule of thumb": {"accuracy": Figure(value=value, how="x"), "speed": Figure(value=1, how="x")}}
+        card.model_copy(update={"baselines": baselines}).write(version)
+        warnings = [found for found in check(version) if found.verdict != "ok"]
+        assert [(found.subject, found.verdict) for found in warnings] == [("baseline", "warn")] * warned
+    assert "rule of thumb" in warnings[0].finding
+    losses = {"rule of thumb": {"log_loss": Figure(value=card.figures["log_loss"].value / 2, how="x")}}
+    card.model_copy(update={"baselines": losses}).write(version)
+    assert [found.subject for found in check(version) if found.verdict != "ok"] == ["baseline"]
+
+
 def leave_out(field: str) -> Callable[[Card], dict[str, object]]:
     return lambda card: {field: type(getattr(card, field))()}
 

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.predictors.mammogram import LEVELS, MEASUREMENTS, NOTICE, MammogramPredictor, MammogramRequest
+from service.predictors.mammogram import (
+    LEVELS,
+    MEASUREMENTS,
+    NOTICE,
+    Coverage,
+    MammogramPredictor,
+    MammogramRequest,
+)
 
 PREDICTOR = MammogramPredictor(Path("models/mammogram/1"))
 
@@ -149,13 +156,46 @@ def test_every_fault_is_told() -> None:
 )
 def test_the_likelier_severity_is_named(malignant: float, severity: str) -> None:
     outputs = {"probabilities": np.array([[1 - malignant, malignant]], np.float32)}
-    (assessment,) = PREDICTOR.describe(outputs, None).predictions
-    assert assessment.model_dump() == {"severity": severity, "probability_malignant": malignant}
+    (assessment,) = PREDICTOR.describe(outputs, [Coverage([], True)]).predictions
+    assert (assessment.severity, assessment.probability_malignant) == (severity, malignant)
+
+
+@pytest.mark.parametrize(
+    ("mass", "missing", "in_distribution"),
+    [
+        ({"age": 50}, ["shape", "margin", "density"], True),
+        ({"age": 17.9, "shape": 1, "margin": 1, "density": 3}, [], False),
+        ({"age": 18, "shape": 1, "margin": 1, "density": 3}, [], True),
+        ({"age": 96, "density": None}, ["shape", "margin", "density"], True),
+        ({"age": 96.5}, ["shape", "margin", "density"], False),
+        ({"shape": "oval", "margin": 2, "density": 3}, ["age"], True),
+    ],
+)
+def test_a_prediction_says_what_it_could_not_rely_on(
+    mass: dict[str, Any], missing: list[str], in_distribution: bool
+) -> None:
+    inputs, known = PREDICTOR.decode(MammogramRequest.model_validate({"masses": [mass]}))
+    outputs = {"probabilities": np.full((len(inputs["masses"]), 2), 0.5, np.float32)}
+    (assessment,) = PREDICTOR.describe(outputs, known).predictions
+    assert (assessment.missing, assessment.in_distribution) == (missing, in_distribution)
+
+
+def test_the_response_has_the_operating_points_of_the_card() -> None:
+    newest = max(Path("models/mammogram").glob("[0-9]*"))
+    answer = MammogramPredictor(newest).describe({"probabilities": np.empty((0, 2), np.float32)}, [])
+    recorded = json.loads((newest / "card.json").read_text())["operating_points"]
+    assert [(point.name, point.threshold) for point in answer.operating_points] == [
+        (point["name"], point["threshold"]) for point in recorded
+    ]
+    sensitive = answer.operating_points[0]
+    assert sensitive.sensitivity >= 0.93
+    assert 0 < sensitive.threshold < 0.5
+    assert PREDICTOR.describe({"probabilities": np.empty((0, 2), np.float32)}, []).operating_points == []
 
 
 def test_the_answer_says_which_model_made_it_and_what_it_is_good_for() -> None:
     outputs = {"probabilities": np.array([[0.75, 0.25], [0.25, 0.75]], np.float32)}
-    answer = json.loads(PREDICTOR.describe(outputs, None).model_dump_json())
+    answer = json.loads(PREDICTOR.describe(outputs, [Coverage([], True)] * 2).model_dump_json())
     assert (answer["model"], answer["version"], answer["notice"]) == ("mammogram", "1", NOTICE)
     assert "not a diagnosis" in NOTICE
     assert [prediction["severity"] for prediction in answer["predictions"]] == ["benign", "malignant"]
