@@ -2,8 +2,9 @@
 
 All scales are fixed in training. Scales taken from each batch would make answers depend on their neighbours: the
 probability of a review moved by up to 0.006. ONNX Runtime's `quantize_static` (per channel, reduced range, percentile
-99.999) was tried on both digits networks: 1.22 to 1.34 times the CPU time of the graphs written here. Fashion stays in float32: in integers, the last layer apart,
-it would be 2.0 times as fast with a Frechet distance of 0.120 for 0.116. Mammogram is too small to gain.
+99.999) was tried on both digits networks: 1.22 to 1.34 times the CPU time of the graphs written here. Fashion stays in
+float32: in integers, the last layer apart, it would be 2.0 times as fast with a Frechet distance of 0.120 for 0.116.
+Mammogram is too small to gain.
 """
 
 import time

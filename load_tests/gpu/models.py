@@ -60,7 +60,7 @@ def models(names: list[str] | None = None) -> list[Model]:
     for path in sorted(MODELS.glob("*/*/card.json")):
         card = Card.read(path.parent)
         name = f"{card.name}/{card.version}"
-        found[name] = Model(name, path.parent, card, _network(name, card.training.hyperparameters))
+        found[name] = Model(name, path.parent, card, _network(card.name, card.training.hyperparameters))
     if unknown := sorted(set(names or ()) - found.keys()):
         raise SystemExit(f"there is no model {', '.join(unknown)}; there are {', '.join(found)}")
     return [model for name, model in found.items() if names is None or name in names]
@@ -68,13 +68,18 @@ def models(names: list[str] | None = None) -> list[Model]:
 
 def _network(name: str, made_with: Mapping[str, Any]) -> Callable[[], nn.Module]:
     makers: dict[str, Callable[[], nn.Module]] = {
-        "digits/1": lambda: digits_network.Perceptron(made_with["hidden"], made_with["dropout"]),
-        "digits/2": lambda: digits_network.fold(digits_network.Convolutional(made_with["dropout"])),
-        "fashion/1": lambda: fashion_network.Generator(made_with["width"]),
-        "mammogram/1": lambda: mammogram.Perceptron(made_with["hidden"]),
-        "sentiment/1": lambda: _sentiment(made_with),
+        "digits": lambda: _digits(made_with),
+        "fashion": lambda: fashion_network.Generator(made_with["width"]),
+        "mammogram": lambda: mammogram.Perceptron(made_with["hidden"]),
+        "sentiment": lambda: _sentiment(made_with),
     }
     return lambda: makers[name]().eval()
+
+
+def _digits(made_with: Mapping[str, Any]) -> nn.Module:
+    if "hidden" in made_with:
+        return digits_network.Perceptron(made_with["hidden"], made_with["dropout"])
+    return digits_network.fold(digits_network.Convolutional(made_with["dropout"]))
 
 
 def _sentiment(made_with: Mapping[str, Any]) -> nn.Module:

@@ -25,8 +25,8 @@ Document = dict[str, object]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository of the server below."""
     directory = tmp_path_factory.mktemp("models")
-    for name in ("digits", "mammogram"):
-        shutil.copytree(MODELS / name, directory / name)
+    for name, version in EVERYTHING:
+        shutil.copytree(MODELS / name / version, directory / name / version)
     return directory
 
 

@@ -142,7 +142,7 @@ def test_an_answer_says_where_its_time_went(watched: Watched, ask: Any) -> None:
 
 @pytest.mark.parametrize(
     ("ask", "route", "model", "version"),
-    [(infer, "/v2/models/{name}/infer", "digits", "2"), (predict, "/v1/mammogram", "mammogram", "1")],
+    [(infer, "/v2/models/{name}/infer", "digits", "2"), (predict, "/v1/mammogram", "mammogram", "2")],
 )
 def test_a_trace_that_a_client_began_goes_on(watched: Watched, ask: Any, route: str, model: str, version: str) -> None:
     name = f"traced-{model}"

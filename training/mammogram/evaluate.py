@@ -55,7 +55,7 @@ AGE_BANDS = {
     "age 70 and over": (70, 200),
 }
 TARGET_SENSITIVITY = 0.95
-RESAMPLES = 400
+RESAMPLES = 300
 AGREEMENT = 0.003
 """Largest difference from the card: the networks are trained again, and other processors round differently."""
 
@@ -106,8 +106,9 @@ def cross_validate(
             for subset in SUBSETS:
                 held_out[subset][tested, repeat] = judge(hide_others(data.masses[tested], subset))
         if run is not None:
-            malignant = special.expit(held_out[ALL][:, repeat])
-            run.log(repeat + 1, **{name: of(malignant, data.severity) for name, of in STATISTICS.items()})
+            malignant = special.expit(held_out[ALL][:, [repeat]])
+            figures = {name: float(values.mean()) for name, values in row_values(malignant, data.severity).items()}
+            run.log(repeat + 1, **figures, area_under_roc=_area_under_roc(malignant, data.severity))
             run.save(repeat + 1, held_out={" ".join(key): torch.from_numpy(held_out[key]) for key in SUBSETS})
     return held_out
 
@@ -117,17 +118,20 @@ def hide_others(masses: npt.NDArray[np.float32], subset: Subset) -> npt.NDArray[
     return np.where([name in subset for name in MEASUREMENTS], masses, np.float32(np.nan))
 
 
-STATISTICS: dict[str, Callable[[Floats, Labels], float]] = {
-    "accuracy": lambda p, y: float(((p > 0.5) == (y == 1)).mean()),
-    "area_under_roc": lambda p, y: float(roc_auc_score(y, p)),
-    "brier_score": lambda p, y: float(np.square(p - y).mean()),
-    "log_loss": lambda p, y: float(_row_losses(p, y).mean()),
-}
-"""Of probabilities of malignancy, `[n]`, and severities, `[n]`."""
+def row_values(malignant: Floats, severity: Labels) -> dict[str, Floats]:
+    """Return the figures that are means over rows, for each row, `[n]`; `malignant` is probabilities `[n, repeats]`."""
+    labels = severity[:, None]
+    true = np.where(labels == 1, malignant, 1 - malignant)
+    return {
+        "accuracy": ((malignant > 0.5) == (labels == 1)).mean(1),
+        "brier_score": np.square(malignant - labels).mean(1),
+        "log_loss": -np.log(np.maximum(true, 1e-12)).mean(1),
+    }
 
 
-def _row_losses(malignant: Floats, severity: Labels) -> Floats:
-    return metrics.row_losses(np.stack((1 - malignant, malignant), axis=1), severity)
+def _area_under_roc(malignant: Floats, severity: Labels) -> float:
+    """Return the mean over the repeats."""
+    return float(np.mean([roc_auc_score(severity, column) for column in malignant.T]))
 
 
 def measure(directory: Path, precision: Precision, data_dir: Path | None) -> Measurement:
@@ -161,26 +165,15 @@ def measure_held_out(held_out: HeldOut, graph: Path, data: Masses, folds: int) -
     }
     return Measurement(
         figures=figures,
-        per_row={
-            "accuracy": ((malignant > 0.5) == (severity[:, None] == 1)).mean(1),
-            "brier_score": np.square(malignant - severity[:, None]).mean(1),
-            "log_loss": np.mean([_row_losses(column, severity) for column in malignant.T], axis=0),
-        },
+        per_row=row_values(malignant, severity),
         subgroups=_by_age(malignant, data, how) | _by_subset(held_out, severity, how),
     )
 
 
 def _figures(malignant: Floats, severity: Labels, how: str) -> Figures:
-    return {name: _over_repeats(statistic, malignant, severity, how) for name, statistic in STATISTICS.items()}
-
-
-def _over_repeats(
-    statistic: Callable[[Floats, Labels], float], malignant: Floats, severity: Labels, how: str
-) -> Figure:
-    def of_repeats(columns: Floats, labels: Labels) -> float:
-        return float(np.mean([statistic(column, labels) for column in columns.T]))
-
-    return metrics.bootstrap(of_repeats, malignant, severity, how=how, resamples=RESAMPLES)
+    means = {name: metrics.mean(values, how) for name, values in row_values(malignant, severity).items()}
+    area = metrics.bootstrap(_area_under_roc, malignant, severity, how=how, resamples=RESAMPLES)
+    return {"accuracy": means.pop("accuracy"), "area_under_roc": area, **means}
 
 
 def _rate(malignant: Floats, severity: Labels, of: int, threshold: float, how: str) -> Figure:
@@ -209,7 +202,7 @@ def _by_age(malignant: Floats, data: Masses, how: str) -> dict[str, Figures]:
         groups[f"{name} ({rows.sum()} rows, {severity.sum()} malignant)"] = {
             "sensitivity": _rate(risk, severity, 1, 0.5, note),
             "specificity": _rate(risk, severity, 0, 0.5, note),
-            "area_under_roc": _over_repeats(STATISTICS["area_under_roc"], risk, severity, note),
+            "area_under_roc": Figure(value=_area_under_roc(risk, severity), how=note),
             "calibration_error": Figure(value=_calibration_error(special.logit(risk), severity), how=note),
         }
     return groups
@@ -223,9 +216,7 @@ def _by_subset(held_out: HeldOut, severity: Labels, how: str) -> dict[str, Figur
         groups[f"only {', '.join(subset)} known"] = {
             "sensitivity": _rate(malignant, severity, 1, 0.5, note),
             "specificity": _rate(malignant, severity, 0, 0.5, note),
-            "area_under_roc": Figure(
-                value=float(np.mean([roc_auc_score(severity, column) for column in malignant.T])), how=note
-            ),
+            "area_under_roc": Figure(value=_area_under_roc(malignant, severity), how=note),
             "calibration_error": Figure(value=_calibration_error(held_out[subset], severity), how=note),
         }
     return groups

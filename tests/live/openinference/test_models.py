@@ -53,7 +53,7 @@ def test_a_version_that_is_not_ready_says_so(tmp_path: Path) -> None:
     models = tmp_path / "models"
     for number in ("1", "2"):
         shutil.copytree(MODELS / "digits" / number, models / "digits" / number)
-    shutil.copytree(MODELS / "mammogram", models / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", models / "mammogram" / "1")
     (models / "digits" / "2" / "golden.npz").write_bytes(b"")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
     with serving(tmp_path / "log", ready=False, models_dir=str(models)) as url, httpx.Client(base_url=url) as client:

@@ -15,8 +15,8 @@ from tests.places import MODELS
 def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address and the models of a server of two workers that takes orders."""
     folder = tmp_path_factory.mktemp("rollouts")
-    for name in ("digits", "mammogram"):
-        shutil.copytree(MODELS / name, folder / "models" / name)
+    for version in ("digits/1", "digits/2", "mammogram/1"):
+        shutil.copytree(MODELS / version, folder / "models" / version)
     with serving(
         folder / "log", models_dir=str(folder / "models"), workers=str(WORKERS), threads="1", admin_keys="admin"
     ) as url:
