@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubComm
 from service.engine.verification import VerificationError
 from training.data.download import DataError
 from training.run import CheckpointError, Run
-from training.version import OutputError, ParityError, check_out, next_free_version
+from training.version import OutputError, ParityError, check_out, check_writable, next_free_version
 
 TRAINERS = {
     "digits": "training.digits.train",
@@ -60,7 +60,8 @@ def _train(name: str, options: RunOptions) -> None:
     h = module.Hyperparameters(**({**module.SMOKE, **chosen} if options.smoke else chosen))
     root = Path("smoke") / options.models_dir if options.smoke else options.models_dir
     if name == JUDGE:
-        out = options.out or (Path("smoke") if options.smoke else Path()) / "training" / "fashion" / "judge.onnx"
+        out = options.out or Path("smoke" if options.smoke else "candidates") / "judge.onnx"
+        check_writable(out)
     else:
         out = options.out or next_free_version(root / module.MODEL)
         check_out(out, module.MODEL)

@@ -126,6 +126,8 @@ class Run:
         try:
             torch.save({**identity, "generators": generators, **state}, partial)
             partial.replace(self.checkpoint)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+            raise CheckpointError(f"{self.checkpoint} cannot be written: {error}".splitlines()[0]) from error
         finally:
             partial.unlink(missing_ok=True)
 

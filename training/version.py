@@ -63,9 +63,19 @@ def check_out(out: Path, model: str) -> None:
         raise OutputError(f"--out {out}: a version is written to .../{model}/<number>, as in models/{model}/3")
     if place.exists():
         raise OutputError(f"--out {out} exists; versions are never overwritten. The next free one is the default")
+    check_writable(out)
+
+
+def check_writable(out: Path) -> None:
+    """Check that `out` can be created, and create its parent directories.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    parent = out.absolute().parent
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".writable-", dir=place.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".writable-", dir=parent):
             pass
     except OSError as error:
         raise OutputError(f"--out {out} cannot be written: {error.strerror}") from error
