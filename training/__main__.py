@@ -58,7 +58,7 @@ def _train(name: str, options: RunOptions) -> None:
     module = importlib.import_module(TRAINERS[name])
     chosen = options.model_dump(include=set(module.Hyperparameters.model_fields) & options.model_fields_set)
     h = module.Hyperparameters(**({**module.SMOKE, **chosen} if options.smoke else chosen))
-    root = Path("smoke") / options.models_dir if options.smoke else options.models_dir
+    root = Path("smoke/models") if options.smoke else options.models_dir
     if name == JUDGE:
         out = options.out or Path("smoke" if options.smoke else "candidates") / "judge.onnx"
         check_writable(out)

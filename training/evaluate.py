@@ -14,6 +14,7 @@ from typing import Any
 
 from service.engine.card import Card, Figure, Precision, Step, lower_is_better
 from service.engine.layout import VERSION_NUMBER
+from service.engine.verification import verify_files
 from training import cards
 from training.metrics import Figures, Measurement, paired_difference
 from training.run import current_commit, now
@@ -73,8 +74,11 @@ def compare(directory: Path, models_dir: Path, margin: float, data_dir: Path | N
 
     Returns:
         Whether no mean over the test rows is worse by more than `margin`.
+
+    Raises:
+        VerificationError: the directory is not what its card says.
     """
-    card = Card.read(directory)
+    card = verify_files(directory)
     candidate = measure(directory, data_dir)
     record_use(models_dir / card.name, directory, describe_use(card))
     print(f"{directory}\n\n| figure | value | 95 % interval |\n| --- | --- | --- |")

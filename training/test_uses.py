@@ -12,11 +12,9 @@ from training.run import now
 LEDGER = "test_uses.jsonl"
 
 
-def earlier_uses(model: Path, graph_digest: str) -> tuple[str, ...]:
+def earlier_uses(model: Path, graph: str) -> tuple[str, ...]:
     """Return a sentence for each look by other graphs, oldest first; `model` is the folder `models/<name>`."""
-    return tuple(
-        f"{entry['when'][:10]}: {entry['text']}" for entry in _entries(model) if entry["graph"] != graph_digest
-    )
+    return tuple(f"{entry['when'][:10]}: {entry['text']}" for entry in _entries(model) if entry["graph"] != graph)
 
 
 def record_use(model: Path, directory: Path, text: str) -> None:
@@ -24,8 +22,10 @@ def record_use(model: Path, directory: Path, text: str) -> None:
     graph = graph_digest(directory)
     if all(entry["graph"] != graph for entry in _entries(model)):
         model.mkdir(parents=True, exist_ok=True)
-        with (model / LEDGER).open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"when": now(), "graph": graph, "text": text}) + "\n")
+        entries = [*_entries(model), {"when": now(), "graph": graph, "text": text}]
+        scratch = model / f".{LEDGER}"
+        scratch.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        scratch.replace(model / LEDGER)
 
 
 def describe_use(card: Card) -> str:
