@@ -19,8 +19,8 @@ from training import version
 from training.data.mammographic import Masses, load_masses
 from training.mammogram import evaluate
 from training.mammogram.evaluate import SUBSETS, HeldOut, cross_validate, hide_others, operating_points
+from training.mammogram.fit import Hyperparameters, fit
 from training.mammogram.model import FEATURES, encode, feature_dropout
-from training.mammogram.train import Hyperparameters, fit
 from training.run import Run
 
 MODEL = max((MODELS / "mammogram").glob("[0-9]*"))

@@ -29,6 +29,7 @@ from service.engine.card import (
 from service.predictors.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramPredictor
 from training import metrics, plots
 from training.data.mammographic import Labels, Masses, load_masses
+from training.mammogram.fit import Hyperparameters, fit
 from training.mammogram.model import encode
 from training.metrics import Figures, Measurement
 from training.run import Run
@@ -136,8 +137,6 @@ def _area_under_roc(malignant: Floats, severity: Labels) -> float:
 
 def measure(directory: Path, precision: Precision, data_dir: Path | None) -> Measurement:
     """Cross-validate the procedure that made the version, and measure its graph on the rows it was trained on."""
-    from training.mammogram.train import Hyperparameters, fit  # which imports this module
-
     data, made = load_masses(data_dir), Card.read(directory).training
     h = Hyperparameters(**made.hyperparameters)
     held_out = cross_validate(data, lambda rows, seed: fit(rows, h, seed).judge, h.folds, h.repeats, made.seed)

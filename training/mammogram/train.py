@@ -15,9 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from pydantic import Field, PositiveFloat, PositiveInt
-from torch.nn import functional as F
 
 from service.engine.card import GRAPHS, Card
 from service.predictors.mammogram import SEVERITIES
@@ -25,29 +22,13 @@ from training import cards, version
 from training.data.mammographic import MAMMOGRAPHIC_MASSES, Masses, load_masses
 from training.mammogram import evaluate
 from training.mammogram.evaluate import INPUT, OUTPUT, HeldOut, cross_validate
-from training.mammogram.model import Perceptron, feature_dropout
-from training.run import Hyperparameters as Base
+from training.mammogram.fit import Hyperparameters, fit
+from training.mammogram.model import Perceptron
 from training.run import Run
 
 Floats = npt.NDArray[np.float32]
 
 MODEL = "mammogram"
-
-
-class Hyperparameters(Base):
-    """Chosen by cross-validation on folds drawn with seeds 1000 and up; the figures come from other folds."""
-
-    epochs: PositiveInt = 150
-    """Each is one step on all rows."""
-    lr: PositiveFloat = 0.05
-    hidden: PositiveInt = 8
-    l2: float = Field(6.0, ge=0)
-    """Precision of the normal prior of each weight."""
-    feature_dropout: float = Field(0.7, ge=0, le=1)
-    """Fraction of the rows of a step in which each measurement is hidden with probability 0.5."""
-    folds: int = Field(10, ge=2, le=50)
-    repeats: PositiveInt = 10
-
 
 SMOKE = {"epochs": 30, "repeats": 1}
 
@@ -59,24 +40,6 @@ def train(h: Hyperparameters, run: Run) -> None:
     held_out = cross_validate(data, lambda rows, seed: fit(rows, h, seed).judge, h.folds, h.repeats, run.seed, run)
     network = fit(data, h, run.seed)
     publish(network, held_out, data, h, run)
-
-
-def fit(data: Masses, h: Hyperparameters, seed: int) -> Perceptron:
-    """Minimise the cross entropy and the weights' squares by Adam with a cosine learning rate, full batch."""
-    torch.manual_seed(seed)
-    masses, severity = torch.from_numpy(data.masses), torch.from_numpy(data.severity).float()
-    network = Perceptron(h.hidden)
-    optimizer = torch.optim.Adam(network.parameters(), h.lr, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, h.epochs)
-    for _ in range(h.epochs):
-        log_odds = network.log_odds(feature_dropout(masses, h.feature_dropout))
-        likelihood = F.binary_cross_entropy_with_logits(log_odds, severity)
-        loss = likelihood + network.penalty() * h.l2 / len(masses)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-    return network.eval()
 
 
 def publish(network: Perceptron, held_out: HeldOut, data: Masses, h: Hyperparameters, run: Run) -> Card:
