@@ -36,6 +36,7 @@ from service.serving.readiness import Readiness
 from service.serving.workers import Workers, shared_folder
 from service.settings import settings
 from service.telemetry import logs, metrics, traces
+from service.tls import following_context
 
 SETTINGS = settings()
 FOLDER = shared_folder()  # made on import: here the supervisor of the workers comes by before it starts them
@@ -77,6 +78,11 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
+        if SETTINGS.tls_certificate_file is not None and SETTINGS.tls_key_file is not None:
+            # Likewise for TLS: uvicorn's own context has the ciphers of BentoML's configuration, those of TLS 1.0, and
+            # never reads the files again.
+            certificate, key = SETTINGS.tls_certificate_file, SETTINGS.tls_key_file
+            uvicorn.config.create_ssl_context = lambda *_, **__: following_context(certificate, key)
         tasks = [
             TaskEndpoint(api.route, PREDICTORS[name], lambda: _instance().answering, SETTINGS)
             for name, api in self.apis.items()
@@ -97,6 +103,13 @@ def _instance() -> "DeepServe":
     return instance
 
 
+def _ssl() -> dict[str, Any]:
+    """What BentoML is told of TLS: it makes its workers speak it and logs the address as https."""
+    if SETTINGS.tls_certificate_file is None:
+        return {"enabled": False}
+    return {"enabled": True, "certfile": str(SETTINGS.tls_certificate_file), "keyfile": str(SETTINGS.tls_key_file)}
+
+
 @bentoml.service(
     name="deepserve",
     service_class=FrontedService,
@@ -105,6 +118,7 @@ def _instance() -> "DeepServe":
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
+    ssl=_ssl(),
 )
 class DeepServe:
     """Four classic neural networks: digits, sentiment, mammogram masses, and clothing that never was."""

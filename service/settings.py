@@ -10,10 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    PlainValidator,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.addresses import HostPattern, IPNetwork, parse_network, parse_origin
 from service.errors import StartupError
 from service.machine import Device, cores
 from service.traffic import Diversion
@@ -27,6 +36,9 @@ _NO_SETTINGS = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(
 LEAST_RATE = 0.001
 """Requests a second that a limit leaves a client at the least: one in a quarter of an hour."""
 
+ForwardedHeader = Literal["X-Forwarded-For", "Forwarded"]
+
+_LISTS = ("api_keys", "admin_keys", "allowed_hosts", "cors_origins", "trusted_proxies")
 _BY_MODEL = ("version_policy", "canary", "shadow", "cache")
 
 
@@ -40,6 +52,35 @@ class Settings(BaseSettings):
 
     port: int = Field(3000, ge=1, le=65535)
     """Port to listen on."""
+
+    tls_certificate_file: Path | None = None
+    """PEM file with the server's certificate and the intermediate certificates behind it: serves HTTPS (TLS 1.2 or
+    later) in place of HTTP. A file that is replaced, as cert-manager does in Kubernetes, is used from the next second
+    on if it fits its key; else the log says why, and the certificate before it stays in use."""
+
+    tls_key_file: Path | None = Field(None, validate_default=True)
+    """PEM file with the private key of that certificate, without passphrase; may be the same file."""
+
+    allowed_hosts: Annotated[tuple[Annotated[HostPattern, PlainValidator(HostPattern.parse)], ...], NoDecode] = ()
+    """Hosts that requests may name in `Host`, separated by commas: `api.example.org`, any subdomain by
+    `*.example.org`, one port alone by `localhost:3000`, `192.0.2.1`, `[2001:db8::1]`; others get 421. None allows any.
+    Set it where browsers reach the server, above all on localhost or in a private network without API keys: by DNS
+    rebinding, a page from anywhere otherwise reads what the server answers. `/livez`, `/healthz`, `/readyz`, `/metrics`
+    and `/v2/health` answer to any IP address too, which is how kubelet and Prometheus reach a pod."""
+
+    cors_origins: Annotated[tuple[Annotated[str, PlainValidator(parse_origin)], ...], NoDecode] = ()
+    """Origins of web pages that may call the server from a browser (CORS), separated by commas, as
+    `https://app.example.org` or `http://localhost:5173`; `*` for every page. None allows only pages of the server's own
+    origin. Cookies are never allowed; API keys, in `Authorization`, are."""
+
+    trusted_proxies: Annotated[tuple[Annotated[IPNetwork, PlainValidator(parse_network)], ...], NoDecode] = ()
+    """Addresses and networks of the proxies that the server may believe about the client's address, separated by
+    commas, as in `10.0.0.0/8, 2001:db8::1`. Without it, the client is the address that connects. List no network from
+    which clients connect themselves: they could choose their address."""
+
+    forwarded_header: ForwardedHeader = "X-Forwarded-For"
+    """Header in which trusted proxies tell the client's address: the one that each of them appends to or replaces. The
+    other is ignored, because proxies may pass it on as a client made it up."""
 
     workers: int = Field(1, ge=1, le=256)
     """Processes that serve; `auto` is one for each core that the cgroup and the affinity leave to the service. Each
@@ -93,8 +134,7 @@ class Settings(BaseSettings):
 
     rate_limit: float = Field(0.0, ge=0, le=1e6)
     """Requests for predictions that one client may make a second, over all workers; 0 for no limit, else at least
-    0.001. A client is an API key; without keys it is the address that connects, which behind a proxy is the proxy's:
-    use keys there."""
+    0.001. A client is an API key; without keys it is an address: behind a proxy, set `trusted_proxies`."""
 
     rate_burst: int = Field(default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit"])), ge=1, le=10**6)
     """Requests that such a client may make at once, after a pause; unless set, those of one second."""
@@ -129,14 +169,42 @@ class Settings(BaseSettings):
     """How the log is written to the standard output: `text` for people, `json`, an object a line, for programs."""
 
     log_requests: float = Field(0.01, ge=0, le=1)
-    """Share of the requests that end well of which the log tells; of those that do not it tells of each."""
+    """Fraction of successful requests to log. Failed requests are logged within `log_refusals_per_second`."""
 
-    @field_validator("api_keys", "admin_keys", mode="before")
+    log_refusals_per_second: int = Field(10, ge=0)
+    """Lines a second that each worker logs about requests without a valid key that were refused (4xx, 503, 504) or
+    abandoned, so that nobody can fill the disk. One line a second says how many more there were, and
+    `deepserve_log_lines_left_out_total` counts them. Failures of the server (500) are always logged. 0 for no limit."""
+
+    log_client_address: bool = True
+    """Whether log lines of requests have the client's address. It is personal data under laws such as the GDPR: keep
+    logs no longer than needed, or leave it out."""
+
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return [key for part in value.split(",") if (key := part.strip())]
+        return [entry for part in value.split(",") if (entry := part.strip())]
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _any_stands_alone(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value and len(value) > 1:
+            raise ValueError("* allows every origin: leave the others out, or *")
+        return value
+
+    @field_validator("tls_certificate_file", "tls_key_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _both_or_neither(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_certificate_file" in info.data and (value is None) != (info.data["tls_certificate_file"] is None):
+            raise ValueError(f"{PREFIX}TLS_CERTIFICATE_FILE and {PREFIX}TLS_KEY_FILE need each other")
+        return value
 
     @field_validator(*_BY_MODEL, mode="before")
     @classmethod

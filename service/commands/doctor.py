@@ -124,12 +124,17 @@ def _gpus() -> str:
 def _start(chosen: Settings) -> Iterator[Check]:
     workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
     yield Check("processes", f"{workers}, runs of {chosen.threads} thread{'s' if chosen.threads > 1 else ''}")
+    yield _attempt("TLS", lambda: startup.check_tls(chosen), lambda: _tls(chosen))
     yield _attempt("tasks", lambda: startup.check_models(chosen), lambda: "one for each model that a setting names")
     if chosen.device in machine.GPUS:
         yield _attempt("device", lambda: startup.check_device(chosen), lambda: f"{chosen.device} works")
         return
     trouble = startup.trouble_with("cuda")
     yield Check("device", f"{chosen.device}; cuda {'works' if trouble is None else f'does not work: {trouble}'}")
+
+
+def _tls(chosen: Settings) -> str:
+    return "off" if chosen.tls_certificate_file is None else "TLS 1.2 and later; the key fits its certificate"
 
 
 def _attempt(subject: str, check: Callable[[], None], finding: Callable[[], str]) -> Check:
@@ -203,6 +208,8 @@ def _shown(value: Any) -> str:
         return f"{len(value)}, hidden"
     if isinstance(value, dict):
         value = "; ".join(f"{model}: {each}" for model, each in value.items())
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, value))
     return "none" if value in (None, "", frozenset()) else str(value)
 
 

@@ -10,6 +10,7 @@ from service.errors import StartupError
 from service.machine import GPU, GPUS
 from service.settings import PREFIX, Settings
 from service.telemetry import traces
+from service.tls import server_context
 
 
 def check(chosen: Settings) -> None:
@@ -19,6 +20,7 @@ def check(chosen: Settings) -> None:
         StartupError: the service cannot start with these settings here.
     """
     check_port(chosen)
+    check_tls(chosen)
     check_runtime()
     check_models(chosen)
     check_device(chosen)
@@ -39,6 +41,16 @@ def check_port(chosen: Settings) -> None:
         except OSError as error:
             message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
             raise StartupError(message) from error
+
+
+def check_tls(chosen: Settings) -> None:
+    """Check that the certificate and its key, if TLS is wanted, can be used.
+
+    Raises:
+        StartupError: they cannot; the message names the setting.
+    """
+    if chosen.tls_certificate_file is not None and chosen.tls_key_file is not None:
+        server_context(chosen.tls_certificate_file, chosen.tls_key_file)
 
 
 def check_runtime() -> None:

@@ -83,6 +83,9 @@ MEMORY = Gauge("deepserve_worker_resident_bytes", "Memory that a worker takes", 
 CPU = Counter("deepserve_worker_cpu_seconds", "CPU time that a worker has taken since it started", ("worker",))
 
 LOG_LINES_DROPPED = Counter("deepserve_log_lines_dropped", "Lines of the log that their reader was too slow for", ())
+LOG_LINES_LEFT_OUT = Counter(
+    "deepserve_log_lines_left_out", "Log lines about refused requests beyond DEEPSERVE_LOG_REFUSALS_PER_SECOND", ()
+)
 
 
 class ModelSeries:

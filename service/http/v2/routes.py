@@ -63,8 +63,8 @@ class OpenInference:
         self._models: WeakKeyDictionary[ServedVersion, TensorModel] = WeakKeyDictionary()
         self.routes = [
             Route("/v2", {"GET": self._server}),
-            Route("/v2/health/live", {"GET": self._live}, public=True),
-            Route("/v2/health/ready", {"GET": self._ready}, public=True),
+            Route("/v2/health/live", {"GET": self._live}, public=True, probe=True),
+            Route("/v2/health/ready", {"GET": self._ready}, public=True, probe=True),
             Route("/v2/models/stats", {"GET": self._all_statistics}),
             *ModelRepository(lambda: service().models.repository, lambda: service().control).routes,
         ]

@@ -1,0 +1,115 @@
+"""TLS: what certificate and key the server uses, also after their files are replaced."""
+
+import logging
+import ssl
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from service.errors import StartupError
+from service.settings import PREFIX
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Least time between two looks at the files."""
+
+_CERTIFICATE, _KEY = f"{PREFIX}TLS_CERTIFICATE_FILE", f"{PREFIX}TLS_KEY_FILE"
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return what a server needs to speak TLS 1.2 and 1.3, with the ciphers that Python's `ssl` takes by default.
+
+    Raises:
+        StartupError: a file cannot be read or is not what it should be; the message names the setting.
+    """
+    _check_pem(_CERTIFICATE, certificate, b"CERTIFICATE-----", "certificate")
+    _check_pem(_KEY, key, b"PRIVATE KEY-----", "private key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+
+    def refuse() -> NoReturn:  # else OpenSSL asks the terminal
+        raise StartupError(f"{_KEY}: {key}: the key is encrypted with a passphrase; decrypt it")
+
+    try:
+        context.load_cert_chain(certificate, key, refuse)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise StartupError(f"{_KEY}: {key} is not the key of the certificate {certificate}") from error
+        raise StartupError(f"{_CERTIFICATE} and {_KEY}: OpenSSL refuses them: {error}") from error
+    return context
+
+
+def following_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return a context like `server_context`'s whose handshakes use the files as they are by then.
+
+    Raises:
+        StartupError: a file cannot be read or is not what it should be.
+    """
+    files = _Files(certificate, key)
+    context = files.context
+
+    def choose(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        handshake.context = files.latest()
+
+    # Called in every handshake, whether or not the client names a server. A live context is never changed: after files
+    # that do not fit each other it could not be used any more.
+    context.sni_callback = choose
+    return context
+
+
+class _Files:
+    """A certificate and its key, and the context of the last ones that fitted each other."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._paths = certificate, key
+        self._state = self._look()
+        self._looked = time.monotonic()
+        self._fault = ""
+        """Why the files as they are now are not used; empty if they are."""
+        self.context = server_context(certificate, key)
+
+    def latest(self) -> ssl.SSLContext:
+        """Return the context of the files as they are now, or as they were when they last fitted each other."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return self.context
+        self._looked = now
+        if (state := self._look()) != self._state:
+            try:
+                self.context = server_context(*self._paths)
+            except StartupError as error:  # they may be half replaced: the next look tries again
+                self._report(str(error))
+            else:
+                self._state, self._fault = state, ""
+                logger.info("the TLS certificate was replaced: %s", self._paths[0])
+        return self.context
+
+    def _look(self) -> tuple[tuple[int, int, int], ...]:
+        """Return what tells a replaced file from the one before; empty if one is missing."""
+        try:
+            return tuple((found.st_ino, found.st_size, found.st_mtime_ns) for found in map(Path.stat, self._paths))
+        except OSError:
+            return ()
+
+    def _report(self, fault: str) -> None:
+        if fault != self._fault:
+            self._fault = fault
+            logger.error("the certificate before it stays in use: %s", fault)
+
+
+def _check_pem(setting: str, file: Path, marker: bytes, content: str) -> None:
+    """Check that a file can be read and has `content`, as PEM.
+
+    Raises:
+        StartupError: it cannot, or has none.
+    """
+    try:
+        if file.exists() and not file.is_file():  # a pipe can be read only once, and waits for whoever writes to it
+            raise StartupError(f"{setting}: {file} is not a file")
+        pem = file.read_bytes()
+    except OSError as error:
+        raise StartupError(f"{setting}: {file}: {error.strerror}") from error
+    if marker not in pem:
+        raise StartupError(f"{setting}: {file}: there is no {content} in it, in PEM format")
