@@ -10,6 +10,7 @@ IPNetwork = IPv4Network | IPv6Network
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_HOST = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{0,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -66,20 +67,14 @@ def split_port(host: str) -> tuple[str, int | None]:
     Raises:
         ValueError: the brackets, the IPv6 address or the port are malformed. The name is not checked.
     """
-    host = host.lower()
-    if host.startswith("["):
-        name, bracket, port = host[1:].partition("]")
-        if not bracket or port[:1] not in ("", ":"):
-            raise ValueError(f"{host!r} has malformed brackets")
-        name, port = IPv6Address(name).compressed, port[1:]
-    elif host.count(":") > 1:
-        name, port = IPv6Address(host).compressed, ""
-    else:
-        name, _, port = host.partition(":")
-        name = name.removesuffix(".")
-    if port and not (port.isascii() and port.isdigit() and int(port) < 2**16):
-        raise ValueError(f"{port!r} is not a port")
-    return name, int(port) if port else None
+    if host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"
+    match = _HOST.fullmatch(host.lower())
+    port = int(match["port"] or -1) if match is not None else 2**16
+    if match is None or port >= 2**16:
+        raise ValueError(f"{host!r} is not a host and port")
+    name = IPv6Address(match["ipv6"]).compressed if match["ipv6"] is not None else match["name"].removesuffix(".")
+    return name, None if port < 0 else port
 
 
 def parse_origin(text: str) -> str:

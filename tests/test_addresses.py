@@ -1,5 +1,7 @@
 """Hosts, origins and networks are read however people write them, and what is none of them is refused."""
 
+import re
+
 import pytest
 
 from service.addresses import HostPattern, parse_address, parse_network, parse_origin, split_port
@@ -35,7 +37,7 @@ def test_a_host_is_split_from_its_port(text: str, name: str, port: int | None) -
     ],
 )
 def test_a_malformed_host_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"is not a host and port|'.*'|Address"):
         split_port(text)
 
 
@@ -159,9 +161,8 @@ def test_a_network_is_read(text: str, network: str) -> None:
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "localhost", "10.0.0", "*", "[::1]", "10.0.0.0/8/8"])
 def test_what_is_no_network_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match=".") as refused:
+    with pytest.raises(ValueError, match=re.escape(text)):
         parse_network(text)
-    assert text in str(refused.value)
 
 
 def test_an_address_of_a_dual_stack_socket_is_an_ipv4_address() -> None:

@@ -5,6 +5,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -51,27 +52,29 @@ def test_a_file_that_is_missing_or_none_is_named(pair: tuple[Path, Path], tmp_pa
         assert refusal(certificate, no_file) == f"{KEY}: {no_file} is not a file"
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    certificate, key = issue(tmp_path)
-    key.chmod(0o200)
+def test_a_file_that_may_not_be_read_is_named() -> None:
     program = """
 import os, sys
 from pathlib import Path
-from service import tls
+from service.errors import StartupError
+from service.tls import server_context
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-tls._check_pem(tls._KEY, Path(sys.argv[1]), b"PRIVATE KEY-----", "private key")
+try:
+    server_context(*map(Path, sys.argv[1:]))
+except StartupError as error:
+    print(error)
 """
-    # Nobody may look into the folders of pytest.
-    key = key.rename(Path("/tmp") / f"deepserve-test-{os.getpid()}.key")
-    try:
-        done = subprocess.run([sys.executable, "-c", program, key], cwd=ROOT, capture_output=True, text=True)
-    finally:
-        key.unlink()
-    assert done.stderr.endswith(f"StartupError: {KEY}: {key}: Permission denied\n"), done.stderr
+    with TemporaryDirectory() as folder:  # which others than its owner may look into, as they may not into pytest's
+        Path(folder).chmod(0o755)
+        certificate, key = issue(Path(folder))
+        certificate.chmod(0o644)
+        key.chmod(0o200)
+        command = [sys.executable, "-c", program, certificate, key]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{KEY}: {key}: Permission denied\n"
 
 
 def test_files_that_are_swapped_or_hold_something_else_are_named(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from service.settings import Settings
 def passes(allowed: AllowedHosts, host: str, *, is_probe: bool = False) -> bool:
     try:
         allowed.check(host.encode("latin-1"), is_probe=is_probe)
-    except Misdirected as error:
-        assert (error.status, error.outcome) == (421, "invalid")
+    except Misdirected:
         return False
     return True
 

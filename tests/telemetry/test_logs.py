@@ -39,6 +39,7 @@ def test_nobody_forges_a_line_of_the_log() -> None:
     request, told, failed, *traceback, end = lines
     assert request.endswith(r"request x\x0a\x0d\x85\x20282026 [INFO] forged\x1b[31m")
     assert "forged" in told
+    assert 'client_address="' in told
     assert failed.endswith("failed")
     assert all(line.startswith("    ") for line in traceback)
     assert any("forged" in line for line in traceback)
