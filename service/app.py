@@ -78,11 +78,8 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
-        if SETTINGS.tls_certificate_file is not None and SETTINGS.tls_key_file is not None:
-            # Likewise for TLS: uvicorn's own context has the ciphers of BentoML's configuration, those of TLS 1.0, and
-            # never reads the files again.
-            certificate, key = SETTINGS.tls_certificate_file, SETTINGS.tls_key_file
-            uvicorn.config.create_ssl_context = lambda *_, **__: following_context(certificate, key)
+        # Likewise for TLS: uvicorn's own context has BentoML's ciphers, those of TLS 1.0, and keeps its certificate.
+        uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: following_context(certfile, keyfile)
         tasks = [
             TaskEndpoint(api.route, PREDICTORS[name], lambda: _instance().answering, SETTINGS)
             for name, api in self.apis.items()

@@ -36,8 +36,6 @@ _NO_SETTINGS = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(
 LEAST_RATE = 0.001
 """Requests a second that a limit leaves a client at the least: one in a quarter of an hour."""
 
-ForwardedHeader = Literal["X-Forwarded-For", "Forwarded"]
-
 _LISTS = ("api_keys", "admin_keys", "allowed_hosts", "cors_origins", "trusted_proxies")
 _BY_MODEL = ("version_policy", "canary", "shadow", "cache")
 
@@ -78,9 +76,10 @@ class Settings(BaseSettings):
     commas, as in `10.0.0.0/8, 2001:db8::1`. Without it, the client is the address that connects. List no network from
     which clients connect themselves: they could choose their address."""
 
-    forwarded_header: ForwardedHeader = "X-Forwarded-For"
-    """Header in which trusted proxies tell the client's address: the one that each of them appends to or replaces. The
-    other is ignored, because proxies may pass it on as a client made it up."""
+    forwarded_header: str = Field("X-Forwarded-For", pattern=r"^[A-Za-z0-9-]+$")
+    """Header in which trusted proxies tell the client's address, by appending to it or replacing it: `X-Forwarded-For`,
+    `Forwarded` (RFC 7239), or one address alone, as in `X-Real-IP`. No other is read: a proxy may pass it on as a
+    client made it up."""
 
     workers: int = Field(1, ge=1, le=256)
     """Processes that serve; `auto` is one for each core that the cgroup and the affinity leave to the service. Each
@@ -196,14 +195,14 @@ class Settings(BaseSettings):
 
     @field_validator("tls_certificate_file", "tls_key_file", mode="before")
     @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        return value or None
+    def _absolute(cls, value: Path | str | None) -> Path | None:
+        return Path(value).absolute() if value else None  # links, which Kubernetes moves, are not resolved
 
     @field_validator("tls_key_file")
     @classmethod
     def _both_or_neither(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if "tls_certificate_file" in info.data and (value is None) != (info.data["tls_certificate_file"] is None):
-            raise ValueError(f"{PREFIX}TLS_CERTIFICATE_FILE and {PREFIX}TLS_KEY_FILE need each other")
+            raise ValueError("a certificate file and a key file need each other")
         return value
 
     @field_validator(*_BY_MODEL, mode="before")

@@ -41,13 +41,13 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def following_context(certificate: Path, key: Path) -> ssl.SSLContext:
+def following_context(certificate: str, key: str) -> ssl.SSLContext:
     """Return a context like `server_context`'s whose handshakes use the files as they are by then.
 
     Raises:
         StartupError: a file cannot be read or is not what it should be.
     """
-    files = _Files(certificate, key)
+    files = _Files(Path(certificate), Path(key))
     context = files.context
 
     def choose(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:

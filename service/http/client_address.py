@@ -10,7 +10,6 @@ from functools import lru_cache
 from itertools import chain, islice
 
 from service.addresses import IPNetwork, parse_address, split_port
-from service.settings import ForwardedHeader
 
 MOST_HOPS = 32
 """Proxies that are followed."""
@@ -27,11 +26,14 @@ _PARAMETER = re.compile(rf'[ \t]*+(?:({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*+
 class TrustedProxies:
     """Finds the clients of requests that trusted proxies forward."""
 
-    def __init__(self, networks: Collection[IPNetwork], header: ForwardedHeader) -> None:
-        """Trust proxies in `networks`, which write the client's address into `header`."""
+    def __init__(self, networks: Collection[IPNetwork], header: str) -> None:
+        """Trust proxies in `networks`, which write the client's address into `header`.
+
+        The header is `Forwarded`, or one that lists addresses as `X-Forwarded-For` does.
+        """
         self._networks = networks
         self._header = header.lower().encode()
-        self._hops = _forwarded if header == "Forwarded" else _x_forwarded_for
+        self._hops = _forwarded if self._header == b"forwarded" else _addresses
         self._parse = lru_cache(1024)(self._look_up)
 
     def client(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -67,8 +69,8 @@ class TrustedProxies:
         return str(address), any(address in network for network in self._networks)
 
 
-def _x_forwarded_for(field: str) -> Iterator[str]:
-    """Yield the nodes of an `X-Forwarded-For` field, the last first."""
+def _addresses(field: str) -> Iterator[str]:
+    """Yield the nodes of a field like `X-Forwarded-For`, the last first."""
     return (node for each in reversed(field.rsplit(",", MOST_HOPS)) if (node := each.strip(" \t")))
 
 
