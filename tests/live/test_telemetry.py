@@ -206,6 +206,7 @@ def test_the_log_has_a_line_a_request_and_nothing_of_what_was_in_it(watched: Wat
         "logger": "service.requests",
         "message": "request",
         "request_id": "logged",
+        "client_address": "127.0.0.1",
         "method": "POST",
         "route": "/v1/mammogram",
         "model": "mammogram",
