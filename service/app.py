@@ -101,7 +101,7 @@ def _instance() -> "DeepServe":
 
 
 def _ssl() -> dict[str, Any]:
-    """What BentoML is told of TLS: it makes its workers speak it and logs the address as https."""
+    """Return BentoML's configuration of TLS: its workers speak it, and its log says https."""
     if SETTINGS.tls_certificate_file is None:
         return {"enabled": False}
     return {"enabled": True, "certfile": str(SETTINGS.tls_certificate_file), "keyfile": str(SETTINGS.tls_key_file)}

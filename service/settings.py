@@ -53,8 +53,8 @@ class Settings(BaseSettings):
 
     tls_certificate_file: Path | None = None
     """PEM file with the server's certificate and the intermediate certificates behind it: serves HTTPS (TLS 1.2 or
-    later) in place of HTTP. A file that is replaced, as cert-manager does in Kubernetes, is used from the next second
-    on if it fits its key; else the log says why, and the certificate before it stays in use."""
+    later) in place of HTTP. Replaced files, as cert-manager makes them in Kubernetes, are used a second later without a
+    restart; if they do not match, the log says so and the previous certificate stays in use."""
 
     tls_key_file: Path | None = Field(None, validate_default=True)
     """PEM file with the private key of that certificate, without passphrase; may be the same file."""

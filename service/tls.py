@@ -1,4 +1,4 @@
-"""TLS: what certificate and key the server uses, also after their files are replaced."""
+"""TLS: the server's certificate and key, read again when their files are replaced."""
 
 import logging
 import ssl
@@ -18,7 +18,7 @@ _CERTIFICATE, _KEY = f"{PREFIX}TLS_CERTIFICATE_FILE", f"{PREFIX}TLS_KEY_FILE"
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return what a server needs to speak TLS 1.2 and 1.3, with the ciphers that Python's `ssl` takes by default.
+    """Return a context for TLS 1.2 and 1.3 with the default ciphers of Python's `ssl`.
 
     Raises:
         StartupError: a file cannot be read or is not what it should be; the message names the setting.
@@ -38,11 +38,13 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise StartupError(f"{_KEY}: {key} is not the key of the certificate {certificate}") from error
         raise StartupError(f"{_CERTIFICATE} and {_KEY}: OpenSSL refuses them: {error}") from error
+    except OSError as error:  # a file was removed since
+        raise StartupError(f"{_CERTIFICATE} and {_KEY}: {error.strerror}") from error
     return context
 
 
 def following_context(certificate: str, key: str) -> ssl.SSLContext:
-    """Return a context like `server_context`'s whose handshakes use the files as they are by then.
+    """Return a context that uses replaced files in the next handshake, at most `LOOK_SECONDS` later.
 
     Raises:
         StartupError: a file cannot be read or is not what it should be.
@@ -53,25 +55,25 @@ def following_context(certificate: str, key: str) -> ssl.SSLContext:
     def choose(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         handshake.context = files.latest()
 
-    # Called in every handshake, whether or not the client names a server. A live context is never changed: after files
-    # that do not fit each other it could not be used any more.
+    # OpenSSL calls it in every handshake, whether or not the client names a server. Each pair of files has a context of
+    # its own: loading files that do not match would leave a context without a key.
     context.sni_callback = choose
     return context
 
 
 class _Files:
-    """A certificate and its key, and the context of the last ones that fitted each other."""
+    """The files of a certificate and its key, and the context of the last pair that matched."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._paths = certificate, key
         self._state = self._look()
         self._looked = time.monotonic()
         self._fault = ""
-        """Why the files as they are now are not used; empty if they are."""
+        """Why the present files are not used; empty if they are."""
         self.context = server_context(certificate, key)
 
     def latest(self) -> ssl.SSLContext:
-        """Return the context of the files as they are now, or as they were when they last fitted each other."""
+        """Return the context of the present files, or of the last pair that matched."""
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return self.context
@@ -87,7 +89,7 @@ class _Files:
         return self.context
 
     def _look(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what tells a replaced file from the one before; empty if one is missing."""
+        """Return the identity of both files, which changes when one is replaced; empty if one is missing."""
         try:
             return tuple((found.st_ino, found.st_size, found.st_mtime_ns) for found in map(Path.stat, self._paths))
         except OSError:
@@ -96,7 +98,7 @@ class _Files:
     def _report(self, fault: str) -> None:
         if fault != self._fault:
             self._fault = fault
-            logger.error("the certificate before it stays in use: %s", fault)
+            logger.error("the previous TLS certificate stays in use: %s", fault)
 
 
 def _check_pem(setting: str, file: Path, marker: bytes, content: str) -> None:

@@ -195,7 +195,7 @@ class FrontDoor:
 _OK = Reply(b"ok\n", "text/plain; charset=utf-8")
 
 _BENTOML_PAGE = Reply(b"")
-"""Stands for what BentoML's own app answers."""
+"""A placeholder: BentoML's own app sends the response."""
 
 
 def _always(reply: Reply) -> Handler:

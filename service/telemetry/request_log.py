@@ -1,7 +1,6 @@
-"""The log lines of requests.
+"""The log lines of requests: a fraction of the successful ones and all others, without inputs and keys.
 
-Inputs and keys are never written. A fraction of the successful requests is logged, and each that fails: those that
-anybody could send, without a valid key, within a limit a second, so that nobody can fill the disk.
+Refused requests without a valid key are logged up to a limit a second, so that nobody can fill the disk.
 """
 
 import asyncio
@@ -24,12 +23,11 @@ class RequestLog:
         self._with_address = settings.log_client_address
         self._most = settings.log_refusals_per_second
         self._second = 0
-        """Of `time.monotonic`, in which..."""
-        self._lines = 0
-        """...so many lines about refused requests fell due."""
+        """The second, by `time.monotonic`, whose refused requests `_refused` counts."""
+        self._refused = 0
         self._left_out = 0
-        """Lines that no line has told of yet."""
-        self._dropped = metrics.LOG_LINES_LEFT_OUT.labels()
+        """Lines left out since the last summary."""
+        self._left_out_total = metrics.LOG_LINES_LEFT_OUT.labels()
 
     def record(self, method: str, route: str, call: Call, outcome: str, ended: float) -> None:
         """Log a request that has ended, if it is to be logged.
@@ -63,26 +61,26 @@ class RequestLog:
         logger.log(level, "request", extra={"facts": facts})
 
     def close(self) -> None:
-        """Tell of the lines that were left out last, and wait until all lines are written."""
-        self._tell_left_out()
+        """Log the last summary and wait until all lines are written."""
+        self._summarise()
         for handler in logging.root.handlers:
             handler.flush()
 
     def _has_room(self) -> bool:
-        """Count a line about a refused request. Return whether it may be written in this second."""
+        """Count a refused request. Return whether its line is within the limit."""
         second = int(time.monotonic())
         if second != self._second:
-            self._second, self._lines = second, 0
-        self._lines += 1
-        if not self._most or self._lines <= self._most:
+            self._second, self._refused = second, 0
+        self._refused += 1
+        if not self._most or self._refused <= self._most:
             return True
         if not self._left_out:
-            asyncio.get_running_loop().call_later(1, self._tell_left_out)
+            asyncio.get_running_loop().call_later(1, self._summarise)
         self._left_out += 1
-        self._dropped.inc()
+        self._left_out_total.inc()
         return False
 
-    def _tell_left_out(self) -> None:
+    def _summarise(self) -> None:
         lines, self._left_out = self._left_out, 0
         if lines:
-            logger.warning("%d similar lines were left out: more than %d a second", lines, self._most)
+            logger.warning("%d similar lines were left out: the limit is %d a second", lines, self._most)

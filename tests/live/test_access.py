@@ -27,6 +27,7 @@ from tests.live.test_contract import problem
 from tests.places import DIGIT, ROOT
 
 APP, HOST, MOST_LINES, BURST = "https://app.example.org", "api.example.org", 20, 3
+STAYS = "the previous TLS certificate stays in use"
 MASSES = {"masses": [{"age": 50}]}
 
 
@@ -148,6 +149,20 @@ def test_the_log_says_https(guarded: Guarded) -> None:
     assert guarded.lines(f"listening on https://127.0.0.1:{guarded.port}")
 
 
+def test_the_health_check_of_the_image_asks_a_server_with_tls(guarded: Guarded) -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    [check] = re.findall(r"^HEALTHCHECK .*?CMD (.*)$", dockerfile, re.MULTILINE)
+    environment = {
+        **clean_environment(),
+        "DEEPSERVE_PORT": str(guarded.port),
+        "DEEPSERVE_TLS_CERTIFICATE_FILE": str(guarded.certificate),
+    }
+    command = [sys.executable, *json.loads(check)[1:]]
+    subprocess.run(command, env=environment, check=True, timeout=30)
+    del environment["DEEPSERVE_TLS_CERTIFICATE_FILE"]
+    assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, timeout=30).returncode == 1
+
+
 def served_certificate(guarded: Guarded) -> str:
     return ssl.get_server_certificate(("127.0.0.1", guarded.port), timeout=10)
 
@@ -160,7 +175,7 @@ def test_a_replaced_certificate_is_used_once_it_fits_its_key(guarded: Guarded, t
         time.sleep(1.1)
         shutil.copy(second, guarded.certificate)  # the key still is the first one's
         assert served_certificate(guarded) == first
-        guarded.wait_for_line("the certificate before it stays in use: DEEPSERVE_TLS_KEY_FILE", level="ERROR")
+        guarded.wait_for_line(f"{STAYS}: DEEPSERVE_TLS_KEY_FILE", level="ERROR")
         os.replace(key, guarded.key)
         wait_until(lambda: served_certificate(guarded) == second.read_text())
         with httpx.Client(verify=trusting(second)) as client:
@@ -168,7 +183,9 @@ def test_a_replaced_certificate_is_used_once_it_fits_its_key(guarded: Guarded, t
         guarded.certificate.unlink()
         time.sleep(1.1)
         assert served_certificate(guarded) == second.read_text()
-        guarded.wait_for_line("the certificate before it stays in use: DEEPSERVE_TLS_CERTIFICATE_FILE", level="ERROR")
+        guarded.wait_for_line(
+            "the previous TLS certificate stays in use: DEEPSERVE_TLS_CERTIFICATE_FILE", level="ERROR"
+        )
     finally:
         shutil.copy(second, guarded.certificate)
     time.sleep(1.1)

@@ -65,7 +65,7 @@ async def test_refusals_are_logged_up_to_a_limit_a_second_and_the_others_told_in
     assert lines.said == ["request"] * MOST
     assert left_out() == before + 200 - MOST
     await asyncio.sleep(1.1)
-    assert lines.said[MOST:] == [f"{200 - MOST} similar lines were left out: more than {MOST} a second"]
+    assert lines.said[MOST:] == [f"{200 - MOST} similar lines were left out: the limit is {MOST} a second"]
     record(log, "invalid")
     assert lines.said[MOST + 1 :] == ["request"], "a new second"
 
@@ -92,7 +92,7 @@ async def test_what_was_left_out_last_is_told_at_the_end(lines: Lines) -> None:
     record(log, "invalid", times=MOST + 2)
     log.close()
     log.close()
-    assert lines.said[MOST:] == ["2 similar lines were left out: more than 3 a second"]
+    assert lines.said[MOST:] == ["2 similar lines were left out: the limit is 3 a second"]
 
 
 async def test_clients_with_a_key_failures_of_the_server_and_answers_are_always_logged(
