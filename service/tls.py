@@ -3,6 +3,7 @@
 import logging
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,6 +42,25 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     except OSError as error:  # a file was removed since
         raise StartupError(f"{_CERTIFICATE} and {_KEY}: {error.strerror}") from error
     return context
+
+
+def rejection(context: ssl.SSLContext, certificate: Path) -> str | None:
+    """Return why no client would accept a certificate now, as "certificate has expired"; None if one might.
+
+    A handshake in memory tells it, by a client that trusts the certificate in the file and accepts any host.
+    """
+    client = ssl.create_default_context(cafile=certificate)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = client.wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for end in ends * 2:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    return None
 
 
 def following_context(certificate: str, key: str) -> ssl.SSLContext:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from service.errors import StartupError
-from service.tls import server_context
+from service.tls import rejection, server_context
 from tests.certificates import issue
 from tests.places import ROOT
 
@@ -33,6 +33,15 @@ def test_a_certificate_and_its_key_are_taken(pair: tuple[Path, Path]) -> None:
     context = server_context(*pair)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert all(cipher["name"].startswith(("TLS_", "ECDHE-", "DHE-")) for cipher in context.get_ciphers())
+
+
+def test_a_certificate_that_no_client_accepts_now_is_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    certificate, key = pair
+    assert rejection(server_context(certificate, key), certificate) is None
+    expired = tmp_path / "expired.pem"
+    again = ["openssl", "x509", "-in", certificate, "-signkey", key, "-days", "-1", "-out", expired]
+    subprocess.run(again, check=True, capture_output=True)
+    assert rejection(server_context(expired, key), expired) == "certificate has expired"
 
 
 def test_both_may_be_in_one_file(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def _gpus() -> str:
 def _start(chosen: Settings) -> Iterator[Check]:
     workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
     yield Check("processes", f"{workers}, runs of {chosen.threads} thread{'s' if chosen.threads > 1 else ''}")
-    yield _attempt("TLS", lambda: startup.check_tls(chosen), lambda: _tls(chosen))
+    yield _tls(chosen)
     yield _attempt("tasks", lambda: startup.check_models(chosen), lambda: "one for each model that a setting names")
     if chosen.device in machine.GPUS:
         yield _attempt("device", lambda: startup.check_device(chosen), lambda: f"{chosen.device} works")
@@ -133,8 +133,14 @@ def _start(chosen: Settings) -> Iterator[Check]:
     yield Check("device", f"{chosen.device}; cuda {'works' if trouble is None else f'does not work: {trouble}'}")
 
 
-def _tls(chosen: Settings) -> str:
-    return "off" if chosen.tls_certificate_file is None else "TLS 1.2 and later; the key fits its certificate"
+def _tls(chosen: Settings) -> Check:
+    try:
+        warning = startup.check_tls(chosen)
+    except StartupError as error:
+        return Check("TLS", str(error), "FAIL")
+    if warning is not None:
+        return Check("TLS", warning, "warn")
+    return Check("TLS", "off" if chosen.tls_certificate_file is None else "1.2 and later; the certificate is valid now")
 
 
 def _attempt(subject: str, check: Callable[[], None], finding: Callable[[], str]) -> Check:

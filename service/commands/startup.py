@@ -10,21 +10,25 @@ from service.errors import StartupError
 from service.machine import GPU, GPUS
 from service.settings import PREFIX, Settings
 from service.telemetry import traces
-from service.tls import server_context
+from service.tls import rejection, server_context
 
 
-def check(chosen: Settings) -> None:
-    """All of them, in turn.
+def check(chosen: Settings) -> list[str]:
+    """Make all of them, in turn.
+
+    Returns:
+        Warnings.
 
     Raises:
         StartupError: the service cannot start with these settings here.
     """
     check_port(chosen)
-    check_tls(chosen)
+    warning = check_tls(chosen)
     check_runtime()
     check_models(chosen)
     check_device(chosen)
     traces.check(os.environ)
+    return [] if warning is None else [warning]
 
 
 def check_port(chosen: Settings) -> None:
@@ -43,14 +47,20 @@ def check_port(chosen: Settings) -> None:
             raise StartupError(message) from error
 
 
-def check_tls(chosen: Settings) -> None:
+def check_tls(chosen: Settings) -> str | None:
     """Check that the certificate and its key, if TLS is wanted, can be used.
 
+    Returns:
+        A warning if no client would accept the certificate now.
+
     Raises:
-        StartupError: they cannot; the message names the setting.
+        StartupError: the files cannot be used; the message names the setting.
     """
-    if chosen.tls_certificate_file is not None and chosen.tls_key_file is not None:
-        server_context(chosen.tls_certificate_file, chosen.tls_key_file)
+    certificate, key = chosen.tls_certificate_file, chosen.tls_key_file
+    if certificate is None or key is None:
+        return None
+    reason = rejection(server_context(certificate, key), certificate)
+    return None if reason is None else f"{PREFIX}TLS_CERTIFICATE_FILE: {certificate}: no client accepts it: {reason}"
 
 
 def check_runtime() -> None:

@@ -69,6 +69,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert found["cache"] == ("warn", "names sentiment, a model that is not served")
     assert found["canary"] == ("warn", "names version 9 of digits, which is not served")
     assert found["address"] == ("ok", f"127.0.0.1:{port} is free")
+    assert found["TLS"] == ("ok", "off")
     assert found["DEEPSERVE_PORT"] == ("ok", f"{port} (environment)")
     assert found["DEEPSERVE_VERSION_POLICY"] == ("ok", "digits: latest 1 (environment)")
     assert found["DEEPSERVE_API_KEYS"] == ("ok", "2, hidden (environment)")
