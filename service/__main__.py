@@ -46,8 +46,9 @@ def _command_line() -> argparse.ArgumentParser:
 def _serve(_: argparse.Namespace) -> None:
     """Has BentoML serve and supervise the workers, once the settings have been checked."""
     chosen = settings()
-    for warning in (*startup.check(chosen), *strangers(os.environ)):
-        print(f"deepserve: warning: {warning}", file=sys.stderr)
+    startup.check(chosen)
+    for stranger in strangers(os.environ):
+        print(f"deepserve: warning: {stranger}", file=sys.stderr)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     # BentoML makes a folder in its home and empties it at each start: no two servers may share it.
     with TemporaryDirectory(prefix="deepserve-") as home:

@@ -90,7 +90,7 @@ class _Files:
         self._looked = time.monotonic()
         self._fault = ""
         """Why the present files are not used; empty if they are."""
-        self.context = server_context(certificate, key)
+        self.context = self._load()
 
     def latest(self) -> ssl.SSLContext:
         """Return the context of the present files, or of the last pair that matched."""
@@ -100,13 +100,19 @@ class _Files:
         self._looked = now
         if (state := self._look()) != self._state:
             try:
-                self.context = server_context(*self._paths)
+                self.context = self._load()
             except StartupError as error:  # they may be half replaced: the next look tries again
                 self._report(str(error))
             else:
                 self._state, self._fault = state, ""
                 logger.info("the TLS certificate was replaced: %s", self._paths[0])
         return self.context
+
+    def _load(self) -> ssl.SSLContext:
+        context = server_context(*self._paths)
+        if reason := rejection(context, self._paths[0]):
+            logger.warning("no client accepts the TLS certificate %s now: %s", self._paths[0], reason)
+        return context
 
     def _look(self) -> tuple[tuple[int, int, int], ...]:
         """Return the identity of both files, which changes when one is replaced; empty if one is missing."""

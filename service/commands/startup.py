@@ -13,22 +13,18 @@ from service.telemetry import traces
 from service.tls import rejection, server_context
 
 
-def check(chosen: Settings) -> list[str]:
-    """Make all of them, in turn.
-
-    Returns:
-        Warnings.
+def check(chosen: Settings) -> None:
+    """All of them, in turn.
 
     Raises:
         StartupError: the service cannot start with these settings here.
     """
     check_port(chosen)
-    warning = check_tls(chosen)
+    check_tls(chosen)
     check_runtime()
     check_models(chosen)
     check_device(chosen)
     traces.check(os.environ)
-    return [] if warning is None else [warning]
 
 
 def check_port(chosen: Settings) -> None:
@@ -47,20 +43,17 @@ def check_port(chosen: Settings) -> None:
             raise StartupError(message) from error
 
 
-def check_tls(chosen: Settings) -> str | None:
-    """Check that the certificate and its key, if TLS is wanted, can be used.
-
-    Returns:
-        A warning if no client would accept the certificate now.
+def check_tls(chosen: Settings) -> str:
+    """Check that the certificate and its key, if TLS is wanted, can be used. Return what was found.
 
     Raises:
         StartupError: the files cannot be used; the message names the setting.
     """
     certificate, key = chosen.tls_certificate_file, chosen.tls_key_file
     if certificate is None or key is None:
-        return None
+        return "off"
     reason = rejection(server_context(certificate, key), certificate)
-    return None if reason is None else f"{PREFIX}TLS_CERTIFICATE_FILE: {certificate}: no client accepts it: {reason}"
+    return "1.2 and later" if reason is None else f"no client accepts {certificate} now: {reason}"
 
 
 def check_runtime() -> None:
