@@ -28,8 +28,8 @@ async def collect(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_THREAD, work)
 
 
-def exposition(accept: str) -> tuple[bytes, str]:
-    """All series of all workers, and what each of them takes; see `series.exposition`.
+def exposition(media_type: str) -> tuple[bytes, str]:
+    """Return all series of all workers, and the memory and CPU time of each; see `series.exposition`.
 
     Raises:
         OSError: what the workers share cannot be read.
@@ -41,7 +41,7 @@ def exposition(accept: str) -> tuple[bytes, str]:
             usage = machine.usage(worker.pid)
             taken.append((metrics.MEMORY.name, (worker.name,), [usage.resident]))
             taken.append((metrics.CPU.name, (worker.name,), [usage.cpu_seconds]))
-    return series.exposition([*reading.rows, *taken], accept)
+    return series.exposition([*reading.rows, *taken], media_type)
 
 
 def totals() -> dict[tuple[str, str], Totals]:

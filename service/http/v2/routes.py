@@ -19,11 +19,11 @@ from service.engine.repository import Repository, Version
 from service.errors import DeadlineExceeded, ServiceError
 from service.http.bodies import read_body
 from service.http.draining import DRAIN
+from service.http.encodings import compressed, inflate
 from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
 from service.http.v2 import metadata
 from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
-from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_coding
 from service.http.v2.repository import ModelRepository
 from service.serving.answering import Answering
 from service.serving.control import Control
@@ -99,7 +99,7 @@ class OpenInference:
         outputs = await _in_time(computing, started + inference.timeout)
 
         def put_together() -> Reply:
-            return _compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
+            return compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
 
         quick = sum(values.nbytes for values in outputs.values()) <= LARGE
         reply = put_together() if quick else await answering.apart(put_together)
@@ -176,13 +176,3 @@ async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tenso
 
 async def _body(request: HttpRequest, limit: int) -> bytes:
     return await read_body(request.receive, request.headers.get(b"content-length"), limit)
-
-
-def _compressed(reply: Reply, accept_encoding: str) -> Reply:
-    """The reply as the client likes it best, unless it is short anyway."""
-    if not accept_encoding or len(reply.body) < WORTHWHILE:
-        return reply
-    if (coding := preferred_coding(accept_encoding)) is None:
-        return reply
-    headers = {**reply.headers, "Content-Encoding": coding, "Vary": "Accept-Encoding"}
-    return Reply(compress(reply.body, coding), reply.media_type, headers=headers)
