@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.call import Call
 from service.errors import Fault, Invalid, UnsupportedMediaType
-from service.http.bodies import media_type, multipart_files, read_body
+from service.http.bodies import media_type, multipart_files, read_body, without_bom
 from service.http.messages import JSON, HttpRequest, Reply
 from service.http.negotiation import preferred_media_type
 from service.http.problems import from_validation
@@ -75,7 +75,7 @@ class TaskEndpoint:
     def _from_json(self, body: bytes) -> Payload:
         """An empty body stands for an empty object: a task whose fields are all optional needs none."""
         try:
-            payload: Payload = self.predictor.Request.model_validate_json(body or b"{}")
+            payload: Payload = self.predictor.Request.model_validate_json(without_bom(body) or b"{}")
         except ValidationError as error:
             raise from_validation(error) from error
         return payload

@@ -90,7 +90,7 @@ class OpenInference:
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
 
         def take_apart() -> Inference:
-            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model)
+            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model, call.request_id)
 
         quick = not coding and len(body) <= LARGE
         inference = take_apart() if quick else await answering.apart(take_apart)
