@@ -13,7 +13,6 @@ from starlette.types import Receive
 from service.errors import Fault, Invalid, Malformed, TooLarge
 from service.predictors import MAX_ITEMS
 
-
 Text = TypeVar("Text", bytes, memoryview)
 
 

@@ -19,13 +19,15 @@ MAX_ITEMS = 64
 
 
 class Payload(BaseModel):
-    """What a client sends: unknown fields, NaN and infinities are refused."""
+    """What a client sends: unknown fields, NaN and infinities are refused. Bytes are base64 in JSON."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, val_json_bytes="base64", ser_json_bytes="base64")
 
 
 class Answer(BaseModel):
     """What a client gets: one prediction per item, in order, and which model made them."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     model: str
     version: str

@@ -15,11 +15,11 @@ from service.errors import Malformed, TooLarge
 from service.http.bodies import without_bom
 from service.http.messages import Reply
 from service.http.v2.request import (
+    InferParameters,
     InferRequest,
     InputParameters,
     InputTensor,
     OutputParameters,
-    Parameters,
     decode_request,
 )
 from service.http.v2.tensors import InputForm, OutputForm, strings_to_bytes
@@ -33,7 +33,7 @@ NUMBER_BYTES = 32
 STRUCTURE_BYTES = 65536
 """Most bytes of a request's JSON beside its numbers."""
 
-_NO_PARAMETERS, _NO_INPUT_PARAMETERS, _NO_OUTPUT_PARAMETERS = Parameters(), InputParameters(), OutputParameters()
+_NO_PARAMETERS, _NO_INPUT_PARAMETERS, _NO_OUTPUT_PARAMETERS = InferParameters(), InputParameters(), OutputParameters()
 
 
 @dataclass(frozen=True, slots=True)

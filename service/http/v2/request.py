@@ -67,7 +67,7 @@ class RequestedOutput(msgspec.Struct, frozen=True):
     parameters: OutputParameters | None = None
 
 
-class Parameters(msgspec.Struct, frozen=True):
+class InferParameters(msgspec.Struct, frozen=True):
     """The parameters of a request that the extensions define. Others are ignored."""
 
     binary_data_output: bool | None = None
@@ -86,7 +86,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     """By default, all outputs of the model."""
     id: str | None = None
     """Returned in the response; by default, the X-Request-ID of the response."""
-    parameters: Parameters | None = None
+    parameters: InferParameters | None = None
 
 
 class NestedRequest(InferRequest, frozen=True):

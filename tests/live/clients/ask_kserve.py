@@ -10,17 +10,17 @@ from golden import DATATYPES, Case, agree, cases
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 
-async def infers(client: InferenceRESTClient, base: str, case: Case, *, binary: bool) -> None:
+async def infers(client: InferenceRESTClient, base: str, case: Case, request_id: str | None, *, binary: bool) -> None:
     tensors = []
     for name, values in case.inputs.items():
         tensor = InferInput(name, list(values.shape), DATATYPES[values.dtype.name])
         tensor.set_data_from_numpy(values, binary_data=binary)
         tensors.append(tensor)
-    request = InferRequest(case.model, tensors, request_id="seven", parameters={"binary_data_output": binary})
+    request = InferRequest(case.model, tensors, request_id=request_id, parameters={"binary_data_output": binary})
     headers: dict[str, str] = {}
     result = await client.infer(base, request, model_name=case.model, response_headers=headers)
     assert ("inference-header-content-length" in headers) == binary
-    assert result.id == "seven"
+    assert result.id == (request_id or headers["x-request-id"])
     assert result.model_name == case.model
     assert [output.name for output in result.outputs] == list(case.outputs)
     if result.model_version == case.version:
@@ -51,8 +51,9 @@ async def main(base: str, models: Path) -> None:
         for case in cases(models):
             print(case.model, case.version)
             assert await client.is_model_ready(base, case.model)
-            await infers(client, base, case, binary=True)
-            await infers(client, base, case.without_nan(), binary=False)
+            for request_id in ("seven", None):
+                await infers(client, base, case, request_id, binary=True)
+                await infers(client, base, case.without_nan(), request_id, binary=False)
 
 
 asyncio.run(main(f"http://{sys.argv[1]}", Path(sys.argv[2])))
