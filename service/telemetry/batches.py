@@ -54,13 +54,12 @@ class Batches(Family):
             rows: of all workers.
         """
         found: dict[Labels, dict[int, BatchSize]] = {}
-        for name, (*labels, size), (runs, *numbers) in rows:
-            if name == self.name:
-                total = found.setdefault(tuple(labels), {}).setdefault(int(size), BatchSize())
-                seconds, last_run = numbers[: len(STAGES)], numbers[len(STAGES) :]  # a dead worker has no last run
-                total.runs += int(runs)
-                total.seconds = tuple(map(add, total.seconds, seconds))
-                total.last_run = max(total.last_run, *last_run)
+        for _, (*labels, size), (runs, *numbers) in (row for row in rows if row[0] == self.name):
+            total = found.setdefault(tuple(labels), {}).setdefault(int(size), BatchSize())
+            seconds, last_run = numbers[: len(STAGES)], numbers[len(STAGES) :]  # a dead worker has no last run
+            total.runs += int(runs)
+            total.seconds = tuple(map(add, total.seconds, seconds))
+            total.last_run = max([total.last_run, *last_run])
         return {labels: dict(sorted(sizes.items())) for labels, sizes in found.items()}
 
 

@@ -7,25 +7,35 @@ from pathlib import Path
 import httpx
 import numpy as np
 from golden import DATATYPES, Case, agree, cases
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from kserve import InferenceRESTClient, InferInput, InferRequest, InferResponse, RESTConfig
 
 
-async def infers(client: InferenceRESTClient, base: str, case: Case, request_id: str | None, *, binary: bool) -> None:
+async def infers(client: InferenceRESTClient, base: str, case: Case, *, binary: bool) -> None:
     tensors = []
     for name, values in case.inputs.items():
         tensor = InferInput(name, list(values.shape), DATATYPES[values.dtype.name])
         tensor.set_data_from_numpy(values, binary_data=binary)
         tensors.append(tensor)
-    request = InferRequest(case.model, tensors, request_id=request_id, parameters={"binary_data_output": binary})
+    request = InferRequest(case.model, tensors, request_id="seven", parameters={"binary_data_output": binary})
     headers: dict[str, str] = {}
     result = await client.infer(base, request, model_name=case.model, response_headers=headers)
     assert ("inference-header-content-length" in headers) == binary
-    assert result.id == (request_id or headers["x-request-id"])
+    assert result.id == "seven"
     assert result.model_name == case.model
     assert [output.name for output in result.outputs] == list(case.outputs)
     if result.model_version == case.version:
         for output in result.outputs:
             agree(output.as_numpy(), case.outputs[output.name])
+
+
+def reads_the_response_to_a_request_without_id(base: str, case: Case) -> None:
+    """`InferResponse` takes no response without an id."""
+    tensors = [
+        {"name": name, "shape": values.shape, "datatype": DATATYPES[values.dtype.name], "data": values.ravel().tolist()}
+        for name, values in case.without_nan().inputs.items()
+    ]
+    answer = httpx.post(f"{base}/v2/models/{case.model}/infer", json={"inputs": tensors})
+    assert InferResponse.from_rest(answer.json()).id == answer.headers["x-request-id"]
 
 
 async def refusal(client: InferenceRESTClient, base: str) -> httpx.HTTPStatusError | None:
@@ -51,9 +61,9 @@ async def main(base: str, models: Path) -> None:
         for case in cases(models):
             print(case.model, case.version)
             assert await client.is_model_ready(base, case.model)
-            for request_id in ("seven", None):
-                await infers(client, base, case, request_id, binary=True)
-                await infers(client, base, case.without_nan(), request_id, binary=False)
+            reads_the_response_to_a_request_without_id(base, case)
+            await infers(client, base, case, binary=True)
+            await infers(client, base, case.without_nan(), binary=False)
 
 
 asyncio.run(main(f"http://{sys.argv[1]}", Path(sys.argv[2])))
