@@ -126,6 +126,9 @@ def _task(task: TaskEndpoint) -> Document:
     described = operation(predictor.name, "tasks", summary, answer=answer, errors=_TASK_ERRORS, error=_PROBLEM)
     about_version = "A version of the model; by default the newest that is ready and not on trial."
     described["parameters"] = [parameter("version", "query", NUMBER, about_version), *request_headers()]
+    if len(predictor.media_types) > 1:
+        default, *others = predictor.media_types
+        described["description"] = f"The response is {default}, or what `Accept` asks for: {', '.join(others)}."
     required = bool(predictor.Request.model_json_schema().get("required"))
     return described | {"requestBody": {"required": required, "content": _request_content(task)}}
 
