@@ -158,7 +158,7 @@ def _inputs(tensors: Sequence[InputTensor], rest: memoryview, model: TensorModel
             raise Malformed(f"The inputs are {', '.join(model.inputs)}, each once; not {tensor.name!r}.")
         form.check(tensor.datatype, tensor.shape)
         parameters = tensor.parameters or _NO_INPUT_PARAMETERS
-        if parameters.shared_memory_region is not None:
+        if parameters.shared_memory_region:
             raise Malformed(f"Input {tensor.name!r}: shared memory is not supported.")
         size, data = parameters.binary_data_size, tensor.elements
         if (size is None) == (data is None):
@@ -194,7 +194,7 @@ def _outputs(request: InferRequest, model: TensorModel, *, binary: bool) -> Sequ
         if (form := model.outputs.get(output.name)) is None or output.name in wanted:
             raise Malformed(f"The outputs are {', '.join(model.outputs)}, each once; not {output.name!r}.")
         parameters = output.parameters or _NO_OUTPUT_PARAMETERS
-        if parameters.shared_memory_region is not None:
+        if parameters.shared_memory_region:
             raise Malformed(f"Output {output.name!r}: shared memory is not supported.")
         chosen = binary if parameters.binary_data is None else parameters.binary_data
         wanted[output.name] = Wanted(form, chosen, parameters.classification or 0)

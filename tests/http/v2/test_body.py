@@ -178,6 +178,21 @@ def test_all_optional_fields_may_be_null_at_once() -> None:
     assert outcome(request_with(fields)) is not Malformed
 
 
+def test_default_values_are_as_good_as_none() -> None:
+    needed = {("inputs", 0, "data"): OPTIONAL["inputs", 0, "data"], ("inputs", 1, "data"): [7]}
+    defaults: dict[tuple[str | int, ...], object] = {
+        ("id",): "",
+        ("parameters",): {"binary_data_output": False, "timeout": 0, "priority": 0},
+        ("outputs",): [],
+        ("inputs", 0, "parameters"): {"shared_memory_region": ""},
+    }
+    assert outcome(request_with(needed | defaults)) == outcome(request_with(needed)) != Malformed
+    outputs = [{"name": "scores"}, {"name": "picture"}]
+    explicit = [{**each, "parameters": {"classification": 0, "shared_memory_region": ""}} for each in outputs]
+    one, other = ({**needed, ("outputs",): each} for each in (outputs, explicit))
+    assert outcome(request_with(one)) == outcome(request_with(other)) != Malformed
+
+
 def test_the_id_of_the_response_is_the_clients_own_or_that_of_the_http_request() -> None:
     body = {"inputs": json.loads(request_with({("inputs", 0, "data"): [0] * 6, ("inputs", 1, "data"): [0]}))["inputs"]}
     for given_id, expected in (("mine", "mine"), ("", "r"), (None, "r")):
