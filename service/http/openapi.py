@@ -23,6 +23,7 @@ from service.http.operations import (
     Document,
     add_formats,
     content,
+    header,
     operation,
     parameter,
     reference,
@@ -124,6 +125,7 @@ def _task(task: TaskEndpoint) -> Document:
         answer |= content(picture, BYTES)
     summary = (predictor.__doc__ or "").partition("\n")[0]
     described = operation(predictor.name, "tasks", summary, answer=answer, errors=_TASK_ERRORS, error=_PROBLEM)
+    described["responses"]["200"]["headers"] |= header("X-Model-Version", NUMBER, "The version that answers.")
     about_version = "A version of the model; by default the newest that is ready and not on trial."
     described["parameters"] = [parameter("version", "query", NUMBER, about_version), *request_headers()]
     if len(predictor.media_types) > 1:

@@ -26,7 +26,7 @@ _PATH_PARAMETERS = {
     "version": (NUMBER, "A version of the model."),
     "region": (TEXT, "A region of shared memory."),
 }
-_HEADERS = {
+_HEADERS: dict[int | None, tuple[str, Document, str]] = {
     401: ("WWW-Authenticate", TEXT, "How to authenticate."),
     405: ("Allow", TEXT, "The methods that are allowed."),
     429: ("Retry-After", {"type": "integer", "minimum": 1}, "Seconds after which to try again."),
@@ -60,20 +60,18 @@ def request_headers() -> list[Document]:
     ]
 
 
-def response(status: int | str, body: Document, headers: Document | None = None) -> Document:
-    """Return a response with a body and, beside X-Request-ID, headers.
+def header(name: str, schema: Document, about: str) -> Document:
+    """Return a header of a response."""
+    return {name: {"schema": schema, "description": about}}
 
-    Args:
-        status: of the response, or `default`.
-        body: its content.
-        headers: those that it has beside the usual ones of its status.
-    """
-    described = {"X-Request-ID": {"schema": TEXT, "description": "Of this request."}}
-    if isinstance(status, int) and status in _HEADERS:
-        name, schema, about = _HEADERS[status]
-        described[name] = {"schema": schema, "description": about}
-    phrase = HTTPStatus(status).phrase if isinstance(status, int) else "Any other error."
-    return {"description": phrase, "headers": described | (headers or {}), "content": body}
+
+def response(status: int | None, body: Document) -> Document:
+    """Return a response with a body; `status` is None for any other error."""
+    headers = header("X-Request-ID", TEXT, "Of this request.")
+    if status in _HEADERS:
+        headers |= header(*_HEADERS[status])
+    description = "Any other error." if status is None else HTTPStatus(status).phrase
+    return {"description": description, "headers": headers, "content": body}
 
 
 def operation(
@@ -103,7 +101,7 @@ def operation(
         "tags": [tag],
         "summary": summary,
         "parameters": [parameter(name, "path", *_PATH_PARAMETERS[name], required=True) for name in names],
-        "responses": {"200": response(200, answer), **failures, "default": response("default", error)},
+        "responses": {"200": response(200, answer), **failures, "default": response(None, error)},
     }
 
 

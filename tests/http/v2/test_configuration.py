@@ -8,25 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.card import Card
+from service.engine.card import GRAPHS, Card
 from service.errors import Malformed
 from service.http.v2.configuration import configuration, requested_policy
 from service.versions import VersionPolicy
 from tests.places import MODELS
 
-CARDS = [Card.read(MODELS / "digits" / number) for number in ("1", "2")]
+CARDS = [Card.read(path.parent) for path in sorted(MODELS.glob("*/*/card.json"))]
 POLICIES = st.sampled_from(["all", "latest 1", "latest 3", [1], [1, 2]]).map(VersionPolicy.parse)
 MAX_WAIT = 0.002
 
 
-def served(policy: VersionPolicy, card: Card = CARDS[1]) -> dict[str, Any]:
+def served(policy: VersionPolicy, card: Card = CARDS[0]) -> dict[str, Any]:
     """The configuration as a client gets it."""
-    found: dict[str, Any] = msgspec.to_builtins(configuration(card, "KIND_CPU", "model.int8.onnx", policy, MAX_WAIT))
+    filename = GRAPHS[card.precisions[-1]]
+    found: dict[str, Any] = msgspec.to_builtins(configuration(card, "KIND_CPU", filename, policy, MAX_WAIT))
     return found
 
 
-def requested(sent: object) -> VersionPolicy | None:
-    return requested_policy(json.dumps(sent), CARDS, MAX_WAIT)
+def requested(sent: object, name: str = CARDS[0].name) -> VersionPolicy | None:
+    """The policy of what is sent for the model `name`."""
+    cards = [card for card in CARDS if card.name == name]
+    return requested_policy(json.dumps(sent), cards, MAX_WAIT)
 
 
 def with_names(value: Any, rename: Callable[[str], str]) -> Any:
@@ -47,12 +50,12 @@ def with_numbers(value: Any, write: Callable[[int], object]) -> Any:
     return write(value) if isinstance(value, int) else value
 
 
-@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.version)
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.name}-{card.version}")
 @pytest.mark.parametrize("number", [int, str, float])
 @given(POLICIES, st.booleans())
 def test_a_client_can_send_back_what_it_got(number: type, card: Card, policy: VersionPolicy, as_camel: bool) -> None:
     sent = with_numbers(served(policy, card), number)
-    assert requested(with_names(sent, camel) if as_camel else sent) == policy
+    assert requested(with_names(sent, camel) if as_camel else sent, card.name) == policy
 
 
 @given(POLICIES, POLICIES)
