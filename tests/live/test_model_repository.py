@@ -168,7 +168,6 @@ def test_a_policy_may_be_written_in_camel_case_and_in_strings(changed: httpx.Cli
     assert policy(changed) == {"latest": {"num_versions": 1}}
 
 
-@pytest.mark.parametrize("what", ["load", "unload"])
 @pytest.mark.parametrize(
     "body",
     [
@@ -177,11 +176,25 @@ def test_a_policy_may_be_written_in_camel_case_and_in_strings(changed: httpx.Cli
         b"\xef\xbb\xbf{}",
         {"parameters": None},
         {"parameters": {}},
-        {"parameters": {"config": None, "unload_dependents": None, "file:3/model.onnx": None}},
+        {"parameters": {"config": None, "file:3/model.onnx": None}},
+        {"parameters": {"config": ""}},
+        {"parameters": {"config": "{}"}},
+        {"parameters": {"config": '{"version_policy": null}'}},
     ],
 )
-def test_what_is_null_in_a_request_is_absent(changed: httpx.Client, what: str, body: object) -> None:
-    assert change(changed, "mammogram", what, body).status_code == 200
+def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body: object) -> None:
+    before = policy(changed)
+    assert change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}})).status_code == 200
+    assert change(changed, "digits", "load", body).status_code == 200
+    assert policy(changed) == before
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xef\xbb\xbf{}", {"parameters": None}, {"parameters": {"unload_dependents": None}}]
+)
+def test_what_is_null_in_a_request_to_unload_is_absent(changed: httpx.Client, body: object) -> None:
+    assert change(changed, "mammogram", "unload", body).status_code == 200
+    assert answering(changed, "mammogram") == {503}
 
 
 def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Client) -> None:

@@ -95,7 +95,7 @@ class ModelRepository:
         wanted = await _read(request, LoadRequest, "a request to load a model")
         name = _model(request)
         cards = await asyncio.to_thread(_cards, self._repository(), name)
-        policy = requested_policy(wanted.parameters.config, cards, self._max_wait)
+        policy = requested_policy(wanted.parameters.config or "{}", cards, self._max_wait)
         return await self._make(self._control().load(name, policy), request, call)
 
     async def _unload(self, request: HttpRequest, call: Call) -> Reply:
@@ -131,9 +131,10 @@ def _without_nulls(value: Any) -> Any:
 def _cards(repository: Repository, name: str) -> list[Card]:
     """Return the cards of a model's versions: of those that are loaded, and of all whose files are there."""
     cards = [version.card for version in repository.models.get(name, {}).values() if version.card is not None]
-    for directory in (repository.root / name).glob("*/"):
-        with suppress(OSError, pydantic.ValidationError):  # a version that cannot be loaded either
-            cards.append(Card.read(directory))
+    with suppress(OSError):
+        for directory in (repository.root / name).iterdir():
+            with suppress(OSError, pydantic.ValidationError):  # no version, or one that cannot be loaded either
+                cards.append(Card.read(directory))
     return cards
 
 
