@@ -28,7 +28,7 @@ PREDICTION = "prediction"
 class Section(BaseModel):
     """Part of a card: complete, and with nothing it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class TensorSpec(Section):

@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,8 +21,10 @@ from service.http.catalogue import Catalogue
 from service.http.client_address import TrustedProxies
 from service.http.cors import CrossOrigin, Headers
 from service.http.draining import DRAIN
+from service.http.encodings import compressed
 from service.http.hosts import AllowedHosts
 from service.http.messages import Handler, HttpRequest, Reply, Route
+from service.http.negotiation import preferred_media_type
 from service.http.openapi import api_page, openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
@@ -34,6 +35,7 @@ from service.settings import Settings
 from service.telemetry import metrics
 from service.telemetry.collecting import collect, exposition
 from service.telemetry.request_log import RequestLog
+from service.telemetry.series import MEDIA_TYPES, TEXT
 from service.telemetry.traces import trace_id
 
 if TYPE_CHECKING:
@@ -208,7 +210,13 @@ def _always(reply: Reply) -> Handler:
 
 
 async def _metrics(request: HttpRequest, _call: Call) -> Reply:
-    return Reply(*await collect(partial(exposition, request.header(b"accept"))))
+    media_type = preferred_media_type(request.header(b"accept"), MEDIA_TYPES) or TEXT
+
+    def exposed() -> Reply:
+        reply = Reply(*exposition(media_type), headers={"Vary": "Accept"})
+        return compressed(reply, request.header(b"accept-encoding"))
+
+    return await collect(exposed)
 
 
 def _refusal(error: ServiceError, path: str, call: Call) -> Reply:
