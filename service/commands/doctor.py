@@ -157,7 +157,8 @@ def _models(chosen: Settings) -> Iterator[Check]:
     served = ServedModels(chosen, predictors)
     for name, numbers in layout.models.items():
         yield from _load(served, name, numbers)
-    yield from (Check("ignored", stray, "warn") for stray in layout.strays)
+    yield from (Check(name, f"its files are missing ({why})", "FAIL") for name, why in layout.unreadable.items())
+    yield from (Check("ignored", reason, "warn") for reason in layout.ignored)
     yield from _unmet(chosen, served.repository)
 
 

@@ -1,31 +1,31 @@
-"""What is in models/ and what of it is loaded: each version verified before it serves, the reason kept if it fails.
+"""The versions under the models folder and the ones that are loaded: each is verified before it serves.
 
-A version that fails is unavailable and never takes a good one down: what serves goes only when what replaces it is
-ready. Loading takes seconds and is for a thread; each change of a model's versions is one assignment, so that readers
-need no lock.
+A version that fails is unavailable, with the reason, and never takes a good one down: a loaded version stays until its
+replacement is ready. A failure to read is not a deletion: a loaded version whose files are missing serves on. Loading
+takes seconds and is meant for a thread; each change of a model's versions is one assignment, so readers need no lock.
 """
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from hashlib import blake2b
 from pathlib import Path
 
 from service.engine import layout
 from service.engine.card import Card
+from service.engine.fingerprints import Fingerprinter
 from service.engine.inference import Runtime, Session
-from service.engine.verification import VerificationError, verify
+from service.engine.verification import UnreadableError, VerificationError, verify
 from service.errors import NotFound, Unavailable
 from service.versions import VersionPolicy
 
 logger = logging.getLogger(__name__)
 
 UNLOADED = "unloaded"
-"""The reason of versions that somebody has taken out of service: they are not missed."""
+"""The reason of versions that an administrator has unloaded."""
 
-Fingerprints = Mapping[str, str]
-"""Version to what tells whether its files have changed."""
+MOST_IGNORED = 20
+"""Log lines about ignored folders that one look may write."""
 
 
 class State(StrEnum):
@@ -42,16 +42,40 @@ class Version:
     name: str
     number: str
     reason: str | None = None
-    """Of a ready version: why its files, changed since, were not taken."""
+    """Of a ready version: what is wrong with its files, which have changed since it was loaded."""
     card: Card | None = None
     session: Session | None = None
     fingerprint: str = ""
-    """Of its files when they were last verified."""
+    """Of the files that were verified; empty if none were."""
+    rejected: str = ""
+    """Of a ready version: the fingerprint of newer files that failed verification."""
+    files_missing: bool = False
+    """Whether its files could not be read."""
 
     @property
     def state(self) -> State:
         """Whether it serves."""
         return State.UNAVAILABLE if self.session is None else State.READY
+
+    @property
+    def failed(self) -> bool:
+        """Whether it does not serve although its version policy chooses it."""
+        return self.session is None and (self.files_missing or bool(self.fingerprint))
+
+    @property
+    def cannot_be_loaded_again(self) -> bool:
+        """Whether it serves while its files are missing, unreadable or damaged."""
+        return self.session is not None and (self.files_missing or bool(self.rejected))
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The version folders of one model."""
+
+    fingerprints: Mapping[str, str]
+    """By version, the fingerprint of its files."""
+    unreadable: Mapping[str, str]
+    """Versions whose files cannot be read, and why."""
 
 
 class Repository:
@@ -80,51 +104,63 @@ class Repository:
         self._policies = policies or {}
         self._prepare = prepare
         self._on_trial = on_trial or {}
-        self._strays: set[str] = set()
-        """What the log has said of folders that are neither a model nor a version."""
+        self._fingerprinter = Fingerprinter()
+        self._is_root_readable = True
+        self._ignored: set[str] = set()
+        """Folders that the log has already named as ignored, and why."""
 
-    def scan(self) -> dict[str, Fingerprints]:
-        """The models under `root` and the fingerprint of each version; folders with other names are ignored.
+    def scan(self) -> dict[str, ModelFiles]:
+        """Return the version folders of each model under `root`; none if `root` cannot be read.
 
-        Raises:
-            OSError: `root` cannot be read.
+        A folder that is named like a model and cannot be read is a model without versions. Others are ignored.
         """
-        found = layout.scan(self.root)
-        for stray in set(found.strays) - self._strays:
-            logger.warning("ignored: %s", stray)
-        self._strays = set(found.strays)
-        return {name: self.fingerprints(name) for name in found.models}
-
-    def fingerprints(self, name: str) -> Fingerprints:
-        """The fingerprint of each version of a model, oldest first; none if there is no such model.
-
-        Raises:
-            OSError: its folder cannot be read.
-        """
-        directory = self.root / name
-        if not layout.MODEL_NAME.fullmatch(name) or not directory.is_dir():
+        try:
+            found = layout.scan(self.root)
+        except OSError as error:
+            if self._is_root_readable:
+                logger.error("the models folder cannot be read: %s", layout.cause(error))  # noqa: TRY400
+            self._is_root_readable = False
             return {}
-        return {number: _fingerprint(directory / number) for number in layout.versions(directory)}
+        if not self._is_root_readable:
+            logger.warning("the models folder can be read again")
+        self._is_root_readable = True
+        self._log_ignored(found.ignored)
+        self._fingerprinter.forget_all_but(
+            {self.root / name / number for name, numbers in found.models.items() for number in numbers}
+        )
+        models = {name: self._files(name, numbers) for name, numbers in found.models.items()}
+        return models | dict.fromkeys(found.unreadable, ModelFiles({}, {}))
 
-    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[str]:
-        """Loads those versions of a model that its policy chooses, and takes the others out of service.
-
-        A version is verified unless it is ready and its files are as they were. Those that fail do not count: in place
-        of one the next older is tried, and if all fail, those that have served go on.
-
-        Args:
-            name: of the model.
-            numbers: its versions, oldest first.
-            policy: in place of the model's own.
-
-        Returns:
-            What failed, a line a version.
+    def files(self, name: str) -> ModelFiles:
+        """Return the version folders of a model.
 
         Raises:
             OSError: the model's folder cannot be read.
         """
+        if not layout.MODEL_NAME.fullmatch(name):
+            return ModelFiles({}, {})
+        return self._files(name, layout.versions(self.root / name))
+
+    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[str]:
+        """Load the versions of a model that its policy chooses, and take the others out of service.
+
+        A version is verified unless it is ready and the content of its files is the same. A version that fails does
+        not count: the next older one is tried in its place, and if all fail, the versions that served before stay.
+
+        Args:
+            name: of the model.
+            numbers: its versions. One that is ready stays ready even if its files cannot be read.
+            policy: in place of the model's own.
+
+        Returns:
+            Why versions failed, one line each.
+        """
         policy = policy or self.policy(name)
-        present, known = self.fingerprints(name), self.models.get(name, {})
+        known = self.models.get(name, {})
+        try:
+            files = self.files(name)
+        except OSError:
+            files = ModelFiles({}, {})
         on_trial = self._on_trial.get(name, ())
         loaded: dict[str, Version] = {}
         newer = 0
@@ -132,22 +168,37 @@ class Repository:
         for number in sorted(numbers, key=int, reverse=True):
             if not policy.chooses(number, newer, on_trial):
                 loaded[number] = Version(name, number, f"the version policy ({policy}) leaves it out")
-            elif number in present:
-                loaded[number] = self._load(name, number, present[number], known.get(number))
-                if loaded[number].reason is not None:
-                    failures.append(f"version {number}: {loaded[number].reason}")
-                newer += loaded[number].state is State.READY and number not in on_trial
+                continue
+            if number in files.fingerprints:
+                version = self._load(name, number, files.fingerprints[number], known.get(number))
+            else:
+                version = self._missing(name, number, files, known.get(number))
+            loaded[number] = version
+            if version.reason is not None:
+                failures.append(f"version {number}: {version.reason}")
+            newer += version.state is State.READY and number not in on_trial
         if not any(version.state is State.READY for version in loaded.values()):
-            loaded |= {number: each for number, each in known.items() if number in loaded and each.state is State.READY}
-        self._put(name, dict(reversed(loaded.items())))
+            for number, version in known.items():
+                if version.state is State.READY:
+                    is_there = number in files.fingerprints
+                    loaded[number] = version if is_there else self._missing(name, number, files, version)
+        self._put(name, {number: loaded[number] for number in sorted(loaded, key=int)})
         return failures
 
+    def is_readable_again(self, name: str) -> bool:
+        """Return whether a version of a model that failed because its files were missing can be read now."""
+        missing = {each.number for each in self.models.get(name, {}).values() if each.failed and each.files_missing}
+        try:
+            return bool(missing) and not missing.isdisjoint(self.files(name).fingerprints)
+        except OSError:
+            return False
+
     def unload(self, name: str, numbers: Sequence[str]) -> None:
-        """Takes those versions of a model, which are all of it, out of service."""
+        """Take a model out of service. `numbers` are all its versions."""
         self._put(name, {number: Version(name, number, UNLOADED) for number in sorted(numbers, key=int)})
 
     def forget(self, name: str) -> None:
-        """Takes a model out of service of which nothing is left under `root`."""
+        """Take a model out of service and out of the index."""
         self.models = {known: versions for known, versions in self.models.items() if known != name}
 
     def policy(self, name: str) -> VersionPolicy:
@@ -193,35 +244,66 @@ class Repository:
             raise Unavailable(f"No version of model {name!r} is ready.")
         return ready[-1]
 
-    @property
-    def ready(self) -> bool:
-        """Whether there are models, and each has a version that is ready or has been unloaded."""
-        return bool(self.models) and all(
-            any(version.state is State.READY or version.reason == UNLOADED for version in versions.values())
-            for versions in self.models.values()
-        )
-
     def _put(self, name: str, versions: dict[str, Version]) -> None:
         """In a new table: others may be reading the old one."""
         self.models = dict(sorted({**self.models, name: versions}.items()))
 
-    def _load(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:
-        """The version, verified; the known one where its files have not changed, or have got worse."""
-        if known is not None and known.state is State.READY and known.fingerprint == fingerprint:
-            return known
-        version = self._verified(name, number, fingerprint)
-        if version.state is not State.READY and known is not None and known.state is State.READY:
-            logger.error("model %s version %s serves on as it was loaded", name, number)
-            return replace(
-                known, reason=f"its files have changed and were not taken: {version.reason}", fingerprint=fingerprint
-            )
-        return version
+    def _files(self, name: str, numbers: Sequence[str]) -> ModelFiles:
+        fingerprints: dict[str, str] = {}
+        unreadable: dict[str, str] = {}
+        for number in numbers:
+            directory = self.root / name / number
+            try:
+                fingerprints[number] = self._fingerprinter.fingerprint(directory)
+            except OSError as error:
+                file = Path(error.filename or directory).name
+                place = f"{name}/{number}" if file == number else f"{name}/{number}/{layout.printable(file)}"
+                unreadable[number] = f"{place}: {layout.cause(error)}"
+        return ModelFiles(fingerprints, unreadable)
 
-    def _verified(self, name: str, number: str, fingerprint: str) -> Version:
+    def _log_ignored(self, ignored: Collection[str]) -> None:
+        """Log which folders are ignored, each once."""
+        new = [line for line in ignored if line not in self._ignored]
+        for line in new[:MOST_IGNORED]:
+            logger.warning("ignored: %s", line)
+        if len(new) > MOST_IGNORED:
+            logger.warning("ignored: %d more folders", len(new) - MOST_IGNORED)
+        self._ignored = set(ignored)
+
+    def _load(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:
+        """Return the version, verified; the known one if it is ready and its content is the same or fails."""
+        if known is None or known.state is not State.READY:
+            return self._verified(name, number, fingerprint, known)
+        if known.fingerprint == fingerprint:
+            return known if known.reason is None else replace(known, reason=None, rejected="", files_missing=False)
+        if known.rejected == fingerprint and not known.files_missing:
+            return known
+        version = self._verified(name, number, fingerprint, known)
+        if version.files_missing:
+            return version
+        if version.state is State.READY:
+            logger.warning(
+                "model %s version %s: its files have been replaced under the same number; "
+                "a retrained model should get a new number",
+                name,
+                number,
+            )
+            return version
+        logger.error("model %s version %s serves on as it was loaded", name, number)
+        reason = f"its files have changed and were not taken: {version.reason}"
+        return replace(known, reason=reason, rejected=fingerprint, files_missing=False)
+
+    def _missing(self, name: str, number: str, files: ModelFiles, known: Version | None) -> Version:
+        why = files.unreadable.get(number) or layout.why_missing(self.root, name, number)
+        return _missing(name, number, why, known)
+
+    def _verified(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:
         try:
             card, session = verify(self.root / name / number, self._runtime)
             version = Version(name, number, card=card, session=session, fingerprint=fingerprint)
             self._prepare(version)
+        except UnreadableError as error:
+            return _missing(name, number, f"{name}/{number}: {error}", known)
         except VerificationError as error:
             logger.error("model %s version %s is unavailable: %s", name, number, error)  # noqa: TRY400
             return Version(name, number, str(error), fingerprint=fingerprint)
@@ -232,19 +314,13 @@ class Repository:
         return version
 
 
-def _fingerprint(directory: Path) -> str:
-    """Tells whether a file in `directory` has changed, by names, sizes and times."""
-    try:
-        files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
-        facts = [(path.name, *_facts(path)) for path in files]
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
-
-
-def _facts(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError as error:  # a link to nothing, or a file that has just gone
-        return (error.errno or 0,)
-    return status.st_size, status.st_mtime_ns
+def _missing(name: str, number: str, why: str, known: Version | None) -> Version:
+    """Return a version whose files cannot be read: the known one if it is ready."""
+    if known is not None and known.state is State.READY:
+        return replace(
+            known, reason=f"its files are missing ({why}); it serves on as it was loaded", files_missing=True
+        )
+    reason = f"its files are missing ({why})"
+    if known is None or known.reason != reason:
+        logger.error("model %s version %s is unavailable: %s", name, number, reason)
+    return Version(name, number, reason, files_missing=True)

@@ -44,6 +44,7 @@ class Catalogue:
             "name": name,
             "task": default.card.task if default is not None and default.card is not None else None,
             "versions": [_state(version) for version in versions.values()],
+            **({} if versions else {"reason": "its files are missing"}),
         }
 
     def _default(self, name: str) -> Version | None:

@@ -1,20 +1,25 @@
 """What this worker serves, brought to what all workers are to serve, while requests flow.
 
-Every worker looks a few times a second whether that has changed, and loads and unloads, one worker after the other so
-that the rest serve at full speed. A change is done once every worker has made it. One that starts later, after a crash
-say, serves the same: it chooses among the versions that were there when they were last asked for. One that is stopped,
-or hangs, is not waited for: it makes the change when it goes on.
+Every worker checks a few times a second whether that has changed, and loads and unloads, one worker after the other so
+that the rest serve at full speed. A change is done once every worker has made it. A worker that starts later, such as
+after a crash, serves the same: it chooses among the versions that were there when they were last asked for. A worker
+that is stopped, or hangs, is not waited for: it makes the change when it goes on.
+
+With a watch, the server also follows the files: it loads versions that are new or whose content has changed. It never
+takes a version out of service because its files are missing, since a lost mount looks like a deletion. That takes a
+request to unload or load the model, or newer versions and a policy that keeps only so many.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
 from msgspec.structs import replace
 
-from service.engine.repository import Fingerprints, State
+from service.engine import layout
+from service.engine.repository import ModelFiles, State
 from service.errors import LoadFailed, NotFound, Unavailable
 from service.serving.models import ServedModels
 from service.serving.workers import Edit, Report, WantedModel, Workers
@@ -26,6 +31,8 @@ BEAT = 1.0
 """Seconds between signs of life."""
 RETRY = 2.0
 """Seconds after which a look that failed is taken again."""
+REREAD = 5.0
+"""Seconds after which this worker checks whether files that it could not read, and so not load, can be read now."""
 PATIENCE = 300.0
 """Seconds in which every worker makes a change."""
 
@@ -35,25 +42,25 @@ logger = logging.getLogger(__name__)
 class Control:
     """Changes of what is served, for all workers of a server."""
 
-    def __init__(self, models: ServedModels, workers: Workers, watch: float) -> None:
-        """Loads what is wanted; if nobody has said yet, all that there is.
+    def __init__(self, models: ServedModels, workers: Workers, watch: float, *, strict: bool = False) -> None:
+        """Load what is wanted, or all that there is if this is the first worker of the server.
 
         Args:
             models: of this worker.
             workers: the others.
             watch: seconds between looks for changed files; 0 for none.
+            strict: whether the server is ready only while every model in the repository is.
         """
         self._models = models
         self._workers = workers
         self._watch = watch
+        self._strict = strict
         self._made: dict[str, int] = {}
         """By model, the generation that this worker has brought it to."""
         self._seen: tuple[int, int] | None = None
         """The change that the models have been brought to."""
         self._failures: dict[str, str] = {}
-        found = models.repository.scan()
-        everything = {name: WantedModel(fingerprints) for name, fingerprints in found.items()}
-        workers.change(lambda known: {} if known else everything)
+        workers.change(lambda known: {} if known else self._changed(models.repository.scan(), {}))
         self._bring()
 
     async def load(self, name: str, policy: VersionPolicy | None = None) -> None:
@@ -65,21 +72,27 @@ class Control:
 
         Raises:
             NotFound: there is no such model, or not a version that the policy lists.
-            LoadFailed: a version failed; those that have served go on.
+            LoadFailed: a version failed, or the model's folder cannot be read; what serves goes on.
             Unavailable: it takes too long.
         """
-        fingerprints = await asyncio.to_thread(self._models.repository.fingerprints, name)
-        if not fingerprints:
-            raise NotFound(f"There is no model {name!r}.")
+        files = await asyncio.to_thread(self._files, name)
         listed = () if policy is None or policy.listed is None else policy.listed
-        if missing := [str(number) for number in listed if str(number) not in fingerprints]:
+        there = {*files.fingerprints, *files.unreadable}
+        if missing := [str(number) for number in listed if str(number) not in there]:
             raise NotFound(f"Model {name!r} has no version {', '.join(missing)}.")
-        asked = WantedModel(fingerprints, policy=None if policy is None else policy.spelling)
         before: WantedModel | None = None
+        asked = WantedModel({})
 
         def ask(models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
-            nonlocal before
+            nonlocal before, asked
             before = models.get(name)
+            asked = replace(
+                before or WantedModel({}),
+                fingerprints=files.fingerprints,
+                unreadable=files.unreadable,
+                policy=None if policy is None else policy.spelling,
+                loaded=True,
+            )
             return {name: asked}
 
         generation = await self._change(ask)
@@ -142,19 +155,77 @@ class Control:
         """Brings the models to what is wanted, whenever that changes."""
         loop = asyncio.get_running_loop()
         next_watch, found = loop.time() + self._watch, None
+        next_reread = loop.time() + REREAD
+        trouble = ""
         while True:
             await asyncio.sleep(LOOK)
             try:
                 if self._watch and loop.time() >= next_watch:
                     next_watch = loop.time() + self._watch
                     found, before = await asyncio.to_thread(self._models.repository.scan), found
-                    if found == before:  # nobody is writing
-                        await asyncio.to_thread(self._workers.change, partial(_changed, found))
+                    if found == before:  # nobody is writing, and no read failed just this once
+                        await asyncio.to_thread(self._workers.change, partial(self._changed, found))
+                if loop.time() >= next_reread:
+                    next_reread = loop.time() + REREAD
+                    await asyncio.to_thread(self._reread)
                 if self._workers.last_change() != self._seen:
                     await asyncio.to_thread(self._take_turn)
-            except Exception:  # a folder that cannot be read for a moment, say
-                logger.exception("the models are not yet as they are wanted")
+                trouble = ""
+            except Exception as error:  # such as a full disk
+                if trouble != (trouble := repr(error)):
+                    logger.exception("the models are not yet as they are wanted")
                 await asyncio.sleep(RETRY)
+
+    def _files(self, name: str) -> ModelFiles:
+        """Return the version folders of a model that is to be loaded.
+
+        Raises:
+            NotFound: there is no such model.
+            LoadFailed: it has no version folder that can be read, but it had when it was loaded.
+        """
+        try:
+            files = self._models.repository.files(name)
+            why = f"{name}: no version in it"
+        except FileNotFoundError as error:
+            files, why = ModelFiles({}, {}), f"{name}: {error.strerror}"
+        except OSError as error:
+            raise LoadFailed(
+                f"Model {name!r} is not loaded as asked: its files are missing ({name}: {error.strerror})."
+            ) from error
+        if files.fingerprints or files.unreadable:
+            return files
+        if name in self._workers.wanted().models:
+            raise LoadFailed(f"Model {name!r} is not loaded as asked: its files are missing ({why}).")
+        raise NotFound(f"There is no model {name!r}.")
+
+    def _changed(
+        self, found: Mapping[str, ModelFiles], models: Mapping[str, WantedModel]
+    ) -> dict[str, WantedModel | None]:
+        """Return what a look at the files changes of what is wanted.
+
+        Versions that serve, and models of which a version has served, stay wanted when their files are missing.
+        """
+        at_start = not any(model.has_served for model in models.values())
+        changes: dict[str, WantedModel | None] = {
+            name: WantedModel(files.fingerprints, files.unreadable, found_at_start=at_start)
+            for name, files in found.items()
+            if name not in models
+        }
+        served = self._workers.served()
+        for name, model in models.items():
+            files = found.get(name, ModelFiles({}, {}))
+            gone = [number for number in model.numbers if number not in {*files.fingerprints, *files.unreadable}]
+            missing = [number for number in gone if model.loaded and (name, number) in served]
+            if len(gone) == len(model.numbers) and model.loaded and model.has_served:
+                missing = missing or gone  # the only worker has been started again since: the model is missed
+            why = {number: layout.why_missing(self._models.repository.root, name, number) for number in missing}
+            changed = replace(model, fingerprints=files.fingerprints, unreadable={**files.unreadable, **why})
+            if name not in found and not changed.numbers:
+                changes[name] = None
+            elif changed != model:
+                changes[name] = changed
+                _log_missing(name, model, changed, served)
+        return changes
 
     def _serves(self, name: str) -> bool:
         known = self._models.repository.models.get(name, {})
@@ -181,6 +252,14 @@ class Control:
         with self._workers.turn():
             self._bring()
 
+    def _reread(self) -> None:
+        """Load versions whose files this worker could not read when it was to load them, and can read now."""
+        repository = self._models.repository
+        if again := [name for name in repository.models if repository.is_readable_again(name)]:
+            for name in again:
+                self._made.pop(name, None)
+            self._take_turn()
+
     def _bring(self) -> None:
         """Brings the models to what is wanted, and reports it."""
         seen = self._workers.last_change()
@@ -195,24 +274,34 @@ class Control:
                     self._failures[name] = failures
                 self._made[name] = model.generation
         repository = self._models.repository
-        serves = frozenset(
-            (name, each.number) for name in repository.models for each in repository.ready_versions(name)
-        )
-        self._workers.report(Report(wanted.generation, repository.ready, serves, dict(self._failures)))
+        ready = [each for name in repository.models for each in repository.ready_versions(name)]
+        served = {each.name for each in ready}
+        unavailable = {
+            name: self._why_unavailable(name)
+            for name, model in wanted.models.items()
+            if model.loaded and name not in served and (self._strict or model.found_at_start or model.has_served)
+        }
+        is_ready = not unavailable and any(name in served or not model.loaded for name, model in wanted.models.items())
+        contents = frozenset((each.name, each.number, each.card.content) for each in ready if each.card is not None)
+        self._workers.report(Report(wanted.generation, is_ready, unavailable, contents, dict(self._failures)))
         self._seen = seen
+        if any(not wanted.models[name].has_served for name in served):
+            self._workers.remember_served(served)
+
+    def _why_unavailable(self, name: str) -> str:
+        """Return why no version of a model is ready, fit for clients without a key."""
+        versions = self._models.repository.versions(name).values()
+        if all(version.files_missing or not version.failed for version in versions):
+            return "its files are missing"
+        return "no version has proved itself"
 
     def _bring_model(self, name: str, model: WantedModel) -> str:
         """What failed; nothing if all went well."""
-        numbers = list(model.fingerprints)
         if not model.loaded:
-            self._models.unload(name, numbers)
+            self._models.unload(name, model.numbers)
             return ""
         policy = None if model.policy is None else VersionPolicy.parse(model.policy)
-        try:
-            return "; ".join(self._models.load(name, numbers, policy))
-        except OSError as error:
-            logger.exception("model %s is as it was", name)
-            return f"its folder cannot be read: {error.strerror}"
+        return "; ".join(self._models.load(name, model.numbers, policy))
 
 
 def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) -> WantedModel | None:
@@ -224,11 +313,18 @@ def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) ->
     return replace(asked, policy=before.policy, loaded=before.loaded or serves)
 
 
-def _changed(found: Mapping[str, Fingerprints], models: Mapping[str, WantedModel]) -> dict[str, WantedModel | None]:
-    """What a look at the files changes of what is wanted."""
-    gone: dict[str, WantedModel | None] = dict.fromkeys(models.keys() - found.keys())
-    return gone | {
-        name: replace(models[name], fingerprints=fingerprints) if name in models else WantedModel(fingerprints)
-        for name, fingerprints in found.items()
-        if name not in models or models[name].fingerprints != fingerprints
-    }
+def _log_missing(name: str, before: WantedModel, after: WantedModel, served: Collection[tuple[str, str]]) -> None:
+    """Log for which versions that serve the files are missing, and for which they are back."""
+    missing, back = (
+        [number for number in new.unreadable if number not in old.unreadable and (name, number) in served]
+        for new, old in ((after, before), (before, after))
+    )
+    if missing:
+        logger.error(
+            "model %s: the files of version %s are missing (%s); what is loaded serves on until it is unloaded",
+            name,
+            ", ".join(missing),
+            "; ".join(dict.fromkeys(after.unreadable[number] for number in missing)),
+        )
+    if back:
+        logger.warning("model %s: the files of version %s are back", name, ", ".join(back))

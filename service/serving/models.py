@@ -103,12 +103,11 @@ class ServedModels:
 
         Returns:
             What failed, a line a version.
-
-        Raises:
-            OSError: the model's folder cannot be read.
         """
         failures = self.repository.load(name, numbers, policy)
-        metrics.LOADS.labels(name, "failed").inc(len(failures))
+        versions = self.repository.versions(name).values()
+        failed = sum(bool(each.fingerprint if each.failed else each.rejected) for each in versions)
+        metrics.LOADS.labels(name, "failed").inc(failed)
         self._publish(name)
         return failures
 
@@ -162,8 +161,7 @@ class ServedModels:
         """The batcher of a version, behind the cache of its model if there is one."""
         if (cache := self._caches.get(card.name)) is None:
             return batcher
-        content = card.model_dump_json().encode()  # with the checksums of all files
-        return CachedBatcher(batcher, cache, content, metrics.LookupSeries(card.name, card.version))
+        return CachedBatcher(batcher, cache, card.content.encode(), metrics.LookupSeries(card.name, card.version))
 
     def _publish(self, name: str) -> None:
         """Lets those versions of a model answer that are ready, and no others."""
@@ -202,14 +200,15 @@ class ServedModels:
             for gauge in self._gauges(version):
                 gauge.clear()
         for version in after:
-            if version.session is not None or version.fingerprint:  # else nobody wants it
+            if version.session is not None or version.failed:
                 ready, *others = self._gauges(version)
                 ready.set(version.state is State.READY)
-                for gauge, value in zip(others, (self._settings.max_queue_rows, 1), strict=False):
+                values = (self._settings.max_queue_rows, 1, version.cannot_be_loaded_again)
+                for gauge, value in zip(others, values, strict=False):
                     gauge.set(value)
 
     def _gauges(self, version: Version) -> list[Number]:
-        """Whether a version is ready; where it is, how many rows may wait for it, and what runs it."""
+        """Whether a version is ready; where it is, how many rows may wait for it, what runs it, and if files miss."""
         labels = (version.name, version.number)
         gauges = [metrics.READY.labels(*labels)]
         if (session := version.session) is not None:
@@ -217,5 +216,6 @@ class ServedModels:
             gauges += [
                 metrics.QUEUE_LIMIT.labels(*labels),
                 metrics.PROVIDER.labels(*labels, device, session.provider, session.precision),
+                metrics.FILES_MISSING.labels(*labels),
             ]
         return gauges

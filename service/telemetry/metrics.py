@@ -74,6 +74,11 @@ LOADS = Counter(
     ("model", "outcome"),
 )
 READY = Gauge("deepserve_model_ready", "1 if the version serves, 0 if it failed its checks", _VERSION, least=True)
+FILES_MISSING = Gauge(
+    "deepserve_model_files_missing",
+    "Workers that serve the version although its files are missing, unreadable or damaged: it cannot be loaded again",
+    _VERSION,
+)
 PROVIDER = Gauge(
     "deepserve_model_provider",
     "Workers that run the version on this execution provider in this precision, and the device that was asked for",

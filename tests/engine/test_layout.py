@@ -12,7 +12,7 @@ def test_versions_are_numbers_oldest_first(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
     layout = scan(tmp_path)
     assert layout.models == {"digits": ["1", "9", "10"], "sentiment": ["2"]}
-    assert layout.strays == []
+    assert layout.ignored == []
 
 
 @pytest.mark.parametrize("stray", ["latest", "03", "0", "-1", "1.0", "2-candidate", "1234567890", "٣"])
@@ -21,7 +21,7 @@ def test_other_folders_in_a_model_are_named(tmp_path: Path, stray: str) -> None:
     (tmp_path / "digits" / stray).mkdir()
     layout = scan(tmp_path)
     assert layout.models == {"digits": ["1"]}
-    assert layout.strays == [f"digits/{stray}: a version is a number, as in digits/1"]
+    assert layout.ignored == [f"digits/{stray}: a version is a number, as in digits/1"]
 
 
 @pytest.mark.parametrize(("stray", "reason"), [("Digits", "the name of a model"), ("empty", "no version in it")])
@@ -29,7 +29,7 @@ def test_folders_that_are_no_models_are_named(tmp_path: Path, stray: str, reason
     (tmp_path / stray).mkdir()
     layout = scan(tmp_path)
     assert layout.models == {}
-    [line] = layout.strays
+    [line] = layout.ignored
     assert line.startswith(f"{stray}: {reason}")
 
 
@@ -38,7 +38,7 @@ def test_files_and_what_is_hidden_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("")
     (tmp_path / ".git").mkdir()
     (tmp_path / "digits" / ".3.checkpoint.pt").write_text("")
-    assert scan(tmp_path).strays == []
+    assert scan(tmp_path).ignored == []
 
 
 def test_a_volume_as_kubernetes_lays_it_out_is_read_through_its_links(tmp_path: Path) -> None:

@@ -126,10 +126,17 @@ def _statistics(version: Version, counted: Totals) -> Document:
 
 
 def index(repository: Repository, *, only_ready: bool) -> list[Document]:
-    """Every version of every model and its state, and the reason where it does not serve."""
-    return [
-        {"name": name, "version": number, "state": version.state, "reason": version.reason or ""}
-        for name, versions in repository.models.items()
-        for number, version in versions.items()
-        if version.state is State.READY or not only_ready
-    ]
+    """Return every version of every model, its state, and what is wrong with it or with its files.
+
+    A model whose folder could never be read has an entry without a version.
+    """
+    found: list[Document] = []
+    for name, versions in repository.models.items():
+        found += [
+            {"name": name, "version": number, "state": version.state, "reason": version.reason or ""}
+            for number, version in versions.items()
+            if version.state is State.READY or not only_ready
+        ]
+        if not versions and not only_ready:
+            found.append({"name": name, "state": State.UNAVAILABLE, "reason": "its files are missing"})
+    return found
