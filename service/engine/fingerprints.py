@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Collection
+from errno import ENOENT
 from pathlib import Path
 from stat import S_ISREG
 
@@ -21,7 +22,7 @@ class Fingerprinter:
         """Return a hash of the names and contents of all files in `directory` that are not hidden.
 
         Raises:
-            OSError: the folder or a file in it cannot be read, or a link in it leads nowhere.
+            OSError: the folder or a file in it cannot be read, a link in it leads nowhere, or there is no file in it.
         """
         known = self._known.get(directory, {})
         files = {
@@ -29,6 +30,8 @@ class Fingerprinter:
             for name in sorted(os.listdir(directory))
             if not name.startswith(".")
         }
+        if not files:
+            raise FileNotFoundError(ENOENT, "no file in it", str(directory))
         self._known[directory] = files
         content = [(name, digest) for name, (_, digest) in files.items()]
         return hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()

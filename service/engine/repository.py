@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from service.engine import layout
 from service.engine.card import Card
@@ -141,7 +142,13 @@ class Repository:
             return ModelFiles({}, {})
         return self._files(name, layout.versions(self.root / name))
 
-    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[str]:
+    def load(
+        self,
+        name: str,
+        numbers: Sequence[str],
+        policy: VersionPolicy | None = None,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[str]:
         """Load the versions of a model that its policy chooses, and take the others out of service.
 
         A version is verified unless it is ready and the content of its files is the same. A version that fails does
@@ -151,6 +158,7 @@ class Repository:
             name: of the model.
             numbers: its versions. One that is ready stays ready even if its files cannot be read.
             policy: in place of the model's own.
+            unreadable: versions whose files some worker could not read, and why.
 
         Returns:
             Why versions failed, one line each.
@@ -169,10 +177,13 @@ class Repository:
             if not policy.chooses(number, newer, on_trial):
                 loaded[number] = Version(name, number, f"the version policy ({policy}) leaves it out")
                 continue
-            if number in files.fingerprints:
-                version = self._load(name, number, files.fingerprints[number], known.get(number))
+            before = known.get(number)
+            if number in unreadable and before is not None and before.state is State.READY:
+                version = _missing(name, number, unreadable[number], before)
+            elif number in files.fingerprints:
+                version = self._load(name, number, files.fingerprints[number], before)
             else:
-                version = self._missing(name, number, files, known.get(number))
+                version = self._missing(name, number, files, before)
             loaded[number] = version
             if version.reason is not None:
                 failures.append(f"version {number}: {version.reason}")

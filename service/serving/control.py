@@ -301,7 +301,7 @@ class Control:
             self._models.unload(name, model.numbers)
             return ""
         policy = None if model.policy is None else VersionPolicy.parse(model.policy)
-        return "; ".join(self._models.load(name, model.numbers, policy))
+        return "; ".join(self._models.load(name, model.numbers, policy, model.unreadable))
 
 
 def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) -> WantedModel | None:

@@ -9,6 +9,7 @@ import asyncio
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from service.engine.batching import Batcher
 from service.engine.cache import Cache, CachedBatcher
@@ -98,13 +99,25 @@ class ServedModels:
         version = self.repository.newest(name) if number is None else self.repository.version(name, number)
         raise Unavailable(f"Version {version.number} of model {name!r} is not ready.")
 
-    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None) -> list[str]:
-        """Loads those versions of a model that its policy chooses, in place of those that answer now.
+    def load(
+        self,
+        name: str,
+        numbers: Sequence[str],
+        policy: VersionPolicy | None,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[str]:
+        """Load the versions of a model that its policy chooses, in place of those that answer now.
+
+        Args:
+            name: of the model.
+            numbers: its versions.
+            policy: in place of the model's own.
+            unreadable: versions whose files some worker could not read, and why.
 
         Returns:
             What failed, a line a version.
         """
-        failures = self.repository.load(name, numbers, policy)
+        failures = self.repository.load(name, numbers, policy, unreadable)
         versions = self.repository.versions(name).values()
         failed = sum(bool(each.fingerprint if each.failed else each.rejected) for each in versions)
         metrics.LOADS.labels(name, "failed").inc(failed)

@@ -13,7 +13,6 @@ from service.errors import NotFound, Unavailable
 from service.versions import VersionPolicy
 from tests.places import MODELS
 
-
 Log = pytest.LogCaptureFixture
 
 

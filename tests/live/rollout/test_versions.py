@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import httpx
 import pytest
 
 from tests.engine.test_verification import claim_another_dtype, flip_a_bit, golden, recorded, truncate
-from tests.live.conftest import serving
 from tests.live.rollout.asking import (
     ADMIN,
     CNN,
@@ -29,7 +27,7 @@ from tests.live.rollout.asking import (
     versions,
     workers,
 )
-from tests.places import DIGIT, MODELS
+from tests.places import DIGIT
 
 
 def test_a_new_version_is_rolled_out_and_taken_back(url: str, models: Path) -> None:
