@@ -149,7 +149,7 @@ def _models(chosen: Settings) -> Iterator[Check]:
     try:
         layout = scan(chosen.models_dir)
     except OSError as error:
-        yield Check("folder", f"{chosen.models_dir}: {error.strerror}", "FAIL")
+        yield Check("folder", f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}", "FAIL")
         return
     if not layout.models:
         yield Check("folder", "there is no model in it", "FAIL")

@@ -1,13 +1,17 @@
 """A version serves only once it has proved itself, and one that fails takes no other down."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from service.engine.card import Card
 from service.engine.inference import Runtime
-from service.engine.repository import Repository, State, Version
+from service.engine.repository import ModelFiles, Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import NotFound, Unavailable
 from service.versions import VersionPolicy
@@ -244,3 +248,46 @@ def test_without_a_ready_version_a_model_is_unavailable(models: Path) -> None:
     repository = loaded(models)
     with pytest.raises(Unavailable):
         repository.newest("digits")
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Runs as a user who may not read everything, even where the tests run as root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("place", ["", "digits", "digits/2", "digits/2/model.onnx"])
+def test_what_is_loaded_serves_on_when_it_may_not_be_read(place: str) -> None:
+    with TemporaryDirectory() as folder:  # not in that of pytest, which only its owner may enter
+        root = Path(folder) / "models"
+        shutil.copytree(MODELS / "digits", root / "digits")
+        for path in (Path(folder), *root.rglob("*")):
+            path.chmod(0o755)
+        repository = loaded(root)
+        session = repository.newest("digits").session
+        (root / place).chmod(0)
+        with as_nobody():
+            found = repository.scan().get("digits", ModelFiles({}, {}))
+            failures = repository.load("digits", ["1", "2"])
+        (root / place).chmod(0o755)
+        assert "2" not in found.fingerprints
+        assert [failure for failure in failures if "version 2: its files are missing (" in failure]
+        assert all("Permission denied" in failure for failure in failures)
+        version = repository.newest("digits")
+        assert (version.number, version.session, version.cannot_be_loaded_again) == ("2", session, True)
+        assert not reload(repository, "digits")
+        version = repository.newest("digits")
+        assert (version.reason, version.session, version.cannot_be_loaded_again) == (None, session, False)
+
+
+def test_a_file_name_that_is_not_utf8_fails_its_own_version_alone(models: Path) -> None:
+    (models / "digits" / "2" / os.fsdecode(b"caf\xe9")).write_bytes(b"")
+    repository = loaded(models)
+    assert ready(repository) == ["1"]
+    assert repository.version("digits", "2").reason == "caf?: not on the card"

@@ -108,16 +108,21 @@ def test_a_lost_mount_takes_nothing_down(url: str, models: Path, log: Path) -> N
 
 
 def test_a_worker_that_dies_meanwhile_is_missed_until_it_can_load_them(url: str, models: Path, log: Path) -> None:
-    (models / "digits").rename(models / ".digits")
-    until(lambda: len(missing(url)) == 2)
+    models.rename(models.with_name("unmounted"))
+    until(lambda: len(missing(url)) == 3)
     worker = workers(url)[0]
     worker.kill()
     worker.wait(10)
-    until(lambda: "digits (its files are missing)" in httpx.get(f"{url}/readyz").text)
+    until(
+        lambda: "digits (its files are missing), mammogram (its files are missing);" in httpx.get(f"{url}/readyz").text
+    )
     assert statuses(url, "/readyz") == {503}
     assert 'deepserve_model_ready{model="digits",version="2"} 0' in httpx.get(f"{url}/metrics").text
-    assert "model digits version 2 is unavailable: its files are missing (digits: No such file" in log.read_text()
-    (models / ".digits").rename(models / "digits")
+    assert (
+        "model digits version 2 is unavailable: its files are missing (the models folder: No such file"
+        in log.read_text()
+    )
+    models.with_name("unmounted").rename(models)
     until(lambda: httpx.get(f"{url}/readyz").is_success)
     assert answering(url) == {"2"}
 
