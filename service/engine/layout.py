@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from errno import EMFILE, ENFILE, ENOMEM
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -29,7 +30,7 @@ def scan(root: Path) -> Layout:
     """Return the content of `root`. Files and hidden entries are left out.
 
     Raises:
-        OSError: `root` cannot be read.
+        OSError: `root` cannot be read, or this process is out of file descriptors or memory.
     """
     models: dict[str, list[str]] = {}
     unreadable: dict[str, str] = {}
@@ -41,6 +42,7 @@ def scan(root: Path) -> Layout:
         try:
             found = folders(folder)
         except OSError as error:
+            raise_if_exhausted(error)
             unreadable[folder.name] = f"{folder.name}: {cause(error)}"
             continue
         if numbers := _numbers(found):
@@ -101,6 +103,12 @@ def why_missing(root: Path, name: str, number: str) -> str:
 def cause(error: OSError) -> str:
     """Return what the operating system says of an error, without paths."""
     return error.strerror or type(error).__name__
+
+
+def raise_if_exhausted(error: OSError) -> None:
+    """Raise `error` if it says nothing of the files: this process is out of file descriptors or memory."""
+    if error.errno in (EMFILE, ENFILE, ENOMEM):
+        raise error
 
 
 def printable(name: str) -> str:

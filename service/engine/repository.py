@@ -114,10 +114,14 @@ class Repository:
         """Return the version folders of each model under `root`; none if `root` cannot be read.
 
         A folder that is named like a model and cannot be read is a model without versions. Others are ignored.
+
+        Raises:
+            OSError: this process is out of file descriptors or memory.
         """
         try:
             found = layout.scan(self.root)
         except OSError as error:
+            layout.raise_if_exhausted(error)
             if self._is_root_readable:
                 logger.error("the models folder cannot be read: %s", layout.cause(error))  # noqa: TRY400
             self._is_root_readable = False
@@ -267,6 +271,7 @@ class Repository:
             try:
                 fingerprints[number] = self._fingerprinter.fingerprint(directory)
             except OSError as error:
+                layout.raise_if_exhausted(error)
                 file = Path(error.filename or directory).name
                 place = f"{name}/{number}" if file == number else f"{name}/{number}/{layout.printable(file)}"
                 unreadable[number] = f"{place}: {layout.cause(error)}"

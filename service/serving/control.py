@@ -60,7 +60,8 @@ class Control:
         self._seen: tuple[int, int] | None = None
         """The change that the models have been brought to."""
         self._failures: dict[str, str] = {}
-        workers.change(lambda known: {} if known else self._changed(models.repository.scan(), {}))
+        found = {} if workers.wanted().models else models.repository.scan()
+        workers.change(lambda known: {} if known else self._changed(found, {}))
         self._bring()
 
     async def load(self, name: str, policy: VersionPolicy | None = None) -> None:
@@ -194,7 +195,7 @@ class Control:
             ) from error
         if files.fingerprints or files.unreadable:
             return files
-        if name in self._workers.wanted().models:
+        if (model := self._workers.wanted().models.get(name)) is not None and model.loaded:
             raise LoadFailed(f"Model {name!r} is not loaded as asked: its files are missing ({why}).")
         raise NotFound(f"There is no model {name!r}.")
 
@@ -203,7 +204,8 @@ class Control:
     ) -> dict[str, WantedModel | None]:
         """Return what a look at the files changes of what is wanted.
 
-        Versions that serve, and models of which a version has served, stay wanted when their files are missing.
+        Versions that serve, and models of which a version has served, stay wanted when their files are missing. A
+        model that was unloaded stays unloaded when its files are back.
         """
         at_start = not any(model.has_served for model in models.values())
         changes: dict[str, WantedModel | None] = {
@@ -220,7 +222,7 @@ class Control:
                 missing = missing or gone  # the only worker has been started again since: the model is missed
             why = {number: layout.why_missing(self._models.repository.root, name, number) for number in missing}
             changed = replace(model, fingerprints=files.fingerprints, unreadable={**files.unreadable, **why})
-            if name not in found and not changed.numbers:
+            if name not in found and not changed.numbers and model.loaded:
                 changes[name] = None
             elif changed != model:
                 changes[name] = changed
@@ -284,9 +286,9 @@ class Control:
         is_ready = not unavailable and any(name in served or not model.loaded for name, model in wanted.models.items())
         contents = frozenset((each.name, each.number, each.card.content) for each in ready if each.card is not None)
         self._workers.report(Report(wanted.generation, is_ready, unavailable, contents, dict(self._failures)))
-        self._seen = seen
         if any(not wanted.models[name].has_served for name in served):
             self._workers.remember_served(served)
+        self._seen = seen
 
     def _why_unavailable(self, name: str) -> str:
         """Return why no version of a model is ready, fit for clients without a key."""
@@ -298,10 +300,17 @@ class Control:
     def _bring_model(self, name: str, model: WantedModel) -> str:
         """What failed; nothing if all went well."""
         if not model.loaded:
-            self._models.unload(name, model.numbers)
+            if model.numbers:
+                self._models.unload(name, model.numbers)
+            else:
+                self._models.forget(name)
             return ""
         policy = None if model.policy is None else VersionPolicy.parse(model.policy)
-        return "; ".join(self._models.load(name, model.numbers, policy, model.unreadable))
+        failures = self._models.load(name, model.numbers, policy, model.unreadable)
+        for version in self._models.repository.ready_versions(name):
+            if model.fingerprints.get(version.number, version.fingerprint) != version.fingerprint:
+                logger.warning("model %s version %s: its files are not those that were asked for", name, version.number)
+        return "; ".join(failures)
 
 
 def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) -> WantedModel | None:

@@ -1,9 +1,10 @@
 """What a worker serves while the files of its models come, change and go."""
 
 import os
+import resource
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,52 @@ async def test_an_unload_takes_out_what_has_no_files(root: Path, folder: Path) -
         assert metric("deepserve_model_files_missing") is None
         with pytest.raises(NotFound):
             await worker.control.load("digits")
+
+
+async def test_an_unloaded_model_stays_unloaded_when_its_files_are_back(root: Path, folder: Path) -> None:
+    async with working(Worker(root, folder)) as worker:
+        await worker.control.unload("digits")
+        with away(root / "digits"):
+            await until(lambda: "digits 1" not in worker.index)
+        await until(lambda: "digits 1" in worker.index)
+        await some_looks()
+        assert worker.index["digits 1"] == ("UNAVAILABLE", "unloaded")
+        assert worker.not_ready == ""
+
+
+async def test_a_process_without_file_descriptors_does_not_take_its_files_for_missing(
+    root: Path, folder: Path, caplog: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "RETRY", 0.02)
+    worker = Worker(root, folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with working(worker):
+        await some_looks()
+        taken = [os.open(os.devnull, os.O_RDONLY)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 2, hard))
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.dup(taken[0]))
+            await some_looks()
+            assert worker.answers("digits")
+        finally:
+            for each in taken:
+                os.close(each)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await some_looks()
+        assert worker.index["digits 1"] == ("READY", "")
+    assert not [line for line in caplog.messages if "missing" in line]
+    assert len([line for line in caplog.messages if "not yet as they are wanted" in line]) == 1, "once"
+
+
+async def test_a_worker_that_starts_again_with_other_files_says_so(root: Path, folder: Path, caplog: Log) -> None:
+    Worker(root, folder, watch=0).control.close()
+    Card.read(root / "digits" / "1").model_copy(update={"title": "Retrained"}).write(root / "digits" / "1")
+    Worker(root, folder, watch=0).control.close()
+    assert [line for line in caplog.messages if "asked for" in line] == [
+        "model digits version 1: its files are not those that were asked for"
+    ]
 
 
 async def test_a_load_takes_out_versions_without_a_folder(root: Path, folder: Path) -> None:
