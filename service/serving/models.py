@@ -198,9 +198,10 @@ class ServedModels:
         self._prepared = {session: served for session, served in self._prepared.items() if id(served) in answer}
         before, self._told[name] = self._told.get(name, []), list(self.repository.models.get(name, {}).values())
         self._tell(before, self._told[name])
-        # What is there now stays: looking through it for garbage stops all requests for a tenth of a second.
-        gc.collect()
-        gc.freeze()
+        if known != set(ready.values()):
+            # What is there now stays: looking through it for garbage stops all requests for a tenth of a second.
+            gc.collect()
+            gc.freeze()
 
     def _default(self, name: str, ready: Sequence[str]) -> str:
         """The version for those who ask for none: the newest, one on trial only if there is no other."""
