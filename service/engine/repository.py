@@ -12,10 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
-from service.engine import layout
 from service.engine.card import Card
-from service.engine.fingerprints import Fingerprinter
 from service.engine.inference import Runtime, Session
+from service.engine.models_folder import NO_FILES, ModelFiles, ModelsFolder
 from service.engine.verification import UnreadableError, VerificationError, verify
 from service.errors import NotFound, Unavailable
 from service.versions import VersionPolicy
@@ -24,9 +23,6 @@ logger = logging.getLogger(__name__)
 
 UNLOADED = "unloaded"
 """The reason of versions that an administrator has unloaded."""
-
-MOST_IGNORED = 20
-"""Log lines about ignored folders that one look may write."""
 
 
 class State(StrEnum):
@@ -69,16 +65,6 @@ class Version:
         return self.session is not None and (self.files_missing or bool(self.rejected))
 
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """The version folders of one model."""
-
-    fingerprints: Mapping[str, str]
-    """By version, the fingerprint of its files."""
-    unreadable: Mapping[str, str]
-    """Versions whose files cannot be read, and why."""
-
-
 class Repository:
     """All versions of all models, oldest first."""
 
@@ -100,51 +86,12 @@ class Repository:
             on_trial: by model, versions that are loaded beside the latest N.
         """
         self.root = root
+        self.folder = ModelsFolder(root)
         self.models: dict[str, dict[str, Version]] = {}
         self._runtime = runtime
         self._policies = policies or {}
         self._prepare = prepare
         self._on_trial = on_trial or {}
-        self._fingerprinter = Fingerprinter()
-        self._is_root_readable = True
-        self._ignored: set[str] = set()
-        """Folders that the log has already named as ignored, and why."""
-
-    def scan(self) -> dict[str, ModelFiles]:
-        """Return the version folders of each model under `root`; none if `root` cannot be read.
-
-        A folder that is named like a model and cannot be read is a model without versions. Others are ignored.
-
-        Raises:
-            OSError: this process is out of file descriptors or memory.
-        """
-        try:
-            found = layout.scan(self.root)
-        except OSError as error:
-            layout.raise_if_exhausted(error)
-            if self._is_root_readable:
-                logger.error("the models folder cannot be read: %s", layout.cause(error))  # noqa: TRY400
-            self._is_root_readable = False
-            return {}
-        if not self._is_root_readable:
-            logger.warning("the models folder can be read again")
-        self._is_root_readable = True
-        self._log_ignored(found.ignored)
-        self._fingerprinter.forget_all_but(
-            {self.root / name / number for name, numbers in found.models.items() for number in numbers}
-        )
-        models = {name: self._files(name, numbers) for name, numbers in found.models.items()}
-        return models | dict.fromkeys(found.unreadable, ModelFiles({}, {}))
-
-    def files(self, name: str) -> ModelFiles:
-        """Return the version folders of a model.
-
-        Raises:
-            OSError: the model's folder cannot be read.
-        """
-        if not layout.MODEL_NAME.fullmatch(name):
-            return ModelFiles({}, {})
-        return self._files(name, layout.versions(self.root / name))
 
     def load(
         self,
@@ -170,9 +117,9 @@ class Repository:
         policy = policy or self.policy(name)
         known = self.models.get(name, {})
         try:
-            files = self.files(name)
+            files = self.folder.files(name)
         except OSError:
-            files = ModelFiles({}, {})
+            files = NO_FILES
         on_trial = self._on_trial.get(name, ())
         loaded: dict[str, Version] = {}
         newer = 0
@@ -204,7 +151,7 @@ class Repository:
         """Return whether a version of a model that failed because its files were missing can be read now."""
         missing = {each.number for each in self.models.get(name, {}).values() if each.failed and each.files_missing}
         try:
-            return bool(missing) and not missing.isdisjoint(self.files(name).fingerprints)
+            return bool(missing) and not missing.isdisjoint(self.folder.files(name).fingerprints)
         except OSError:
             return False
 
@@ -263,29 +210,6 @@ class Repository:
         """In a new table: others may be reading the old one."""
         self.models = dict(sorted({**self.models, name: versions}.items()))
 
-    def _files(self, name: str, numbers: Sequence[str]) -> ModelFiles:
-        fingerprints: dict[str, str] = {}
-        unreadable: dict[str, str] = {}
-        for number in numbers:
-            directory = self.root / name / number
-            try:
-                fingerprints[number] = self._fingerprinter.fingerprint(directory)
-            except OSError as error:
-                layout.raise_if_exhausted(error)
-                file = Path(error.filename or directory).name
-                place = f"{name}/{number}" if file == number else f"{name}/{number}/{layout.printable(file)}"
-                unreadable[number] = f"{place}: {layout.cause(error)}"
-        return ModelFiles(fingerprints, unreadable)
-
-    def _log_ignored(self, ignored: Collection[str]) -> None:
-        """Log which folders are ignored, each once."""
-        new = [line for line in ignored if line not in self._ignored]
-        for line in new[:MOST_IGNORED]:
-            logger.warning("ignored: %s", line)
-        if len(new) > MOST_IGNORED:
-            logger.warning("ignored: %d more folders", len(new) - MOST_IGNORED)
-        self._ignored = set(ignored)
-
     def _load(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:
         """Return the version, verified; the known one if it is ready and its content is the same or fails."""
         if known is None or known.state is not State.READY:
@@ -310,7 +234,7 @@ class Repository:
         return replace(known, reason=reason, rejected=fingerprint, files_missing=False)
 
     def _missing(self, name: str, number: str, files: ModelFiles, known: Version | None) -> Version:
-        why = files.unreadable.get(number) or layout.why_missing(self.root, name, number)
+        why = files.unreadable.get(number) or self.folder.why_missing(name, number)
         return _missing(name, number, why, known)
 
     def _verified(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:

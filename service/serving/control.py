@@ -12,15 +12,16 @@ request to unload or load the model, or newer versions and a policy that keeps o
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
 from msgspec.structs import replace
 
-from service.engine import layout
-from service.engine.repository import ModelFiles, State
+from service.engine.models_folder import NO_FILES, ModelFiles
+from service.engine.repository import State
 from service.errors import LoadFailed, NotFound, Unavailable
+from service.serving import watch
 from service.serving.models import ServedModels
 from service.serving.workers import Edit, Report, WantedModel, Workers
 from service.versions import VersionPolicy
@@ -42,26 +43,26 @@ logger = logging.getLogger(__name__)
 class Control:
     """Changes of what is served, for all workers of a server."""
 
-    def __init__(self, models: ServedModels, workers: Workers, watch: float, *, strict: bool = False) -> None:
+    def __init__(self, models: ServedModels, workers: Workers, watch_seconds: float, *, strict: bool = False) -> None:
         """Load what is wanted, or all that there is if this is the first worker of the server.
 
         Args:
             models: of this worker.
             workers: the others.
-            watch: seconds between looks for changed files; 0 for none.
+            watch_seconds: seconds between looks for changed files; 0 for none.
             strict: whether the server is ready only while every model in the repository is.
         """
         self._models = models
         self._workers = workers
-        self._watch = watch
+        self._watch = watch_seconds
         self._strict = strict
         self._made: dict[str, int] = {}
         """By model, the generation that this worker has brought it to."""
         self._seen: tuple[int, int] | None = None
         """The change that the models have been brought to."""
         self._failures: dict[str, str] = {}
-        found = {} if workers.wanted().models else models.repository.scan()
-        workers.change(lambda known: {} if known else self._changed(found, {}))
+        found = {} if workers.wanted().models else models.repository.folder.scan()
+        workers.change(lambda known: {} if known else self._changes(found, known))
         self._bring()
 
     async def load(self, name: str, policy: VersionPolicy | None = None) -> None:
@@ -78,8 +79,7 @@ class Control:
         """
         files = await asyncio.to_thread(self._files, name)
         listed = () if policy is None or policy.listed is None else policy.listed
-        there = {*files.fingerprints, *files.unreadable}
-        if missing := [str(number) for number in listed if str(number) not in there]:
+        if missing := [str(number) for number in listed if str(number) not in files.numbers]:
             raise NotFound(f"Model {name!r} has no version {', '.join(missing)}.")
         before: WantedModel | None = None
         asked = WantedModel({})
@@ -163,9 +163,9 @@ class Control:
             try:
                 if self._watch and loop.time() >= next_watch:
                     next_watch = loop.time() + self._watch
-                    found, before = await asyncio.to_thread(self._models.repository.scan), found
+                    found, before = await asyncio.to_thread(self._models.repository.folder.scan), found
                     if found == before:  # nobody is writing, and no read failed just this once
-                        await asyncio.to_thread(self._workers.change, partial(self._changed, found))
+                        await asyncio.to_thread(self._workers.change, partial(self._changes, found))
                 if loop.time() >= next_reread:
                     next_reread = loop.time() + REREAD
                     await asyncio.to_thread(self._reread)
@@ -185,49 +185,22 @@ class Control:
             LoadFailed: it has no version folder that can be read, but it had when it was loaded.
         """
         try:
-            files = self._models.repository.files(name)
+            files = self._models.repository.folder.files(name)
             why = f"{name}: no version in it"
         except FileNotFoundError as error:
-            files, why = ModelFiles({}, {}), f"{name}: {error.strerror}"
+            files, why = NO_FILES, f"{name}: {error.strerror}"
         except OSError as error:
             raise LoadFailed(
                 f"Model {name!r} is not loaded as asked: its files are missing ({name}: {error.strerror})."
             ) from error
-        if files.fingerprints or files.unreadable:
+        if files.numbers:
             return files
         if (model := self._workers.wanted().models.get(name)) is not None and model.loaded:
             raise LoadFailed(f"Model {name!r} is not loaded as asked: its files are missing ({why}).")
         raise NotFound(f"There is no model {name!r}.")
 
-    def _changed(
-        self, found: Mapping[str, ModelFiles], models: Mapping[str, WantedModel]
-    ) -> dict[str, WantedModel | None]:
-        """Return what a look at the files changes of what is wanted.
-
-        Versions that serve, and models of which a version has served, stay wanted when their files are missing. A
-        model that was unloaded stays unloaded when its files are back.
-        """
-        at_start = not any(model.has_served for model in models.values())
-        changes: dict[str, WantedModel | None] = {
-            name: WantedModel(files.fingerprints, files.unreadable, found_at_start=at_start)
-            for name, files in found.items()
-            if name not in models
-        }
-        served = self._workers.served()
-        for name, model in models.items():
-            files = found.get(name, ModelFiles({}, {}))
-            gone = [number for number in model.numbers if number not in {*files.fingerprints, *files.unreadable}]
-            missing = [number for number in gone if model.loaded and (name, number) in served]
-            if len(gone) == len(model.numbers) and model.loaded and model.has_served:
-                missing = missing or gone  # the only worker has been started again since: the model is missed
-            why = {number: layout.why_missing(self._models.repository.root, name, number) for number in missing}
-            changed = replace(model, fingerprints=files.fingerprints, unreadable={**files.unreadable, **why})
-            if name not in found and not changed.numbers and model.loaded:
-                changes[name] = None
-            elif changed != model:
-                changes[name] = changed
-                _log_missing(name, model, changed, served)
-        return changes
+    def _changes(self, found: Mapping[str, ModelFiles], wanted: Mapping[str, WantedModel]) -> watch.Changes:
+        return watch.changes(found, wanted, self._workers.served(), self._models.repository.folder.why_missing)
 
     def _serves(self, name: str) -> bool:
         known = self._models.repository.models.get(name, {})
@@ -320,20 +293,3 @@ def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) ->
     if before is None:
         return asked if serves else None
     return replace(asked, policy=before.policy, loaded=before.loaded or serves)
-
-
-def _log_missing(name: str, before: WantedModel, after: WantedModel, served: Collection[tuple[str, str]]) -> None:
-    """Log for which versions that serve the files are missing, and for which they are back."""
-    missing, back = (
-        [number for number in new.unreadable if number not in old.unreadable and (name, number) in served]
-        for new, old in ((after, before), (before, after))
-    )
-    if missing:
-        logger.error(
-            "model %s: the files of version %s are missing (%s); what is loaded serves on until it is unloaded",
-            name,
-            ", ".join(missing),
-            "; ".join(dict.fromkeys(after.unreadable[number] for number in missing)),
-        )
-    if back:
-        logger.warning("model %s: the files of version %s are back", name, ", ".join(back))

@@ -11,7 +11,8 @@ import pytest
 
 from service.engine.card import Card
 from service.engine.inference import Runtime
-from service.engine.repository import ModelFiles, Repository, State, Version
+from service.engine.models_folder import NO_FILES
+from service.engine.repository import Repository, State, Version
 from service.engine.verification import VerificationError
 from service.errors import NotFound, Unavailable
 from service.versions import VersionPolicy
@@ -23,14 +24,14 @@ Log = pytest.LogCaptureFixture
 def loaded(root: Path, policy: VersionPolicy | None = None) -> Repository:
     """A repository with all that is in `root`."""
     repository = Repository(root, Runtime())
-    for name in repository.scan():
+    for name in repository.folder.scan():
         reload(repository, name, policy)
     return repository
 
 
 def reload(repository: Repository, name: str, policy: VersionPolicy | None = None) -> list[str]:
     """Loads the versions of a model that are there now; says what failed."""
-    files = repository.files(name)
+    files = repository.folder.files(name)
     return repository.load(name, [*files.fingerprints, *files.unreadable], policy)
 
 
@@ -171,23 +172,23 @@ def test_a_link_to_nothing_fails_its_own_version_alone(models: Path) -> None:
     (models / "digits" / "3" / "model.onnx").unlink()
     (models / "digits" / "3" / "model.onnx").symlink_to("nowhere")
     repository = Repository(models, Runtime())
-    before = repository.scan()
+    before = repository.folder.scan()
     [failure] = reload(repository, "digits")
     assert failure == "version 3: its files are missing (digits/3/model.onnx: No such file or directory)"
     assert ready(repository) == ["1", "2"]
     (models / "digits" / "3" / "model.onnx").unlink()
     shutil.copy(models / "digits" / "1" / "model.onnx", models / "digits" / "3")
-    assert repository.scan() != before
+    assert repository.folder.scan() != before
     assert not reload(repository, "digits")
     assert ready(repository) == ["2", "3"]
 
 
 def test_versions_come_and_go_with_their_folders(models: Path) -> None:
     repository = loaded(models)
-    before = repository.scan()
+    before = repository.folder.scan()
     add(models, "3")
     shutil.rmtree(models / "digits" / "1")
-    found = repository.scan()["digits"].fingerprints
+    found = repository.folder.scan()["digits"].fingerprints
     assert list(found) == ["2", "3"]
     assert found["2"] == before["digits"].fingerprints["2"]
     reload(repository, "digits")
@@ -207,7 +208,7 @@ def test_other_files_and_folders_are_ignored(models: Path, caplog: Log) -> None:
     (models / "empty").mkdir()
     repository = loaded(models)
     assert {name: list(versions) for name, versions in repository.models.items()} == {"digits": ["1", "2"]}
-    repository.scan()
+    repository.folder.scan()
     told = [line for line in caplog.messages if "ignored" in line]
     assert len(told) == 3  # once each
     assert all(any(name in line for line in told) for name in ("latest", "03", "empty"))
@@ -273,7 +274,7 @@ def test_what_is_loaded_serves_on_when_it_may_not_be_read(place: str) -> None:
         session = repository.newest("digits").session
         (root / place).chmod(0)
         with as_nobody():
-            found = repository.scan().get("digits", ModelFiles({}, {}))
+            found = repository.folder.scan().get("digits", NO_FILES)
             failures = repository.load("digits", ["1", "2"])
         (root / place).chmod(0o755)
         assert "2" not in found.fingerprints

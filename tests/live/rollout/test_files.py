@@ -103,8 +103,8 @@ def test_a_lost_mount_takes_nothing_down(url: str, models: Path, log: Path) -> N
         assert [each["reason"] for each in index(url, "digits")] == ["", ""]
     assert traffic.faults == []
     written = log.read_text()
-    assert written.count("model digits: the files of version 1, 2 are missing") == 1
-    assert written.count("model digits: the files of version 1, 2 are back") == 1
+    assert written.count("model digits: the files of versions 1, 2 are missing") == 1
+    assert written.count("model digits: the files of versions 1, 2 are back") == 1
 
 
 def test_a_worker_that_dies_meanwhile_is_missed_until_it_can_load_them(url: str, models: Path, log: Path) -> None:
