@@ -18,12 +18,13 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from service.engine.layout import cause
 from service.engine.models_folder import NO_FILES, ModelFiles
 from service.engine.repository import State
 from service.errors import LoadFailed, NotFound, Unavailable
 from service.serving import watch
 from service.serving.models import ServedModels
-from service.serving.workers import Edit, Report, WantedModel, Workers
+from service.serving.workers import Edit, Report, Wanted, WantedModel, Workers
 from service.versions import VersionPolicy
 
 LOOK = 0.2
@@ -66,7 +67,7 @@ class Control:
         self._bring()
 
     async def load(self, name: str, policy: VersionPolicy | None = None) -> None:
-        """Loads a model, or reloads what has changed of it, in every worker.
+        """Load a model, or reload what has changed of it, in every worker.
 
         Args:
             name: of the model.
@@ -108,7 +109,7 @@ class Control:
             raise LoadFailed(f"Model {name!r} is not loaded as asked: {failures}.")
 
     async def unload(self, name: str) -> None:
-        """Takes a model out of service, in every worker.
+        """Take a model out of service, in every worker.
 
         Raises:
             NotFound: there is no such model.
@@ -123,24 +124,24 @@ class Control:
         await self._change(ask)
 
     def policy(self, name: str) -> VersionPolicy:
-        """Which versions of a model are loaded."""
+        """Return which versions of a model are loaded."""
         model = self._workers.wanted().models.get(name)
         if model is None or model.policy is None:
             return self._models.repository.policy(name)
         return VersionPolicy.parse(model.policy)
 
     async def follow(self) -> None:
-        """Makes the changes that any worker asks for, and shows that this one is at work, until it is cancelled."""
+        """Make the changes that any worker asks for, and show that this one is at work, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._show_life())
             tasks.create_task(self._look())
 
     def close(self) -> None:
-        """Takes this worker from among the others."""
+        """Leave the workers of the server."""
         self._workers.leave()
 
     async def _show_life(self) -> None:
-        """Tells the other workers that the event loop turns, and the log of those that tell so no more."""
+        """Update this worker's heartbeat and log workers whose heartbeat is stale."""
         silent: set[str] = set()
         while True:
             with suppress(OSError):  # the folder cannot be written for a moment, say
@@ -153,7 +154,7 @@ class Control:
             await asyncio.sleep(BEAT)
 
     async def _look(self) -> None:
-        """Brings the models to what is wanted, whenever that changes."""
+        """Bring the models to what is wanted, whenever that changes, and look at the files."""
         loop = asyncio.get_running_loop()
         next_watch, found = loop.time() + self._watch, None
         next_reread = loop.time() + REREAD
@@ -182,22 +183,18 @@ class Control:
 
         Raises:
             NotFound: there is no such model.
-            LoadFailed: it has no version folder that can be read, but it had when it was loaded.
+            LoadFailed: its folder cannot be read, or is gone or empty although it is loaded.
         """
         try:
-            files = self._models.repository.folder.files(name)
-            why = f"{name}: no version in it"
-        except FileNotFoundError as error:
-            files, why = NO_FILES, f"{name}: {error.strerror}"
+            if (files := self._models.repository.folder.files(name)).numbers:
+                return files
+            why, is_absent = "no version in it", True
         except OSError as error:
-            raise LoadFailed(
-                f"Model {name!r} is not loaded as asked: its files are missing ({name}: {error.strerror})."
-            ) from error
-        if files.numbers:
-            return files
-        if (model := self._workers.wanted().models.get(name)) is not None and model.loaded:
-            raise LoadFailed(f"Model {name!r} is not loaded as asked: its files are missing ({why}).")
-        raise NotFound(f"There is no model {name!r}.")
+            why, is_absent = cause(error), isinstance(error, FileNotFoundError)
+        model = self._workers.wanted().models.get(name)
+        if is_absent and (model is None or not model.loaded):
+            raise NotFound(f"There is no model {name!r}.")
+        raise LoadFailed(f"Model {name!r} is not loaded as asked: its files are missing ({name}: {why}).")
 
     def _changes(self, found: Mapping[str, ModelFiles], wanted: Mapping[str, WantedModel]) -> watch.Changes:
         return watch.changes(found, wanted, self._workers.served(), self._models.repository.folder.why_missing)
@@ -207,7 +204,7 @@ class Control:
         return any(version.state is State.READY for version in known.values())
 
     async def _change(self, edit: Edit) -> int:
-        """Asks every worker for a change; the generation that it made, once all have tried."""
+        """Ask every worker for a change. Return its generation once all have tried."""
         try:
             generation = await asyncio.to_thread(self._workers.change, edit)
             async with asyncio.timeout(PATIENCE):
@@ -219,11 +216,11 @@ class Control:
         return generation
 
     def _failed(self, name: str) -> str | None:
-        """Why the last change of a model failed in one of the workers."""
+        """Return why the last change of a model failed in one of the workers."""
         return next((report.failures[name] for report in self._workers.reports() if name in report.failures), None)
 
     def _take_turn(self) -> None:
-        """Brings the models to what is wanted while no other worker does so."""
+        """Bring the models to what is wanted while no other worker does so."""
         with self._workers.turn():
             self._bring()
 
@@ -236,7 +233,7 @@ class Control:
             self._take_turn()
 
     def _bring(self) -> None:
-        """Brings the models to what is wanted, and reports it."""
+        """Bring the models to what is wanted, and report it."""
         seen = self._workers.last_change()
         wanted = self._workers.wanted()
         for name in self._models.repository.models.keys() - wanted.models.keys():
@@ -248,6 +245,11 @@ class Control:
                 if failures := self._bring_model(name, model):
                     self._failures[name] = failures
                 self._made[name] = model.generation
+        self._report(wanted)
+        self._seen = seen
+
+    def _report(self, wanted: Wanted) -> None:
+        """Tell the other workers what this one serves, and which models it needs and does not have."""
         repository = self._models.repository
         ready = [each for name in repository.models for each in repository.ready_versions(name)]
         served = {each.name for each in ready}
@@ -261,7 +263,6 @@ class Control:
         self._workers.report(Report(wanted.generation, is_ready, unavailable, contents, dict(self._failures)))
         if any(not wanted.models[name].has_served for name in served):
             self._workers.remember_served(served)
-        self._seen = seen
 
     def _why_unavailable(self, name: str) -> str:
         """Return why no version of a model is ready, fit for clients without a key."""
@@ -271,7 +272,7 @@ class Control:
         return "no version has proved itself"
 
     def _bring_model(self, name: str, model: WantedModel) -> str:
-        """What failed; nothing if all went well."""
+        """Bring one model to what is wanted. Return what failed; empty if nothing did."""
         if not model.loaded:
             if model.numbers:
                 self._models.unload(name, model.numbers)
@@ -287,8 +288,10 @@ class Control:
 
 
 def _settled(asked: WantedModel, before: WantedModel | None, *, serves: bool) -> WantedModel | None:
-    """What is wanted of a model that could not be loaded as asked: what was, so that a worker which starts later serves
-    what the others do. If none of it serves that did not either before, it is not missed.
+    """Return what is wanted of a model that could not be loaded as asked: the same as before.
+
+    A worker that starts later then serves what the others do. A model that was unloaded before, and of which no version
+    serves, stays unloaded.
     """
     if before is None:
         return asked if serves else None

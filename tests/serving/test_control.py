@@ -46,7 +46,7 @@ class Worker:
     def index(self) -> dict[str, tuple[str, str]]:
         """State and reason by model and version."""
         index = metadata.index(self.models.repository, only_ready=False)
-        return {f"{each['name']} {each.get('version')}": (each["state"], each["reason"]) for each in index}
+        return {f"{each['name']} {each['version']}": (each["state"], each["reason"]) for each in index}
 
     @property
     def not_ready(self) -> str:
@@ -256,7 +256,7 @@ async def test_models_whose_folders_cannot_be_read_at_the_start_are_missed(root:
     with away(root / "digits", a_link_to_nothing):
         async with working(Worker(root, folder)) as worker:
             assert "digits (its files are missing)" in worker.not_ready
-            assert worker.index["digits None"] == ("UNAVAILABLE", "its files are missing")
+            assert worker.index["digits "] == ("UNAVAILABLE", "its files are missing")
             assert worker.answers("mammogram")
     async with working(Worker(root, folder)) as worker:
         await until(lambda: worker.answers("digits") and not worker.not_ready)

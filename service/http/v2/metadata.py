@@ -128,7 +128,7 @@ def _statistics(version: Version, counted: Totals) -> Document:
 def index(repository: Repository, *, only_ready: bool) -> list[Document]:
     """Return every version of every model, its state, and what is wrong with it or with its files.
 
-    A model whose folder could never be read has an entry without a version.
+    A model whose folder could never be read has one entry, whose version is empty.
     """
     found: list[Document] = []
     for name, versions in repository.models.items():
@@ -138,5 +138,5 @@ def index(repository: Repository, *, only_ready: bool) -> list[Document]:
             if version.state is State.READY or not only_ready
         ]
         if not versions and not only_ready:
-            found.append({"name": name, "state": State.UNAVAILABLE, "reason": "its files are missing"})
+            found.append({"name": name, "version": "", "state": State.UNAVAILABLE, "reason": "its files are missing"})
     return found
