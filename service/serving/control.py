@@ -19,7 +19,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from service.engine.layout import cause
-from service.engine.models_folder import NO_FILES, ModelFiles
+from service.engine.models_folder import ModelFiles
 from service.engine.repository import State
 from service.errors import LoadFailed, NotFound, Unavailable
 from service.serving import watch
