@@ -222,7 +222,7 @@ class ServedModels:
                     gauge.set(value)
 
     def _gauges(self, version: Version) -> list[Number]:
-        """Whether a version is ready; where it is, how many rows may wait for it, what runs it, and if files miss."""
+        """Whether a version is ready and, if so, its queue limit, what runs it, and whether its files are missing."""
         labels = (version.name, version.number)
         gauges = [metrics.READY.labels(*labels)]
         if (session := version.session) is not None:
