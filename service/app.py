@@ -130,7 +130,7 @@ class DeepServe:
         self.models = ServedModels(SETTINGS, PREDICTORS)
         workers = Workers(FOLDER)
         self.readiness = Readiness(workers, SETTINGS.workers)
-        self.control = Control(self.models, workers, SETTINGS.watch)
+        self.control = Control(self.models, workers, SETTINGS.watch, strict=SETTINGS.strict_readiness)
         self.answering = Answering(self.models, SETTINGS.shadow)
         gc.set_threshold(10_000, 10, 10)
 

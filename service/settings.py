@@ -93,8 +93,14 @@ class Settings(BaseSettings):
     `{"digits": "all", "sentiment": [1, 3]}`; of a model that is not named, the latest 2."""
 
     watch: float = Field(0.0, ge=0)
-    """Seconds between looks into `models_dir` for versions that have come, changed or gone, which are then loaded or
-    taken out of service; 0 for looking at start only, and when a client with an admin key asks for it."""
+    """Seconds between looks into `models_dir` for versions that are new or whose content has changed, which are then
+    loaded; 0 for looking at start only, and when a client with an admin key loads a model. A version whose files are
+    gone serves on: see `deepserve_model_files_missing`."""
+
+    strict_readiness: bool = False
+    """Whether the server is ready only while every model in `models_dir` is. Otherwise it is ready once every model
+    that it found at start is ready, and stays ready until one that was ready is not any more: a new model that fails
+    does not count."""
 
     device: Device = "cpu"
     """What the models run on. Where `cuda` or `tensorrt` do not work the service does not start, and a graph that they
@@ -195,8 +201,8 @@ class Settings(BaseSettings):
 
     @field_validator("tls_certificate_file", "tls_key_file", mode="before")
     @classmethod
-    def _absolute(cls, value: Path | str | None) -> Path | None:
-        return Path(value).absolute() if value else None  # links, which Kubernetes moves, are not resolved
+    def _none_if_empty(cls, value: object) -> object:
+        return value or None
 
     @field_validator("tls_key_file")
     @classmethod
@@ -238,12 +244,11 @@ class Settings(BaseSettings):
             raise ValueError(f"neither 0, for no limit, nor at least {LEAST_RATE:g} requests a second")
         return value
 
-    @field_validator("models_dir")
+    @field_validator("models_dir", "tls_certificate_file", "tls_key_file")
     @classmethod
-    def _must_exist(cls, value: Path) -> Path:
-        if not value.is_dir():
-            raise ValueError(f"{value} is not a directory")
-        return value.resolve()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        """Keep links: they may lead elsewhere later, as in a volume that Kubernetes updates."""
+        return None if value is None else value.absolute()
 
     @property
     def by_model(self) -> dict[str, Mapping[str, Any]]:

@@ -157,7 +157,7 @@ def _models(chosen: Settings) -> Iterator[Check]:
     try:
         layout = scan(chosen.models_dir)
     except OSError as error:
-        yield Check("folder", f"{chosen.models_dir}: {error.strerror}", "FAIL")
+        yield Check("folder", f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}", "FAIL")
         return
     if not layout.models:
         yield Check("folder", "there is no model in it", "FAIL")
@@ -165,7 +165,8 @@ def _models(chosen: Settings) -> Iterator[Check]:
     served = ServedModels(chosen, predictors)
     for name, numbers in layout.models.items():
         yield from _load(served, name, numbers)
-    yield from (Check("ignored", stray, "warn") for stray in layout.strays)
+    yield from (Check(name, f"its files are missing ({why})", "FAIL") for name, why in layout.unreadable.items())
+    yield from (Check("ignored", reason, "warn") for reason in layout.ignored)
     yield from _unmet(chosen, served.repository)
 
 

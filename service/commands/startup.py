@@ -22,6 +22,7 @@ def check(chosen: Settings) -> None:
     check_port(chosen)
     check_tls(chosen)
     check_runtime()
+    check_models_dir(chosen)
     check_models(chosen)
     check_device(chosen)
     traces.check(os.environ)
@@ -64,6 +65,18 @@ def check_runtime() -> None:
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
+
+
+def check_models_dir(chosen: Settings) -> None:
+    """The models folder can be read. A worker that starts later waits for it: a mount may be lost for a moment.
+
+    Raises:
+        StartupError: it cannot.
+    """
+    try:
+        os.scandir(chosen.models_dir).close()
+    except OSError as error:
+        raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}") from error
 
 
 def check_models(chosen: Settings) -> None:

@@ -8,10 +8,13 @@ from pydantic import BaseModel, Field
 
 from service.call import Call
 from service.engine.card import Card
-from service.engine.repository import Repository, State, Version
+from service.engine.repository import FILES_MISSING, Repository, State, Version
 from service.errors import Unavailable
 from service.http.messages import HttpRequest, Reply, Route
 from service.serving.models import ServedModels
+
+Reason = Annotated[str | None, Field(exclude_if=lambda reason: reason is None)]
+"""Absent from the JSON if there is none."""
 
 
 class VersionState(BaseModel):
@@ -19,7 +22,7 @@ class VersionState(BaseModel):
 
     version: str
     state: State
-    reason: Annotated[str | None, Field(exclude_if=lambda reason: reason is None)] = None
+    reason: Reason = None
     """Why it, or a change of its files, is not served; absent if all is."""
 
 
@@ -30,6 +33,8 @@ class ModelSummary(BaseModel):
     task: str | None
     """What the model does; null if no version is ready."""
     versions: list[VersionState]
+    reason: Reason = None
+    """Why no version is known; absent if one is."""
 
 
 class ModelSummaries(BaseModel):
@@ -80,7 +85,10 @@ class Catalogue:
         default = self._default(name)
         card = default and default.card
         return ModelSummary(
-            name=name, task=card and card.task, versions=[_state(version) for version in versions.values()]
+            name=name,
+            task=card and card.task,
+            versions=[_state(version) for version in versions.values()],
+            reason=None if versions else FILES_MISSING,
         )
 
     def _default(self, name: str) -> Version | None:

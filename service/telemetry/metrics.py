@@ -80,7 +80,17 @@ LOADS = Counter(
     "Versions that a worker has verified and loaded (ok), or that have not proved themselves (failed)",
     ("model", "outcome"),
 )
-READY = Gauge("deepserve_model_ready", "1 if the version serves, 0 if it failed its checks", _VERSION, least=True)
+READY = Gauge(
+    "deepserve_model_ready",
+    "1 if the version serves, 0 if it failed its checks or its files are missing",
+    _VERSION,
+    least=True,
+)
+FILES_MISSING = Gauge(
+    "deepserve_model_files_missing",
+    "Workers that serve the version although its files are missing, unreadable or damaged: it cannot be loaded again",
+    _VERSION,
+)
 PROVIDER = Gauge(
     "deepserve_model_provider",
     "Workers that run the version on this execution provider in this precision, and the device that was asked for",

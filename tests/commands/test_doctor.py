@@ -95,6 +95,19 @@ def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) 
     assert done.stderr == ""
 
 
+def test_a_model_that_cannot_be_read_is_told(models: Path) -> None:
+    (models / "sentiment").symlink_to("unmounted")
+    done = doctor(port=str(free_ports(1)[0]), models_dir=str(models))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "FAIL  sentiment    its files are missing (sentiment: No such file or directory)" in done.stdout
+
+
+def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    done = doctor(port=str(free_ports(1)[0]), models_dir=str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"FAIL  folder  DEEPSERVE_MODELS_DIR: {tmp_path / 'nowhere'}: No such file or directory" in done.stdout
+
+
 def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:
     trouble = gpu.trouble("cuda")
     done = doctor("--json", port=str(free_ports(1)[0]), device="cuda")

@@ -31,9 +31,9 @@ def test_a_smoke_run_makes_a_version_that_serves(name: str, tmp_path: Path) -> N
     out = tmp_path / TRAINERS[name].out
     train(name, out)
     repository = Repository(tmp_path / "models", Runtime())
-    for model, versions in repository.scan().items():
-        assert not repository.load(model, list(versions))
-    assert repository.ready, repository.models
+    [(model, files)] = repository.folder.scan().items()
+    assert not repository.load(model, list(files.fingerprints))
+    assert repository.newest(model).number == out.name
     assert [path.name for path in out.parent.iterdir()] == [out.name]  # no checkpoint is left
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from service.engine.card import TensorSpec
-from service.engine.repository import Repository, State, Version
+from service.engine.repository import FILES_MISSING, Repository, State, Version
 from service.http.v2.tensors import DATATYPES, protocol_shape
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics")
@@ -99,13 +99,20 @@ def model(version: Version, ready: Sequence[str]) -> ModelMetadata:
 
 
 def index(repository: Repository, *, only_ready: bool) -> list[IndexEntry]:
-    """Return every version of every model, or only the ready ones."""
-    return [
-        IndexEntry(name, number, version.state, version.reason or "")
-        for name, versions in repository.models.items()
-        for number, version in versions.items()
-        if version.state is State.READY or not only_ready
-    ]
+    """Return every version of every model, or only the ready ones.
+
+    A model whose folder could never be read has one entry, whose version is empty.
+    """
+    found: list[IndexEntry] = []
+    for name, versions in repository.models.items():
+        found += [
+            IndexEntry(name, number, version.state, version.reason or "")
+            for number, version in versions.items()
+            if version.state is State.READY or not only_ready
+        ]
+        if not versions and not only_ready:
+            found.append(IndexEntry(name, "", State.UNAVAILABLE, FILES_MISSING))
+    return found
 
 
 def _tensors(specs: Iterable[TensorSpec]) -> list[TensorMetadata]:
