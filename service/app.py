@@ -36,6 +36,7 @@ from service.serving.readiness import Readiness
 from service.serving.workers import Workers, shared_folder
 from service.settings import settings
 from service.telemetry import logs, metrics, traces
+from service.tls import following_context
 
 SETTINGS = settings()
 FOLDER = shared_folder()  # made on import: here the supervisor of the workers comes by before it starts them
@@ -77,6 +78,8 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
+        # Likewise for TLS: uvicorn's own context has BentoML's ciphers, those of TLS 1.0, and keeps its certificate.
+        uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: following_context(certfile, keyfile)
         tasks = [
             TaskEndpoint(api.route, PREDICTORS[name], lambda: _instance().answering, SETTINGS)
             for name, api in self.apis.items()
@@ -97,6 +100,13 @@ def _instance() -> "DeepServe":
     return instance
 
 
+def _ssl() -> dict[str, Any]:
+    """Return BentoML's configuration of TLS: its workers speak it, and its log says https."""
+    if SETTINGS.tls_certificate_file is None:
+        return {"enabled": False}
+    return {"enabled": True, "certfile": str(SETTINGS.tls_certificate_file), "keyfile": str(SETTINGS.tls_key_file)}
+
+
 @bentoml.service(
     name="deepserve",
     service_class=FrontedService,
@@ -105,6 +115,7 @@ def _instance() -> "DeepServe":
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
+    ssl=_ssl(),
 )
 class DeepServe:
     """Four classic neural networks: digits, sentiment, mammogram masses, and clothing that never was."""
@@ -119,7 +130,7 @@ class DeepServe:
         self.models = ServedModels(SETTINGS, PREDICTORS)
         workers = Workers(FOLDER)
         self.readiness = Readiness(workers, SETTINGS.workers)
-        self.control = Control(self.models, workers, SETTINGS.watch)
+        self.control = Control(self.models, workers, SETTINGS.watch, strict=SETTINGS.strict_readiness)
         self.answering = Answering(self.models, SETTINGS.shadow)
         gc.set_threshold(10_000, 10, 10)
 

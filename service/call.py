@@ -23,6 +23,12 @@ class Call:
     trace_id: str = ""
     """32 hexadecimal digits, if it is part of a trace."""
 
+    client: str = ""
+    """The address of the client; empty if it has none."""
+
+    authenticated: bool = False
+    """Whether the request carries a valid key."""
+
     status: int = 0
     """Of the answer; 0 while there is none."""
 

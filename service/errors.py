@@ -63,6 +63,13 @@ class Unauthorized(ClientError):
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
+class Forbidden(ClientError):
+    """The server understood the request and refuses it, whatever key it carries."""
+
+    status = 403
+    title = "Forbidden"
+
+
 class NotFound(ClientError):
     """No such path, model or version."""
 
@@ -92,6 +99,13 @@ class UnsupportedMediaType(ClientError):
 
     status = 415
     title = "Unsupported Media Type"
+
+
+class Misdirected(ClientError):
+    """The request names a host that this server does not answer to (RFC 9110 section 15.5.20)."""
+
+    status = 421
+    title = "Misdirected Request"
 
 
 class Invalid(ClientError):

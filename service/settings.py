@@ -10,10 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    PlainValidator,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.addresses import HostPattern, IPNetwork, parse_network, parse_origin
 from service.errors import StartupError
 from service.machine import Device, cores
 from service.traffic import Diversion
@@ -27,6 +36,7 @@ _NO_SETTINGS = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(
 LEAST_RATE = 0.001
 """Requests a second that a limit leaves a client at the least: one in a quarter of an hour."""
 
+_LISTS = ("api_keys", "admin_keys", "allowed_hosts", "cors_origins", "trusted_proxies")
 _BY_MODEL = ("version_policy", "canary", "shadow", "cache")
 
 
@@ -41,6 +51,36 @@ class Settings(BaseSettings):
     port: int = Field(3000, ge=1, le=65535)
     """Port to listen on."""
 
+    tls_certificate_file: Path | None = None
+    """PEM file with the server's certificate and the intermediate certificates behind it: serves HTTPS (TLS 1.2 or
+    later) in place of HTTP. Replaced files, as cert-manager makes them in Kubernetes, are used a second later without a
+    restart; if they do not match, the log says so and the previous certificate stays in use."""
+
+    tls_key_file: Path | None = Field(None, validate_default=True)
+    """PEM file with the private key of that certificate, without passphrase; may be the same file."""
+
+    allowed_hosts: Annotated[tuple[Annotated[HostPattern, PlainValidator(HostPattern.parse)], ...], NoDecode] = ()
+    """Hosts that requests may name in `Host`, separated by commas: `api.example.org`, any subdomain by
+    `*.example.org`, one port alone by `localhost:3000`, `192.0.2.1`, `[2001:db8::1]`; others get 421. None allows any.
+    Set it where browsers reach the server, above all on localhost or in a private network without API keys: by DNS
+    rebinding, a page from anywhere otherwise reads what the server answers. `/livez`, `/healthz`, `/readyz`, `/metrics`
+    and `/v2/health` answer to any IP address too, which is how kubelet and Prometheus reach a pod."""
+
+    cors_origins: Annotated[tuple[Annotated[str, PlainValidator(parse_origin)], ...], NoDecode] = ()
+    """Origins of web pages that may call the server from a browser (CORS), separated by commas, as
+    `https://app.example.org` or `http://localhost:5173`; `*` for every page. None allows only pages of the server's own
+    origin. Cookies are never allowed; API keys, in `Authorization`, are."""
+
+    trusted_proxies: Annotated[tuple[Annotated[IPNetwork, PlainValidator(parse_network)], ...], NoDecode] = ()
+    """Addresses and networks of the proxies that the server may believe about the client's address, separated by
+    commas, as in `10.0.0.0/8, 2001:db8::1`. Without it, the client is the address that connects. List no network from
+    which clients connect themselves: they could choose their address."""
+
+    forwarded_header: str = Field("X-Forwarded-For", pattern=r"^[A-Za-z0-9-]+$")
+    """Header in which trusted proxies tell the client's address, by appending to it or replacing it: `X-Forwarded-For`,
+    `Forwarded` (RFC 7239), or one address alone, as in `X-Real-IP`. No other is read: a proxy may pass it on as a
+    client made it up."""
+
     workers: int = Field(1, ge=1, le=256)
     """Processes that serve; `auto` is one for each core that the cgroup and the affinity leave to the service. Each
     holds every model, and scales better than threads."""
@@ -53,8 +93,14 @@ class Settings(BaseSettings):
     `{"digits": "all", "sentiment": [1, 3]}`; of a model that is not named, the latest 2."""
 
     watch: float = Field(0.0, ge=0)
-    """Seconds between looks into `models_dir` for versions that have come, changed or gone, which are then loaded or
-    taken out of service; 0 for looking at start only, and when a client with an admin key asks for it."""
+    """Seconds between looks into `models_dir` for versions that are new or whose content has changed, which are then
+    loaded; 0 for looking at start only, and when a client with an admin key loads a model. A version whose files are
+    gone serves on: see `deepserve_model_files_missing`."""
+
+    strict_readiness: bool = False
+    """Whether the server is ready only while every model in `models_dir` is. Otherwise it is ready once every model
+    that it found at start is ready, and stays ready until one that was ready is not any more: a new model that fails
+    does not count."""
 
     device: Device = "cpu"
     """What the models run on. Where `cuda` or `tensorrt` do not work the service does not start, and a graph that they
@@ -93,8 +139,7 @@ class Settings(BaseSettings):
 
     rate_limit: float = Field(0.0, ge=0, le=1e6)
     """Requests for predictions that one client may make a second, over all workers; 0 for no limit, else at least
-    0.001. A client is an API key; without keys it is the address that connects, which behind a proxy is the proxy's:
-    use keys there."""
+    0.001. A client is an API key; without keys it is an address: behind a proxy, set `trusted_proxies`."""
 
     rate_burst: int = Field(default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit"])), ge=1, le=10**6)
     """Requests that such a client may make at once, after a pause; unless set, those of one second."""
@@ -129,14 +174,42 @@ class Settings(BaseSettings):
     """How the log is written to the standard output: `text` for people, `json`, an object a line, for programs."""
 
     log_requests: float = Field(0.01, ge=0, le=1)
-    """Share of the requests that end well of which the log tells; of those that do not it tells of each."""
+    """Fraction of successful requests to log. Failed requests are logged within `log_refusals_per_second`."""
 
-    @field_validator("api_keys", "admin_keys", mode="before")
+    log_refusals_per_second: int = Field(10, ge=0)
+    """Lines a second that each worker logs about requests without a valid key that were refused (4xx, 503, 504) or
+    abandoned, so that nobody can fill the disk. One line a second says how many more there were, and
+    `deepserve_log_lines_left_out_total` counts them. Failures of the server (500) are always logged. 0 for no limit."""
+
+    log_client_address: bool = True
+    """Whether log lines of requests have the client's address. It is personal data under laws such as the GDPR: keep
+    logs no longer than needed, or leave it out."""
+
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return [key for part in value.split(",") if (key := part.strip())]
+        return [entry for part in value.split(",") if (entry := part.strip())]
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _any_stands_alone(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value and len(value) > 1:
+            raise ValueError("* allows every origin: leave the others out, or *")
+        return value
+
+    @field_validator("tls_certificate_file", "tls_key_file", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _both_or_neither(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_certificate_file" in info.data and (value is None) != (info.data["tls_certificate_file"] is None):
+            raise ValueError("a certificate file and a key file need each other")
+        return value
 
     @field_validator(*_BY_MODEL, mode="before")
     @classmethod
@@ -171,12 +244,11 @@ class Settings(BaseSettings):
             raise ValueError(f"neither 0, for no limit, nor at least {LEAST_RATE:g} requests a second")
         return value
 
-    @field_validator("models_dir")
+    @field_validator("models_dir", "tls_certificate_file", "tls_key_file")
     @classmethod
-    def _must_exist(cls, value: Path) -> Path:
-        if not value.is_dir():
-            raise ValueError(f"{value} is not a directory")
-        return value.resolve()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        """Keep links: they may lead elsewhere later, as in a volume that Kubernetes updates."""
+        return None if value is None else value.absolute()
 
     @property
     def by_model(self) -> dict[str, Mapping[str, Any]]:

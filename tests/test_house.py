@@ -22,7 +22,7 @@ MODULES = {
 """Their files, by name."""
 
 GROUND = "ground"
-GROUND_FLOOR = {"arrays", "bins", "call", "errors", "machine", "settings", "traffic", "versions"}
+GROUND_FLOOR = {"addresses", "arrays", "bins", "call", "errors", "machine", "settings", "tls", "traffic", "versions"}
 BELOW: dict[str, dict[str, set[str]]] = {
     "service": {
         "__main__": {"app", "commands", "telemetry", GROUND},

@@ -1,5 +1,7 @@
 """What is wrong with the environment is said, and what is misspelt in it."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -73,3 +75,50 @@ def test_settings_of_a_model_for_which_there_is_no_task_end_the_start(misspelt: 
     [(name, models)] = misspelt.items()
     with pytest.raises(StartupError, match=f"^DEEPSERVE_{name.upper()}: there is no task {list(models)[-1]}$"):
         check_models(Settings(**misspelt))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALLOWED_HOSTS", "example.org, https://example.org"),
+        ("ALLOWED_HOSTS", "*"),
+        ("CORS_ORIGINS", "null"),
+        ("CORS_ORIGINS", "https://app.example.org/"),
+        ("CORS_ORIGINS", "*, https://app.example.org"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("TRUSTED_PROXIES", "proxy.example.org"),
+        ("FORWARDED_HEADER", "X-Forwarded-For:"),
+        ("LOG_REFUSALS_PER_SECOND", "-1"),
+        ("LOG_CLIENT_ADDRESS", "perhaps"),
+        ("TLS_KEY_FILE", "key.pem"),
+    ],
+)
+def test_what_guards_the_server_is_never_ignored(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"DEEPSERVE_{name}", value)
+    with pytest.raises(StartupError, match=f"^DEEPSERVE_{name}: ") as refused:
+        settings.__wrapped__()
+    assert str(refused.value).count("DEEPSERVE_") == 1
+
+
+def test_a_certificate_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSERVE_TLS_CERTIFICATE_FILE", "certificate.pem")
+    with pytest.raises(StartupError, match=r"^DEEPSERVE_TLS_KEY_FILE: "):
+        settings.__wrapped__()
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", " , "])
+def test_what_is_empty_guards_nothing(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for name in ("ALLOWED_HOSTS", "CORS_ORIGINS", "TRUSTED_PROXIES"):
+        monkeypatch.setenv(f"DEEPSERVE_{name}", value)
+    for name in ("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE"):
+        monkeypatch.setenv(f"DEEPSERVE_{name}", "")
+    found = settings.__wrapped__()
+    assert (found.allowed_hosts, found.cors_origins, found.trusted_proxies) == ((), (), ())
+    assert (found.tls_certificate_file, found.tls_key_file) == (None, None)
+
+
+def test_files_are_found_from_where_the_server_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The workers have another working directory."""
+    monkeypatch.chdir(tmp_path)
+    found = Settings(tls_certificate_file=Path("server.pem"), tls_key_file=Path("server.key"))
+    assert (found.tls_certificate_file, found.tls_key_file) == (tmp_path / "server.pem", tmp_path / "server.key")

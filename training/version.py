@@ -24,10 +24,10 @@ import torch
 from torch import nn
 
 from service.arrays import Array, Tensors
-from service.engine.card import FILE_NAME, GRAPHS, Card, digests
+from service.engine.card import FILE_NAME, GOLDEN, GRAPHS, Card, digests
 from service.engine.inference import Runtime
 from service.engine.layout import VERSION_NUMBER
-from service.engine.verification import GOLDEN, verify_files, verify_graph
+from service.engine.verification import verify_files, verify_graph
 from training.cards import PAGE, render_page
 from training.run import Run
 from training.test_uses import describe_use, earlier_uses, graph_digest, record_use

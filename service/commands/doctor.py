@@ -124,12 +124,20 @@ def _gpus() -> str:
 def _start(chosen: Settings) -> Iterator[Check]:
     workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
     yield Check("processes", f"{workers}, runs of {chosen.threads} thread{'s' if chosen.threads > 1 else ''}")
+    yield _tls(chosen)
     yield _attempt("tasks", lambda: startup.check_models(chosen), lambda: "one for each model that a setting names")
     if chosen.device in machine.GPUS:
         yield _attempt("device", lambda: startup.check_device(chosen), lambda: f"{chosen.device} works")
         return
     trouble = startup.trouble_with("cuda")
     yield Check("device", f"{chosen.device}; cuda {'works' if trouble is None else f'does not work: {trouble}'}")
+
+
+def _tls(chosen: Settings) -> Check:
+    try:
+        return Check("TLS", startup.check_tls(chosen))
+    except StartupError as error:
+        return Check("TLS", str(error), "FAIL")
 
 
 def _attempt(subject: str, check: Callable[[], None], finding: Callable[[], str]) -> Check:
@@ -149,7 +157,7 @@ def _models(chosen: Settings) -> Iterator[Check]:
     try:
         layout = scan(chosen.models_dir)
     except OSError as error:
-        yield Check("folder", f"{chosen.models_dir}: {error.strerror}", "FAIL")
+        yield Check("folder", f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}", "FAIL")
         return
     if not layout.models:
         yield Check("folder", "there is no model in it", "FAIL")
@@ -157,7 +165,8 @@ def _models(chosen: Settings) -> Iterator[Check]:
     served = ServedModels(chosen, predictors)
     for name, numbers in layout.models.items():
         yield from _load(served, name, numbers)
-    yield from (Check("ignored", stray, "warn") for stray in layout.strays)
+    yield from (Check(name, f"its files are missing ({why})", "FAIL") for name, why in layout.unreadable.items())
+    yield from (Check("ignored", reason, "warn") for reason in layout.ignored)
     yield from _unmet(chosen, served.repository)
 
 
@@ -203,6 +212,8 @@ def _shown(value: Any) -> str:
         return f"{len(value)}, hidden"
     if isinstance(value, dict):
         value = "; ".join(f"{model}: {each}" for model, each in value.items())
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, value))
     return "none" if value in (None, "", frozenset()) else str(value)
 
 

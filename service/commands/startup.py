@@ -10,6 +10,7 @@ from service.errors import StartupError
 from service.machine import GPU, GPUS
 from service.settings import PREFIX, Settings
 from service.telemetry import traces
+from service.tls import rejection, server_context
 
 
 def check(chosen: Settings) -> None:
@@ -19,7 +20,9 @@ def check(chosen: Settings) -> None:
         StartupError: the service cannot start with these settings here.
     """
     check_port(chosen)
+    check_tls(chosen)
     check_runtime()
+    check_models_dir(chosen)
     check_models(chosen)
     check_device(chosen)
     traces.check(os.environ)
@@ -41,6 +44,19 @@ def check_port(chosen: Settings) -> None:
             raise StartupError(message) from error
 
 
+def check_tls(chosen: Settings) -> str:
+    """Check that the certificate and its key, if TLS is wanted, can be used. Return what was found.
+
+    Raises:
+        StartupError: the files cannot be used; the message names the setting.
+    """
+    certificate, key = chosen.tls_certificate_file, chosen.tls_key_file
+    if certificate is None or key is None:
+        return "off"
+    reason = rejection(server_context(certificate, key), certificate)
+    return "1.2 and later" if reason is None else f"no client accepts {certificate} now: {reason}"
+
+
 def check_runtime() -> None:
     """ONNX Runtime, which is one of two packages, is installed.
 
@@ -49,6 +65,18 @@ def check_runtime() -> None:
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
+
+
+def check_models_dir(chosen: Settings) -> None:
+    """The models folder can be read. A worker that starts later waits for it: a mount may be lost for a moment.
+
+    Raises:
+        StartupError: it cannot.
+    """
+    try:
+        os.scandir(chosen.models_dir).close()
+    except OSError as error:
+        raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}") from error
 
 
 def check_models(chosen: Settings) -> None:

@@ -24,7 +24,7 @@ def verify(folders: list[Path]) -> bool:
     """Prints what is found in each folder: a version, a model or all models. Returns whether all is as it should be.
 
     Raises:
-        NothingThereError: a folder is none, or holds no version.
+        NothingThereError: a folder is none, cannot be read, or holds no version.
     """
     found = [version for folder in folders for version in _versions(Path(abspath(folder)))]
     failed = 0
@@ -44,17 +44,19 @@ def _versions(folder: Path) -> list[Path]:
         if VERSION_NUMBER.fullmatch(folder.name) or (folder / FILE_NAME).exists():
             return [folder]
         if numbers := versions(folder):
-            found, strays = [folder / number for number in numbers], no_versions(folder)
+            found, ignored = [folder / number for number in numbers], no_versions(folder)
         else:
             layout = scan(folder)
             found = [folder / name / number for name, numbers in layout.models.items() for number in numbers]
-            strays = layout.strays
+            ignored = layout.ignored
+            if layout.unreadable:
+                raise NothingThereError(f"{folder}: {'; '.join(layout.unreadable.values())}")
     except OSError as error:
         raise NothingThereError(f"{folder}: {error.strerror}") from error
     if not found:
         raise NothingThereError(f"{folder}: there is no version of a model in it")
-    for stray in strays:
-        print(f"ignored: {stray}")
+    for reason in ignored:
+        print(f"ignored: {reason}")
     return found
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,14 +24,25 @@ WAITS_TOLD_WITHIN = 0.01
 """Seconds within which an observer knows how many rows wait: to tell it at each arrival would cost 1.5 us a request."""
 
 
+class RunTimes(NamedTuple):
+    """Seconds of the stages of a run."""
+
+    input: float
+    """To stack the inputs of its requests."""
+    infer: float
+    """To compute, which includes the way to a thread and back."""
+    output: float
+    """To hand the outputs out to its requests."""
+
+
 class Observer(Protocol):
     """Is told what a batcher does."""
 
     def waits(self, rows: int) -> None:
         """So many rows wait, or did `WAITS_TOLD_WITHIN` ago."""
 
-    def ran(self, rows: int, seconds: float) -> None:
-        """A run of `rows` took `seconds`."""
+    def ran(self, rows: int, times: RunTimes) -> None:
+        """A run of `rows` has succeeded."""
 
     def answered(self, seconds: float, waited: float) -> None:
         """A request has its outputs, `seconds` after it came, of which it `waited` for a run."""
@@ -161,7 +172,7 @@ class Batcher:
     async def _serve(self, batch: list[Slice]) -> None:
         """Runs a batch and hands out its rows; if the run fails, each of its requests is tried apart."""
         try:
-            outputs = await self._compute(batch)
+            outputs, input_seconds, infer_seconds = await self._compute(batch)
         except Exception as error:
             requests = {id(piece.request): piece.request for piece in batch}
             if len(requests) == 1:
@@ -172,24 +183,32 @@ class Batcher:
                     await self._serve([piece for piece in batch if piece.request is request])
             return
         first = 0
+        computed = time.perf_counter()
         answered: list[Request] = []
         for piece in batch:
             last = first + piece.rows
             if piece.deliver({name: value[first:last] for name, value in outputs.items()}):
                 answered.append(piece.request)
             first = last
+        if self._observer is not None:
+            self._observer.ran(first, RunTimes(input_seconds, infer_seconds, time.perf_counter() - computed))
         self._report(answered)
 
-    async def _compute(self, batch: list[Slice]) -> Tensors:
-        """One run, off the event loop unless it is short."""
+    async def _compute(self, batch: list[Slice]) -> tuple[Tensors, float, float]:
+        """Run a batch, off the event loop unless it is short.
+
+        Returns:
+            The outputs, and the seconds that it took to stack the inputs and to run.
+        """
         rows = sum(piece.rows for piece in batch)
         started = time.perf_counter()
         elements = rows * max(1, max(piece.length for piece in batch))
+        inputs = self._stack(batch)
+        stacked = time.perf_counter()
         if self._elements_per_second and elements / self._elements_per_second < SHORT_RUN:
-            outputs = self._run(self._stack(batch))
+            outputs = self._run(inputs)
         else:
-            loop = asyncio.get_running_loop()
-            outputs = await loop.run_in_executor(self._thread, self._run, self._stack(batch))
+            outputs = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, inputs)
         ended = time.perf_counter()
         seconds = max(ended - started, 1e-6)
         if any(len(value) != rows for value in outputs.values()):
@@ -197,13 +216,11 @@ class Batcher:
         for piece in batch:
             piece.request.started_at = piece.request.started_at or started
             piece.request.ended_at = ended
-        if self._observer is not None:
-            self._observer.ran(rows, seconds)
         drained = ended - self._last_run_ended if self._last_run_ended else seconds
         self._queue.rows_per_second = _follow(self._queue.rows_per_second, rows / max(drained, 1e-6))
         self._last_run_ended = ended if self._queue.rows else 0.0
         self._elements_per_second = _follow(self._elements_per_second, elements / seconds)
-        return outputs
+        return outputs, stacked - started, ended - stacked
 
     def _report(self, answered: list[Request]) -> None:
         """Tells of the requests that a run has answered."""

@@ -4,6 +4,7 @@ Training writes it, the repository holds the graph and the files against it befo
 """
 
 import hashlib
+from functools import cached_property
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from service.bins import MOST_BINS
 
 FILE_NAME = "card.json"
+GOLDEN = "golden.npz"
+"""Inputs, and the outputs that the graph gave for them in training."""
 
 DType = Literal["uint8", "int64", "float32"]
 Precision = Literal["float32", "int8"]
@@ -28,7 +31,7 @@ PREDICTION = "prediction"
 class Section(BaseModel):
     """Part of a card: complete, and with nothing it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class TensorSpec(Section):
@@ -183,6 +186,11 @@ class Card(Section):
     def precisions(self) -> tuple[Precision, ...]:
         """Those that have a graph; CPUs run the last, unless the reference is asked for."""
         return ("float32", "int8") if self.int8 is not None and self.int8.served else ("float32",)
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of the card, and so of the version: the card has the checksums of all other files."""
+        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).hexdigest()
 
     @property
     def scores(self) -> str | None:

@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from service.arrays import Tensors
 from service.engine import gpu
-from service.engine.card import GRAPHS, Card, Precision, TensorSpec
+from service.engine.card import GOLDEN, GRAPHS, Card, Precision, TensorSpec
 from service.engine.failures import lacks_memory, readable
 from service.engine.fixed_shapes import FixedShapes
 from service.engine.queue import RUN_ELEMENTS
@@ -139,7 +139,7 @@ def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceS
             logger.warning("%s/%s runs on CPU: %s", card.name, card.version, error)
             return _open(directory, card, replace(runtime, device="cpu"))
     if runtime.device != "cpu":
-        return _open_on_gpu(directory / GRAPHS["float32"], runtime.device, runtime), "float32"
+        return _open_on_gpu(directory, card, runtime.device, runtime), "float32"
     precision = card.precisions[-1] if runtime.precision == "auto" else runtime.precision
     options = _options()
     options.intra_op_num_threads = runtime.threads
@@ -147,29 +147,29 @@ def _open(directory: Path, card: Card, runtime: Runtime) -> tuple[ort.InferenceS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # What a graph computes of constants is run, where it can be broken off, and not folded while it loads, where not.
     options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
-    return _start(directory / GRAPHS[precision], options, ["CPUExecutionProvider"]), precision
+    return _start(directory, card, precision, options, ["CPUExecutionProvider"]), precision
 
 
-def _open_on_gpu(graph: Path, device: GPU, runtime: Runtime) -> ort.InferenceSession:
+def _open_on_gpu(directory: Path, card: Card, device: GPU, runtime: Runtime) -> ort.InferenceSession:
     if reason := gpu.trouble(device):
         raise SessionError(f"{device} does not work: {reason}")
     options = _options()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     chosen = gpu.providers(device, runtime.gpu_memory, runtime.cuda_graphs, runtime.tensorrt_cache)
     try:
-        session = _start(graph, options, chosen)
+        session = _start(directory, card, "float32", options, chosen)
     except SessionError as error:
         if not runtime.cuda_graphs:
             raise
-        logger.info("%s/%s runs without CUDA graphs: %s", *graph.parts[-3:-1], error)
-        return _open_on_gpu(graph, device, replace(runtime, cuda_graphs=False))
+        logger.info("%s/%s runs without CUDA graphs: %s", card.name, card.version, error)
+        return _open_on_gpu(directory, card, device, replace(runtime, cuda_graphs=False))
     assigned = [
         (part.ep_name, node.op_type)
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
     if reason := gpu.nodes_on_cpu(assigned, device):
-        raise SessionError(f"{graph.name} does not run on {device}: {reason}")
+        raise SessionError(f"{GRAPHS['float32']} does not run on {device}: {reason}")
     return session
 
 
@@ -181,8 +181,16 @@ def _options() -> ort.SessionOptions:
     return options
 
 
-def _start(graph: Path, options: ort.SessionOptions, providers: Sequence[object]) -> ort.InferenceSession:
+def _start(
+    directory: Path, card: Card, precision: Precision, options: ort.SessionOptions, providers: Sequence[object]
+) -> ort.InferenceSession:
+    graph = directory / GRAPHS[precision]
     try:
+        # ONNX Runtime maps the files in which a graph keeps weights, and a mapped file that is truncated ends the
+        # process by SIGBUS. It copies what it is given here.
+        names = sorted(card.files.keys() - {*GRAPHS.values(), GOLDEN})
+        contents = [(directory / name).read_bytes() for name in names]
+        options.add_external_initializers_from_files_in_memory(names, contents, [len(content) for content in contents])
         # Else what fails on a GPU, now or in a later run, is tried again on the CPU without a word.
         return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure

@@ -1,74 +1,135 @@
-"""The folder of the models: `<name>/<version>/`, and what lies in it beside them."""
+"""The models folder: `<name>/<version>/`, and whatever else lies in it."""
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from errno import EMFILE, ENFILE, ENOMEM
 from pathlib import Path
+from stat import S_ISDIR
 
 from service.versions import MODEL, VERSION
 
 MODEL_NAME, VERSION_NUMBER = re.compile(MODEL), re.compile(VERSION)
-"""What their folders are called."""
+"""The names of model folders and of version folders."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder of models holds."""
+    """The content of a models folder."""
 
     models: dict[str, list[str]]
-    """Versions by model, oldest first; each model has one at least."""
-    strays: list[str]
-    """Why other folders are ignored, a line each."""
+    """By model, its versions, oldest first. Each model has at least one."""
+    unreadable: dict[str, str]
+    """Folders that are named like a model and cannot be read, and why."""
+    ignored: list[str]
+    """Why each other folder is ignored, one line each."""
 
 
 def scan(root: Path) -> Layout:
-    """What is in `root`; files, and what is hidden, are nobody's concern.
+    """Return the content of `root`. Files and hidden entries are left out.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: `root` cannot be read, or this process is out of file descriptors or memory.
     """
     models: dict[str, list[str]] = {}
-    strays = []
+    unreadable: dict[str, str] = {}
+    ignored = []
     for folder in folders(root):
         if not MODEL_NAME.fullmatch(folder.name):
-            strays.append(f"{folder.name}: the name of a model is like digits or digits-2")
+            ignored.append(f"{printable(folder.name)}: the name of a model is like digits or digits-2")
             continue
         try:
-            numbers, others = versions(folder), no_versions(folder)
+            found = folders(folder)
         except OSError as error:
-            strays.append(f"{folder.name}: it cannot be read: {error.strerror}")
+            raise_if_exhausted(error)
+            unreadable[folder.name] = f"{folder.name}: {cause(error)}"
             continue
-        if numbers:
+        if numbers := _numbers(found):
             models[folder.name] = numbers
-            strays += others
+            ignored += _others(found)
         else:
-            strays.append(f"{folder.name}: no version in it; a version is a number, as in {folder.name}/1")
-    return Layout(models, strays)
+            ignored.append(f"{folder.name}: no version in it; a version is a number, as in {folder.name}/1")
+    return Layout(models, unreadable, ignored)
 
 
 def versions(model: Path) -> list[str]:
-    """The versions in the folder of a model, oldest first.
+    """Return the versions in a model's folder, oldest first.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the folder cannot be read.
     """
-    return sorted((folder.name for folder in folders(model) if VERSION_NUMBER.fullmatch(folder.name)), key=int)
+    return _numbers(folders(model))
 
 
 def no_versions(model: Path) -> list[str]:
-    """Why other folders in the folder of a model are ignored, a line each.
+    """Return why each other folder in a model's folder is ignored, one line each.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the folder cannot be read.
     """
-    others = (folder.name for folder in folders(model) if not VERSION_NUMBER.fullmatch(folder.name))
-    return [f"{model.name}/{other}: a version is a number, as in {model.name}/1" for other in others]
+    return _others(folders(model))
 
 
-def folders(place: Path) -> Iterator[Path]:
-    """Those in `place` that are not hidden, in the order of names; a link to one is one.
+def folders(place: Path) -> list[Path]:
+    """Return the folders in `place` that are not hidden, by name. Links to folders count.
+
+    An entry that cannot be examined, such as a link to a lost mount, counts too: reading it raises the reason.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: `place` cannot be read.
     """
-    return (path for path in sorted(place.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    with os.scandir(place) as entries:
+        return sorted(place / entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+
+
+def why_missing(root: Path, name: str, number: str) -> str:
+    """Return why version `number` of the model `name` cannot be read: the first folder on its path that fails.
+
+    The reason names no path outside the models folder.
+    """
+    for folder, shown in (
+        (root, "the models folder"),
+        (root / name, name),
+        (root / name / number, f"{name}/{number}"),
+    ):
+        try:
+            os.scandir(folder).close()
+        except OSError as error:
+            return f"{shown}: {cause(error)}"
+    return f"{name}/{number} could not be read for a moment"
+
+
+def cause(error: OSError) -> str:
+    """Return what the operating system says of an error, without paths."""
+    return error.strerror or type(error).__name__
+
+
+def raise_if_exhausted(error: OSError) -> None:
+    """Raise `error` if it says nothing of the files: this process is out of file descriptors or memory."""
+    if error.errno in (EMFILE, ENFILE, ENOMEM):
+        raise error
+
+
+def printable(name: str) -> str:
+    """Return a file name that is safe in a log line: quoted if it holds control characters or undecodable bytes."""
+    return name if name.isprintable() else repr(name)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return S_ISDIR(entry.stat().st_mode)
+    except OSError:
+        return True
+
+
+def _numbers(found: Iterable[Path]) -> list[str]:
+    return sorted((folder.name for folder in found if VERSION_NUMBER.fullmatch(folder.name)), key=int)
+
+
+def _others(found: Iterable[Path]) -> list[str]:
+    return [
+        f"{folder.parent.name}/{printable(folder.name)}: a version is a number, as in {folder.parent.name}/1"
+        for folder in found
+        if not VERSION_NUMBER.fullmatch(folder.name)
+    ]

@@ -1,31 +1,30 @@
-"""What is in models/ and what of it is loaded: each version verified before it serves, the reason kept if it fails.
+"""The versions under the models folder and the ones that are loaded: each is verified before it serves.
 
-A version that fails is unavailable and never takes a good one down: what serves goes only when what replaces it is
-ready. Loading takes seconds and is for a thread; each change of a model's versions is one assignment, so that readers
-need no lock.
+A version that fails is unavailable, with the reason, and never takes a good one down: a loaded version stays until its
+replacement is ready. A failure to read is not a deletion: a loaded version whose files are missing serves on. Loading
+takes seconds and is meant for a thread; each change of a model's versions is one assignment, so readers need no lock.
 """
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 
-from service.engine import layout
 from service.engine.card import Card
 from service.engine.inference import Runtime, Session
-from service.engine.verification import VerificationError, verify
+from service.engine.models_folder import NO_FILES, ModelFiles, ModelsFolder
+from service.engine.verification import UnreadableError, VerificationError, verify
 from service.errors import NotFound, Unavailable
 from service.versions import VersionPolicy
 
 logger = logging.getLogger(__name__)
 
 UNLOADED = "unloaded"
-"""The reason of versions that somebody has taken out of service: they are not missed."""
-
-Fingerprints = Mapping[str, str]
-"""Version to what tells whether its files have changed."""
+"""The reason of versions that an administrator has unloaded."""
+FILES_MISSING = "its files are missing"
+"""The reason of versions and models that cannot be read."""
 
 
 class State(StrEnum):
@@ -42,16 +41,30 @@ class Version:
     name: str
     number: str
     reason: str | None = None
-    """Of a ready version: why its files, changed since, were not taken."""
+    """Of a ready version: what is wrong with its files, which have changed since it was loaded."""
     card: Card | None = None
     session: Session | None = None
     fingerprint: str = ""
-    """Of its files when they were last verified."""
+    """Of the files that were verified; empty if none were."""
+    rejected: str = ""
+    """Of a ready version: the fingerprint of newer files that failed verification."""
+    files_missing: bool = False
+    """Whether its files could not be read."""
 
     @property
     def state(self) -> State:
         """Whether it serves."""
         return State.UNAVAILABLE if self.session is None else State.READY
+
+    @property
+    def failed(self) -> bool:
+        """Whether it does not serve although its version policy chooses it."""
+        return self.session is None and (self.files_missing or bool(self.fingerprint))
+
+    @property
+    def cannot_be_loaded_again(self) -> bool:
+        """Whether it serves while its files are missing, unreadable or damaged."""
+        return self.session is not None and (self.files_missing or bool(self.rejected))
 
 
 class Repository:
@@ -75,56 +88,40 @@ class Repository:
             on_trial: by model, versions that are loaded beside the latest N.
         """
         self.root = root
+        self.folder = ModelsFolder(root)
         self.models: dict[str, dict[str, Version]] = {}
         self._runtime = runtime
         self._policies = policies or {}
         self._prepare = prepare
         self._on_trial = on_trial or {}
-        self._strays: set[str] = set()
-        """What the log has said of folders that are neither a model nor a version."""
 
-    def scan(self) -> dict[str, Fingerprints]:
-        """The models under `root` and the fingerprint of each version; folders with other names are ignored.
+    def load(
+        self,
+        name: str,
+        numbers: Sequence[str],
+        policy: VersionPolicy | None = None,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[str]:
+        """Load the versions of a model that its policy chooses, and take the others out of service.
 
-        Raises:
-            OSError: `root` cannot be read.
-        """
-        found = layout.scan(self.root)
-        for stray in set(found.strays) - self._strays:
-            logger.warning("ignored: %s", stray)
-        self._strays = set(found.strays)
-        return {name: self.fingerprints(name) for name in found.models}
-
-    def fingerprints(self, name: str) -> Fingerprints:
-        """The fingerprint of each version of a model, oldest first; none if there is no such model.
-
-        Raises:
-            OSError: its folder cannot be read.
-        """
-        directory = self.root / name
-        if not layout.MODEL_NAME.fullmatch(name) or not directory.is_dir():
-            return {}
-        return {number: _fingerprint(directory / number) for number in layout.versions(directory)}
-
-    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[str]:
-        """Loads those versions of a model that its policy chooses, and takes the others out of service.
-
-        A version is verified unless it is ready and its files are as they were. Those that fail do not count: in place
-        of one the next older is tried, and if all fail, those that have served go on.
+        A version is verified unless it is ready and the content of its files is the same. A version that fails does
+        not count: the next older one is tried in its place, and if all fail, the versions that served before stay.
 
         Args:
             name: of the model.
-            numbers: its versions, oldest first.
+            numbers: its versions. One that is ready stays ready even if its files cannot be read.
             policy: in place of the model's own.
+            unreadable: versions whose files some worker could not read, and why.
 
         Returns:
-            What failed, a line a version.
-
-        Raises:
-            OSError: the model's folder cannot be read.
+            Why versions failed, one line each.
         """
         policy = policy or self.policy(name)
-        present, known = self.fingerprints(name), self.models.get(name, {})
+        known = self.models.get(name, {})
+        try:
+            files = self.folder.files(name)
+        except OSError:
+            files = NO_FILES
         on_trial = self._on_trial.get(name, ())
         loaded: dict[str, Version] = {}
         newer = 0
@@ -132,22 +129,40 @@ class Repository:
         for number in sorted(numbers, key=int, reverse=True):
             if not policy.chooses(number, newer, on_trial):
                 loaded[number] = Version(name, number, f"the version policy ({policy}) leaves it out")
-            elif number in present:
-                loaded[number] = self._load(name, number, present[number], known.get(number))
-                if loaded[number].reason is not None:
-                    failures.append(f"version {number}: {loaded[number].reason}")
-                newer += loaded[number].state is State.READY and number not in on_trial
+                continue
+            before = known.get(number)
+            if number in unreadable and before is not None and before.state is State.READY:
+                version = _missing(name, number, unreadable[number], before)
+            elif number in files.fingerprints:
+                version = self._load(name, number, files.fingerprints[number], before)
+            else:
+                version = self._missing(name, number, files, before)
+            loaded[number] = version
+            if version.reason is not None:
+                failures.append(f"version {number}: {version.reason}")
+            newer += version.state is State.READY and number not in on_trial
         if not any(version.state is State.READY for version in loaded.values()):
-            loaded |= {number: each for number, each in known.items() if number in loaded and each.state is State.READY}
-        self._put(name, dict(reversed(loaded.items())))
+            for number, version in known.items():
+                if version.state is State.READY:
+                    is_there = number in files.fingerprints
+                    loaded[number] = version if is_there else self._missing(name, number, files, version)
+        self._put(name, {number: loaded[number] for number in sorted(loaded, key=int)})
         return failures
 
+    def is_readable_again(self, name: str) -> bool:
+        """Return whether a version of a model that failed because its files were missing can be read now."""
+        missing = {each.number for each in self.models.get(name, {}).values() if each.failed and each.files_missing}
+        try:
+            return bool(missing) and not missing.isdisjoint(self.folder.files(name).fingerprints)
+        except OSError:
+            return False
+
     def unload(self, name: str, numbers: Sequence[str]) -> None:
-        """Takes those versions of a model, which are all of it, out of service."""
+        """Take a model out of service. `numbers` are all its versions."""
         self._put(name, {number: Version(name, number, UNLOADED) for number in sorted(numbers, key=int)})
 
     def forget(self, name: str) -> None:
-        """Takes a model out of service of which nothing is left under `root`."""
+        """Take a model out of service and out of the index."""
         self.models = {known: versions for known, versions in self.models.items() if known != name}
 
     def policy(self, name: str) -> VersionPolicy:
@@ -193,35 +208,44 @@ class Repository:
             raise Unavailable(f"No version of model {name!r} is ready.")
         return ready[-1]
 
-    @property
-    def ready(self) -> bool:
-        """Whether there are models, and each has a version that is ready or has been unloaded."""
-        return bool(self.models) and all(
-            any(version.state is State.READY or version.reason == UNLOADED for version in versions.values())
-            for versions in self.models.values()
-        )
-
     def _put(self, name: str, versions: dict[str, Version]) -> None:
         """In a new table: others may be reading the old one."""
         self.models = dict(sorted({**self.models, name: versions}.items()))
 
     def _load(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:
-        """The version, verified; the known one where its files have not changed, or have got worse."""
-        if known is not None and known.state is State.READY and known.fingerprint == fingerprint:
+        """Return the version, verified; the known one if it is ready and its content is the same or fails."""
+        if known is None or known.state is not State.READY:
+            return self._verified(name, number, fingerprint, known)
+        if known.fingerprint == fingerprint:
+            return known if known.reason is None else replace(known, reason=None, rejected="", files_missing=False)
+        if known.rejected == fingerprint and not known.files_missing:
             return known
-        version = self._verified(name, number, fingerprint)
-        if version.state is not State.READY and known is not None and known.state is State.READY:
-            logger.error("model %s version %s serves on as it was loaded", name, number)
-            return replace(
-                known, reason=f"its files have changed and were not taken: {version.reason}", fingerprint=fingerprint
+        version = self._verified(name, number, fingerprint, known)
+        if version.files_missing:
+            return version
+        if version.state is State.READY:
+            logger.warning(
+                "model %s version %s: its files have been replaced under the same number; "
+                "a retrained model should get a new number",
+                name,
+                number,
             )
-        return version
+            return version
+        logger.error("model %s version %s serves on as it was loaded", name, number)
+        reason = f"its files have changed and were not taken: {version.reason}"
+        return replace(known, reason=reason, rejected=fingerprint, files_missing=False)
 
-    def _verified(self, name: str, number: str, fingerprint: str) -> Version:
+    def _missing(self, name: str, number: str, files: ModelFiles, known: Version | None) -> Version:
+        why = files.unreadable.get(number) or self.folder.why_missing(name, number)
+        return _missing(name, number, why, known)
+
+    def _verified(self, name: str, number: str, fingerprint: str, known: Version | None) -> Version:
         try:
             card, session = verify(self.root / name / number, self._runtime)
             version = Version(name, number, card=card, session=session, fingerprint=fingerprint)
             self._prepare(version)
+        except UnreadableError as error:
+            return _missing(name, number, f"{name}/{number}: {error}", known)
         except VerificationError as error:
             logger.error("model %s version %s is unavailable: %s", name, number, error)  # noqa: TRY400
             return Version(name, number, str(error), fingerprint=fingerprint)
@@ -232,19 +256,11 @@ class Repository:
         return version
 
 
-def _fingerprint(directory: Path) -> str:
-    """Tells whether a file in `directory` has changed, by names, sizes and times."""
-    try:
-        files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
-        facts = [(path.name, *_facts(path)) for path in files]
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
-
-
-def _facts(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError as error:  # a link to nothing, or a file that has just gone
-        return (error.errno or 0,)
-    return status.st_size, status.st_mtime_ns
+def _missing(name: str, number: str, why: str, known: Version | None) -> Version:
+    """Return a version whose files cannot be read: the known one if it is ready."""
+    if known is not None and known.state is State.READY:
+        return replace(known, reason=f"{FILES_MISSING} ({why}); it serves on as it was loaded", files_missing=True)
+    reason = f"{FILES_MISSING} ({why})"
+    if known is None or known.reason != reason:
+        logger.error("model %s version %s is unavailable: %s", name, number, reason)
+    return Version(name, number, reason, files_missing=True)

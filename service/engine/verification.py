@@ -15,11 +15,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from service.arrays import Array, Tensors
-from service.engine.card import FILE_NAME, GRAPHS, Card, TensorSpec, digests
+from service.engine.card import FILE_NAME, GOLDEN, GRAPHS, Card, TensorSpec, digests
 from service.engine.failures import one_line
 from service.engine.inference import BrokenOffError, Runtime, Session, SessionError, within
-
-GOLDEN = "golden.npz"
 
 GOLDEN_TOLERANCE = {"f": 1e-4, "u": 1.0, "i": 0.0}
 """Largest difference from a golden output by kind of dtype; of floats above 1, as a share of them. Another processor
@@ -37,6 +35,10 @@ class VerificationError(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(one_line(reason))
+
+
+class UnreadableError(VerificationError):
+    """The operating system fails to read a file of the version. The same files may do later."""
 
 
 def verify(directory: Path, runtime: Runtime, seconds: float = GOLDEN_SECONDS) -> tuple[Card, Session]:
@@ -57,7 +59,23 @@ def verify_files(directory: Path) -> Card:
     Raises:
         VerificationError: the card is missing or not valid; a file is missing, changed or unknown to it, is none, or
             lies outside the folder that holds the models.
+        UnreadableError: a file that is there cannot be read.
     """
+    try:
+        return _verified_files(directory)
+    except FileNotFoundError as error:
+        raise VerificationError(_shown(error, directory)) from error
+    except OSError as error:
+        raise UnreadableError(_shown(error, directory)) from error
+
+
+def _shown(error: OSError, directory: Path) -> str:
+    """Return an error without the path of the version's folder."""
+    file = directory if error.filename is None else Path(error.filename)
+    return f"{'the version' if file == directory else file.name} cannot be read: {error.strerror}"
+
+
+def _verified_files(directory: Path) -> Card:
     _check_places(directory)
     card = _read_card(directory)
     if (card.name, card.version) != (directory.parent.name, directory.name):
@@ -65,10 +83,7 @@ def verify_files(directory: Path) -> Card:
     needed = {*(GRAPHS[precision] for precision in card.precisions), GOLDEN}
     if missing := sorted(needed - card.files.keys()):
         raise VerificationError(f"{', '.join(missing)}: not on the card, which needs it")
-    try:
-        found = digests(directory)
-    except OSError as error:
-        raise VerificationError(f"{Path(error.filename).name} cannot be read: {error.strerror}") from error
+    found = digests(directory)
     if missing := sorted(card.files.keys() - found.keys()):
         raise VerificationError(f"{', '.join(missing)}: missing")
     if changed := sorted(file for file, digest in card.files.items() if found[file] != digest):
@@ -83,10 +98,7 @@ def _check_places(directory: Path) -> None:
     root = realpath(directory.parent.parent)
     if not Path(realpath(directory)).is_relative_to(root):
         raise VerificationError("the version leads out of the models' folder")
-    try:
-        files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
-    except OSError as error:
-        raise VerificationError(f"the version cannot be read: {error.strerror}") from error
+    files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
     if outside := [path.name for path in files if not Path(realpath(path)).is_relative_to(root)]:
         raise VerificationError(f"{', '.join(outside)}: leads out of the models' folder")
     if strange := [path.name for path in files if not path.is_file()]:
@@ -96,8 +108,6 @@ def _check_places(directory: Path) -> None:
 def _read_card(directory: Path) -> Card:
     try:
         return Card.read(directory)
-    except OSError as error:
-        raise VerificationError(f"{FILE_NAME} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first, *others = error.errors()
         place = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)

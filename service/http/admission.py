@@ -8,6 +8,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
+from service.call import Call
 from service.errors import Fault, Invalid, NotFound, Unauthorized
 from service.http.keys import Keys
 from service.http.messages import HttpRequest, Route
@@ -29,8 +30,11 @@ class Admission:
         rate, burst = settings.rate_limit, settings.rate_burst
         self._limit = RateLimit(folder / "rates", rate, burst) if rate else None
 
-    def admit(self, route: Route, request: HttpRequest) -> float:
-        """Lets a request pass to a route that is not public, and says how many seconds it may take.
+    def admit(self, route: Route, request: HttpRequest, call: Call) -> float:
+        """Let a request pass to a route that is not public, and record whether it carries a valid key.
+
+        Returns:
+            Seconds that the request may take.
 
         Raises:
             NotFound: only an admin key would open the route, and there are none.
@@ -41,11 +45,13 @@ class Admission:
         authorization = request.headers.get(b"authorization")
         if route.admin:
             self._check_admin_key(authorization)
+            call.authenticated = True
             longest = LONGEST_CHANGE
         else:
             key = self._key(authorization)
+            call.authenticated = key is not None
             if self._limit is not None and route.metered:
-                self._limit.check(_network(request.peer[0] if request.peer else "") if key is None else b"key " + key)
+                self._limit.check(_network(call.client) if key is None else b"key " + key)
             longest = self._longest
         return _seconds(request.headers.get(b"x-request-timeout"), longest)
 
@@ -65,10 +71,10 @@ class Admission:
 
 
 @lru_cache(1024)
-def _network(peer: str) -> bytes:
+def _network(client: str) -> bytes:
     """What one client has of addresses: one of IPv4; of IPv6, where it may have any in a network of 64 bits, that."""
     try:
-        address = ip_address(peer)
+        address = ip_address(client)
     except ValueError:  # a Unix socket has none
         return b""
     if not isinstance(address, IPv6Address):

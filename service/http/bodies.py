@@ -1,8 +1,10 @@
 """Request bodies: read within their limit while they arrive, and taken apart by Content-Type."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator
 from email.message import Message
+from typing import TypeVar
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -10,6 +12,8 @@ from starlette.types import Receive
 
 from service.errors import Fault, Invalid, Malformed, TooLarge
 from service.predictors import MAX_ITEMS
+
+Text = TypeVar("Text", bytes, memoryview)
 
 
 class ClientGone(Exception):
@@ -39,6 +43,11 @@ async def read_body(receive: Receive, content_length: bytes | None, limit: int) 
         if not message.get("more_body", False):
             break
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def without_bom(text: Text) -> Text:
+    """Return JSON without a byte order mark in front, which a parser may ignore (RFC 8259, section 8.1)."""
+    return text[len(BOM_UTF8) :] if text[: len(BOM_UTF8)] == BOM_UTF8 else text
 
 
 def media_type(content_type: str) -> str:

@@ -1,14 +1,61 @@
-"""`GET /v1/models...`: which models there are, the state of their versions, and their cards."""
+"""`GET /v1/models...`: the models, the state of their versions, and the model cards."""
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from service.call import Call
-from service.engine.repository import Repository, Version
+from service.engine.card import Card
+from service.engine.repository import FILES_MISSING, Repository, State, Version
 from service.errors import Unavailable
-from service.http.messages import HttpRequest, Reply, Route, json_reply
+from service.http.messages import HttpRequest, Reply, Route
 from service.serving.models import ServedModels
+
+Reason = Annotated[str | None, Field(exclude_if=lambda reason: reason is None)]
+"""Absent from the JSON if there is none."""
+
+
+class VersionState(BaseModel):
+    """A version of a model."""
+
+    version: str
+    state: State
+    reason: Reason = None
+    """Why it, or a change of its files, is not served; absent if all is."""
+
+
+class ModelSummary(BaseModel):
+    """A model and its versions."""
+
+    name: str
+    task: str | None
+    """What the model does; null if no version is ready."""
+    versions: list[VersionState]
+    reason: Reason = None
+    """Why no version is known; absent if one is."""
+
+
+class ModelSummaries(BaseModel):
+    """The models."""
+
+    models: list[ModelSummary]
+
+
+class ModelDetails(ModelSummary):
+    """A model, its versions, and a model card."""
+
+    card: Card | None
+    """Of the version that answers by default; null if no version is ready."""
+
+
+class VersionDetails(VersionState):
+    """A version of a model and its model card."""
+
+    name: str
+    card: Card | None
+    """Null if the version is not ready."""
 
 
 class Catalogue:
@@ -23,31 +70,29 @@ class Catalogue:
         )
 
     async def _list_models(self, _request: HttpRequest, _call: Call) -> Reply:
-        """`/v1/models`: every model, what it does, and its versions."""
-        return json_reply({"models": [self._summary(name) for name in self._repository.models]})
+        return _reply(ModelSummaries(models=[self._model(name) for name in self._repository.models]))
 
     async def _show_model(self, request: HttpRequest, _call: Call) -> Reply:
-        """`/v1/models/{name}`: the same for one model, and the card of what answers those who ask for no version."""
-        name = request.params["name"]
-        return json_reply({**self._summary(name), "card": _card(self._default(name))})
+        model, default = self._model(request.params["name"]), self._default(request.params["name"])
+        return _reply(ModelDetails(**dict(model), card=default and default.card))
 
     async def _show_version(self, request: HttpRequest, _call: Call) -> Reply:
-        """`/v1/models/{name}/versions/{version}`: one version's state and card."""
-        name = request.params["name"]
-        version = self._repository.version(name, request.params["version"])
-        return json_reply({"name": name, **_state(version), "card": _card(version)})
+        version = self._repository.version(request.params["name"], request.params["version"])
+        return _reply(VersionDetails(name=version.name, **dict(_state(version)), card=version.card))
 
-    def _summary(self, name: str) -> dict[str, Any]:
+    def _model(self, name: str) -> ModelSummary:
         versions = self._repository.versions(name)
         default = self._default(name)
-        return {
-            "name": name,
-            "task": default.card.task if default is not None and default.card is not None else None,
-            "versions": [_state(version) for version in versions.values()],
-        }
+        card = default and default.card
+        return ModelSummary(
+            name=name,
+            task=card and card.task,
+            versions=[_state(version) for version in versions.values()],
+            reason=None if versions else FILES_MISSING,
+        )
 
     def _default(self, name: str) -> Version | None:
-        """What answers those who ask for no version, if anything does."""
+        """Return the version that answers by default, if any does."""
         with suppress(Unavailable):
             return self._models().find(name, None).version
         return None
@@ -57,10 +102,9 @@ class Catalogue:
         return self._models().repository
 
 
-def _state(version: Version) -> dict[str, str]:
-    reason = {} if version.reason is None else {"reason": version.reason}
-    return {"version": version.number, "state": version.state, **reason}
+def _state(version: Version) -> VersionState:
+    return VersionState(version=version.number, state=version.state, reason=version.reason)
 
 
-def _card(version: Version | None) -> dict[str, Any] | None:
-    return None if version is None or version.card is None else version.card.model_dump(mode="json")
+def _reply(content: BaseModel) -> Reply:
+    return Reply(content.model_dump_json().encode())

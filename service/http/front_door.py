@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,8 +18,13 @@ from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, Service
 from service.http.admission import Admission
 from service.http.bodies import ClientGone
 from service.http.catalogue import Catalogue
+from service.http.client_address import TrustedProxies
+from service.http.cors import CrossOrigin, Headers
 from service.http.draining import DRAIN
+from service.http.encodings import compressed
+from service.http.hosts import AllowedHosts
 from service.http.messages import Handler, HttpRequest, Reply, Route
+from service.http.negotiation import preferred_media_type
 from service.http.openapi import api_page, openapi
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.problems import problem
@@ -28,8 +32,10 @@ from service.http.routing import Router
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference, Service, error_reply
 from service.settings import Settings
-from service.telemetry import logs, metrics
+from service.telemetry import metrics
 from service.telemetry.collecting import collect, exposition
+from service.telemetry.request_log import RequestLog
+from service.telemetry.series import MEDIA_TYPES, TEXT
 from service.telemetry.traces import trace_id
 
 if TYPE_CHECKING:
@@ -66,26 +72,31 @@ class FrontDoor:
             tensors: the routes under `/v2`, served here.
             service: gives the models, once start-up is complete.
             admission: whom it lets in.
-            settings: how long it drains, and how many requests are logged.
+            settings: how long it drains, which requests are logged, and which hosts, origins and proxies it knows.
             tracing: traces the requests, if they are.
         """
         self._bentoml_app = bentoml_app
         self._service = service
         self._admission = admission
-        self._settings = settings
+        self._drain_seconds = settings.drain_seconds
+        self._log = RequestLog(settings)
+        self._allowed_hosts = AllowedHosts(settings.allowed_hosts) if settings.allowed_hosts else None
+        self._cross_origin = CrossOrigin(settings.cors_origins) if settings.cors_origins else None
+        self._proxies = (
+            TrustedProxies(settings.trusted_proxies, settings.forwarded_header) if settings.trusted_proxies else None
+        )
         self._tracing = tracing
         routes = [
             *(Route(task.route, {"POST": task}, metered=True) for task in tasks),
             *Catalogue(lambda: service().models).routes,
             *tensors.routes,
-            # BentoML answers GET itself, so that only other methods come to these routes: to be refused.
-            *(Route(page, {"GET": _always(_OK)}, public=True) for page in _BENTOML_PAGES),
+            *(Route(page, {"GET": _always(_BENTOML_PAGE)}, public=True) for page in _BENTOML_PAGES),
             Route("/", {"GET": _always(api_page())}, public=True),
             Route("/docs.json", {"GET": _always(openapi(tasks))}, public=True),
-            Route("/livez", {"GET": _always(_OK)}, public=True),
-            Route("/healthz", {"GET": _always(_OK)}, public=True),
-            Route("/readyz", {"GET": self._ready}, public=True),
-            Route("/metrics", {"GET": _metrics}, public=True),
+            Route("/livez", {"GET": _always(_OK)}, public=True, probe=True),
+            Route("/healthz", {"GET": _always(_OK)}, public=True, probe=True),
+            Route("/readyz", {"GET": self._ready}, public=True, probe=True),
+            Route("/metrics", {"GET": _metrics}, public=True, probe=True),
         ]
         self._router = Router(routes)
 
@@ -93,10 +104,11 @@ class FrontDoor:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
-            DRAIN.await_signal(self._settings.drain_seconds)
+            DRAIN.await_signal(self._drain_seconds)
             await self._bentoml_app(scope, receive, send)
             if self._tracing is not None:
                 self._tracing.close()
+            self._log.close()
         else:
             await self._bentoml_app(scope, receive, send)
 
@@ -105,20 +117,19 @@ class FrontDoor:
         method, path = scope["method"], scope["path"]
         route, params = self._router.find(path) or _NOWHERE
         headers = dict(scope["headers"])
-        request = HttpRequest(method, path, scope["query_string"], headers, receive, params, scope["client"])
+        request = HttpRequest(method, path, scope["query_string"], headers, receive, params)
         call = Call(_request_id(request.headers.get(b"x-request-id")), started=time.perf_counter())
         current_call.set(call)  # of this task: `Connection` makes one for each request
+        call.client = self._client(scope)
         call.trace_id = trace_id(request.headers.get(b"traceparent"))
         trace = None
         if self._tracing is not None:
             trace = self._tracing.begin(method, route.template, request.headers, call)
         outcome = "failed"
         try:
-            if path in _BENTOML_PAGES and method in ("GET", "HEAD"):
-                await self._bentoml_app(scope, receive, _identified(send, call))
-                outcome = "ok"
-                return
             try:
+                if self._allowed_hosts is not None:
+                    self._allowed_hosts.check(request.headers.get(b"host", b""), is_probe=route.probe)
                 reply, ending = await self._answer(route, request, call), "ok"
             except ServiceError as error:
                 reply, ending = _refusal(error, path, call), error.outcome
@@ -126,7 +137,11 @@ class FrontDoor:
                 logger.exception("request %s failed", call.request_id)
                 failure = ServiceError("The server failed to answer.")
                 reply, ending = _refusal(failure, path, call), failure.outcome
-            await _send(reply, call, send, with_body=method != "HEAD")
+            cors = self._cross_origin.headers(headers.get(b"origin")) if self._cross_origin is not None else ()
+            if reply is _BENTOML_PAGE:
+                await self._bentoml_app(scope, receive, _identified(send, call, cors))
+            else:
+                await _send(reply, call, send, cors, with_body=method != "HEAD")
             outcome = ending
         except (ClientGone, asyncio.CancelledError):  # `Connection` cancels what nobody waits for
             outcome = "abandoned"
@@ -136,7 +151,7 @@ class FrontDoor:
             requests.ended(call, ended - call.started, is_example=trace is not None and trace.is_sampled)
             if trace is not None:
                 trace.end(outcome, ended)
-            logs.tell(method, route.template, call, outcome, ended, self._settings.log_requests)
+            self._log.record(method, route.template, call, outcome, ended)
 
     async def _answer(self, route: Route, request: HttpRequest, call: Call) -> Reply:
         """What the route's handler says.
@@ -144,15 +159,16 @@ class FrontDoor:
         Raises:
             ServiceError: it says no, or nothing answers this path and method.
         """
+        if self._cross_origin is not None and (preflight := self._cross_origin.preflight(request, route)) is not None:
+            return preflight
         if not route.methods:
             raise NotFound("There is nothing at this path.")
         handler = route.methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
-            allowed = [*route.methods, *(["HEAD"] if "GET" in route.methods else [])]
-            raise MethodNotAllowed(request.method, ", ".join(allowed))
+            raise MethodNotAllowed(request.method, ", ".join(route.allowed_methods))
         if route.public:
             return await handler(request, call)
-        seconds = self._admission.admit(route, request)
+        seconds = self._admission.admit(route, request, call)
         # What `asyncio.timeout` does, at a third of its cost.
         task = asyncio.current_task()
         assert task is not None
@@ -166,6 +182,11 @@ class FrontDoor:
         finally:
             timer.cancel()
 
+    def _client(self, scope: Scope) -> str:
+        """Return the address of the client, empty if it has none."""
+        peer: str = scope["client"][0] if scope["client"] else ""
+        return peer if self._proxies is None else self._proxies.client(peer, scope["headers"])
+
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         """Ready when all workers serve the same and each model has a version, until the server is told to stop."""
         DRAIN.check_not_under_way()
@@ -174,6 +195,9 @@ class FrontDoor:
 
 
 _OK = Reply(b"ok\n", "text/plain; charset=utf-8")
+
+_BENTOML_PAGE = Reply(b"")
+"""A placeholder: BentoML's own app sends the response."""
 
 
 def _always(reply: Reply) -> Handler:
@@ -186,7 +210,13 @@ def _always(reply: Reply) -> Handler:
 
 
 async def _metrics(request: HttpRequest, _call: Call) -> Reply:
-    return Reply(*await collect(partial(exposition, request.header(b"accept"))))
+    media_type = preferred_media_type(request.header(b"accept"), MEDIA_TYPES) or TEXT
+
+    def exposed() -> Reply:
+        reply = Reply(*exposition(media_type), headers={"Vary": "Accept"})
+        return compressed(reply, request.header(b"accept-encoding"))
+
+    return await collect(exposed)
 
 
 def _refusal(error: ServiceError, path: str, call: Call) -> Reply:
@@ -203,13 +233,13 @@ def _request_id(given: bytes | None) -> str:
     return new_request_id()
 
 
-def _identified(send: Send, call: Call) -> Send:
-    """`send`, with the request's id among the headers."""
+def _identified(send: Send, call: Call, cors: Headers) -> Send:
+    """Return `send` with the request's id and the CORS fields among the headers."""
 
     async def with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
             call.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", call.request_id.encode())]
+            message["headers"] = [*message["headers"], (b"x-request-id", call.request_id.encode()), *cors]
         await send(message)
 
     return with_id
@@ -224,7 +254,7 @@ def _timing(call: Call) -> bytes:
     return b"queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f" % (queue, run, total)
 
 
-async def _send(reply: Reply, call: Call, send: Send, *, with_body: bool) -> None:
+async def _send(reply: Reply, call: Call, send: Send, cors: Headers, *, with_body: bool) -> None:
     call.status = reply.status
     headers = [
         (b"content-type", reply.media_type.encode()),
@@ -232,6 +262,7 @@ async def _send(reply: Reply, call: Call, send: Send, *, with_body: bool) -> Non
         (b"x-request-id", call.request_id.encode()),
         (b"server-timing", _timing(call)),
         *((name.lower().encode(), value.encode()) for name, value in reply.headers.items()),
+        *cors,
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body if with_body else b""})

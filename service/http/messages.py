@@ -24,8 +24,6 @@ class HttpRequest:
     receive: Receive
     params: Mapping[str, str] = field(default_factory=dict)
     """What its path says where the template of its route has `{names}`."""
-    peer: tuple[str, int] | None = None
-    """The address and port that it came from; None if it has none."""
 
     def header(self, name: bytes) -> str:
         """A header's value, empty if there is none."""
@@ -52,12 +50,21 @@ Handler = Callable[[HttpRequest, Call], Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What answers a path: a handler a method. `template` names it in metrics; `public` ones need no API key,
-    `admin` ones an admin key in its place, and they may take minutes; `metered` ones count against a client's limit.
-    """
+    """What answers a path: a handler for each method."""
 
     template: str
+    """Names it in metrics."""
     methods: Mapping[str, Handler]
     public: bool = False
+    """Whether it needs no key."""
+    probe: bool = False
+    """Whether probes and scrapers use it, which reach the server by its IP address."""
     admin: bool = False
+    """Whether it needs an admin key in place of an API key. It may take minutes."""
     metered: bool = False
+    """Whether requests count against a client's rate limit."""
+
+    @property
+    def allowed_methods(self) -> tuple[str, ...]:
+        """The methods that it answers, as `Allow` lists them."""
+        return (*self.methods, *(("HEAD",) if "GET" in self.methods else ()))

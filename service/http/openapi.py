@@ -1,5 +1,5 @@
-"""`GET /docs.json`: the OpenAPI document of all that the front door serves, made from the predictors' schemas; and `/`,
-the page on which it can be tried. BentoML's own page is not used: it reports its visitors to a third party.
+"""`GET /docs.json`: the OpenAPI document of everything that is served, for people and for code generators; and `/`, the
+page on which it can be tried. BentoML's own page is not used: it reports its visitors to a third party.
 """
 
 import base64
@@ -7,41 +7,60 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from service.engine.card import Card
+from service.http.catalogue import ModelDetails, ModelSummaries, VersionDetails
 from service.http.messages import JSON, Reply
-from service.http.operations import BYTES, KEYED, SCHEMAS, TEXT, Document, content, operation, parameter, reference
+from service.http.operations import (
+    BYTES,
+    KEYED,
+    NUMBER,
+    PUBLIC,
+    SCHEMAS,
+    TEXT,
+    Document,
+    add_formats,
+    content,
+    header,
+    operation,
+    parameter,
+    reference,
+    request_headers,
+)
 from service.http.problems import MEDIA_TYPE as PROBLEM
 from service.http.tasks import MULTIPART, TaskEndpoint
 from service.http.v2.openapi import tensor_paths, tensor_schemas
+from service.predictors import MAX_ITEMS
 
 _PROBLEM = content(PROBLEM, reference("Problem"))
 _TASK_ERRORS = (400, 401, 404, 405, 413, 415, 422, 429, 503, 504)
 
 _PROBLEM_SCHEMA: Document = {
     "type": "object",
-    "description": "An error, as RFC 9457 has it.",
+    "description": "An error (RFC 9457).",
     "required": ["type", "title", "status", "detail", "request_id"],
     "properties": {
         "type": TEXT,
         "title": TEXT,
-        "status": {"type": "integer"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": TEXT,
         "request_id": TEXT,
-        "errors": {
+        "errors": {"type": "array", "items": reference("Fault")},
+    },
+}
+_FAULT_SCHEMA: Document = {
+    "type": "object",
+    "description": "One thing that is wrong with a request.",
+    "required": ["loc", "msg"],
+    "properties": {
+        "loc": {
             "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["loc", "msg"],
-                "properties": {
-                    "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
-                    "msg": TEXT,
-                },
-            },
+            "items": {"anyOf": [TEXT, {"type": "integer"}]},
+            "description": "Where it is: the names of fields and the indices of items.",
         },
+        "msg": TEXT,
     },
 }
 
@@ -56,61 +75,125 @@ def api_page() -> Reply:
 
 
 def openapi(tasks: Sequence[TaskEndpoint]) -> Reply:
-    """The document, OpenAPI 3.1."""
-    models: list[type[BaseModel]] = [Card]
-    for task in tasks:
-        models += [task.predictor.Request, task.predictor.Answer]
-    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=SCHEMAS + "{model}")
+    """Return the document, OpenAPI 3.1."""
     document = {
         "openapi": "3.1.0",
-        "info": {"title": "deepserve", "version": "1", "description": "Four classic neural networks, served."},
+        "info": {
+            "title": "deepserve",
+            "version": "1",
+            "description": "Four classic neural networks, served.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
         "paths": {
             **{task.route: {"post": _task(task)} for task in tasks},
-            "/v1/models": {"get": _get("The models and the states of their versions.")},
-            "/v1/models/{name}": {
-                "get": _get("One model and the card of the version that answers by default.", "name")
-            },
-            "/v1/models/{name}/versions/{version}": {
-                "get": _get("One version of a model, with its card.", "name", "version")
-            },
-            "/livez": {"get": _get("The process can answer.", media_type="text/plain", errors=(405,))},
-            "/healthz": {"get": _get("The process can answer.", media_type="text/plain", errors=(405,))},
-            "/readyz": {"get": _get("Every model is loaded and warm.", media_type="text/plain", errors=(405, 503))},
-            "/metrics": {"get": _get("Prometheus metrics.", media_type="text/plain", errors=(405,))},
+            **_catalogue_paths(),
+            **_operations_paths(),
             **tensor_paths(),
         },
         "components": {
-            "schemas": {**schemas["$defs"], **tensor_schemas(), "Problem": _PROBLEM_SCHEMA},
+            "schemas": {
+                **_model_schemas(tasks),
+                **tensor_schemas(),
+                "Problem": _PROBLEM_SCHEMA,
+                "Fault": _FAULT_SCHEMA,
+            },
             "securitySchemes": {name: {"type": "http", "scheme": "bearer"} for name in ("key", "admin")},
         },
         "security": [{}, {"key": []}],
     }
+    document = json.loads(json.dumps(document))  # so that no two places share an object
+    add_formats(document)
     return Reply(json.dumps(document).encode())
 
 
+def _model_schemas(tasks: Sequence[TaskEndpoint]) -> Document:
+    """Return the schemas of the bodies of the tasks and of the catalogue."""
+    requests: list[tuple[Any, JsonSchemaMode]] = [(task.predictor.Request, "validation") for task in tasks]
+    answers: list[Any] = [*(task.predictor.Answer for task in tasks), ModelSummaries, ModelDetails, VersionDetails]
+    _, schemas = models_json_schema(
+        [*requests, *((answer, "serialization") for answer in answers)], ref_template=SCHEMAS + "{model}"
+    )
+    found: Document = schemas["$defs"]
+    return found
+
+
 def _task(task: TaskEndpoint) -> Document:
+    """Return the operation of a task."""
     predictor = task.predictor
-    body = content(JSON, reference(predictor.Request.__name__))
-    if predictor.files_field is not None:
-        files = {"type": "array", "items": BYTES}
-        body |= content(MULTIPART, {"type": "object", "properties": {predictor.files_field: files}})
-        body |= content("image/*", BYTES)
     answer = content(JSON, reference(predictor.Answer.__name__))
     for picture in (each for each in predictor.media_types if each != JSON):
         answer |= content(picture, BYTES)
-    described = operation((predictor.__doc__ or "").splitlines()[0], (), answer, _TASK_ERRORS, _PROBLEM)
-    return described | {
-        "operationId": predictor.name,
-        "parameters": [
-            parameter("version", "query", TEXT, "Model version; without it the newest that is ready and not on trial."),
-            parameter("X-Request-Timeout", "header", {"type": "number"}, "Seconds after which the answer is useless."),
-            parameter("X-Request-ID", "header", TEXT, "Comes back with the answer."),
-        ],
-        "requestBody": {"required": bool(predictor.Request.model_json_schema().get("required")), "content": body},
+    summary = (predictor.__doc__ or "").partition("\n")[0]
+    described = operation(predictor.name, "tasks", summary, answer=answer, errors=_TASK_ERRORS, error=_PROBLEM)
+    described["responses"]["200"]["headers"] |= header("X-Model-Version", NUMBER, "The version that answers.")
+    about_version = "A version of the model; by default the newest that is ready and not on trial."
+    described["parameters"] = [parameter("version", "query", NUMBER, about_version), *request_headers()]
+    if len(predictor.media_types) > 1:
+        default, *others = predictor.media_types
+        described["description"] = f"The response is {default}, or what `Accept` asks for: {', '.join(others)}."
+    required = bool(predictor.Request.model_json_schema().get("required"))
+    return described | {"requestBody": {"required": required, "content": _request_content(task)}}
+
+
+def _request_content(task: TaskEndpoint) -> Document:
+    """Return the bodies that a task takes."""
+    body = content(JSON, reference(task.predictor.Request.__name__))
+    if (field := task.predictor.files_field) is not None:
+        files = {"type": "array", "items": BYTES, "minItems": 1, "maxItems": MAX_ITEMS}
+        body |= content(MULTIPART, {"type": "object", "required": [field], "properties": {field: files}})
+        body |= content("image/*", BYTES)
+    return body
+
+
+def _catalogue_paths() -> Document:
+    """Return the paths under `/v1/models`."""
+    found = (*KEYED, 404)
+    return {
+        "/v1/models": _get(
+            "list_models", "models", "The models and their versions.", _json("ModelSummaries"), errors=KEYED
+        ),
+        "/v1/models/{name}": _get(
+            "get_model",
+            "models",
+            "A model, and the card of the version that answers by default.",
+            _json("ModelDetails"),
+            names=("name",),
+            errors=found,
+        ),
+        "/v1/models/{name}/versions/{version}": _get(
+            "get_version",
+            "models",
+            "A version of a model, and its card.",
+            _json("VersionDetails"),
+            names=("name", "version"),
+            errors=found,
+        ),
     }
 
 
-def _get(summary: str, *names: str, media_type: str = JSON, errors: tuple[int, ...] = KEYED) -> Document:
-    """A GET operation, its path's parameters being `names`."""
-    errors = (*errors, 404) if names else errors
-    return operation(summary, names, {media_type: {}}, errors, _PROBLEM)
+def _operations_paths() -> Document:
+    """Return the paths for those who run the server, and those of the documentation."""
+    text, page = content("text/plain", TEXT), content("text/html", TEXT)
+    described = {
+        "/livez": ("get_livez", "Whether the process can answer.", text),
+        "/healthz": ("get_healthz", "Whether the process can answer.", text),
+        "/readyz": ("get_readyz", "Whether every model is loaded and warm.", text),
+        "/metrics": ("get_metrics", "Prometheus metrics, as text or, if asked for, as OpenMetrics.", text),
+        "/docs.json": ("get_openapi", "This document.", content(JSON, {"type": "object"})),
+        "/": ("get_api_page", "The interactive API page.", page),
+    }
+    paths = {}
+    for path, (operation_id, summary, answer) in described.items():
+        errors = (405, 503) if path == "/readyz" else (405,)
+        paths[path] = _get(operation_id, "operations", summary, answer, errors=errors)
+        paths[path]["get"]["security"] = PUBLIC
+    return paths
+
+
+def _json(schema: str) -> Document:
+    return content(JSON, reference(schema))
+
+
+def _get(operation_id: str, tag: str, summary: str, answer: Document, **details: Any) -> Document:
+    """Return a path that answers GET."""
+    return {"get": operation(operation_id, tag, summary, answer=answer, error=_PROBLEM, **details)}

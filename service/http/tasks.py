@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from service.call import Call
 from service.errors import Fault, Invalid, UnsupportedMediaType
-from service.http.bodies import media_type, multipart_files, read_body
+from service.http.bodies import media_type, multipart_files, read_body, without_bom
 from service.http.messages import JSON, HttpRequest, Reply
+from service.http.negotiation import preferred_media_type
 from service.http.problems import from_validation
 from service.predictors import Payload, Predictor
 from service.serving.answering import Answering
@@ -74,37 +75,19 @@ class TaskEndpoint:
     def _from_json(self, body: bytes) -> Payload:
         """An empty body stands for an empty object: a task whose fields are all optional needs none."""
         try:
-            payload: Payload = self.predictor.Request.model_validate_json(body or b"{}")
+            payload: Payload = self.predictor.Request.model_validate_json(without_bom(body) or b"{}")
         except ValidationError as error:
             raise from_validation(error) from error
         return payload
 
     def _representation(self, request: HttpRequest) -> str:
-        """What `Accept` prefers of what there is; where it takes none of it, the task's own preference (RFC 9110)."""
+        """Return the media type of the response: the client's choice, or the task's own if the client accepts none."""
         offered = self.predictor.media_types
         if len(offered) == 1:
             return offered[0]
         if request.header(b"user-agent").startswith("BentoML"):
             return JSON  # that client accepts anything and then parses JSON
-        ranges = sorted(request.header(b"accept").split(","), key=_quality, reverse=True)
-        accepted = [media_type(each) for each in ranges if _quality(each) > 0]
-        return next((name for each in accepted for name in offered if _covers(each, name)), offered[0])
-
-
-def _covers(media_range: str, name: str) -> bool:
-    return media_range in (name, "*/*") or (media_range.endswith("/*") and name.startswith(media_range[:-1]))
-
-
-def _quality(media_range: str) -> float:
-    """The weight `q` of a part of `Accept`: `text/html;q=0.5`."""
-    for parameter in media_range.split(";")[1:]:
-        name, _, value = parameter.strip().partition("=")
-        if name.lower() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0
-    return 1
+        return preferred_media_type(request.header(b"accept"), offered) or offered[0]
 
 
 def _version(query: bytes) -> str | None:

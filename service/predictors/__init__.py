@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from service.arrays import Array, Tensors
 
@@ -19,13 +19,20 @@ MAX_ITEMS = 64
 
 
 class Payload(BaseModel):
-    """What a client sends: unknown fields, NaN and infinities are refused."""
+    """What a client sends: unknown fields, NaN and infinities are refused. Bytes are base64 in JSON."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, val_json_bytes="base64", ser_json_bytes="base64")
+
+
+def null_as(default: object) -> BeforeValidator:
+    """Let a field of a `Payload` be null, which means its default: the same as if it were absent."""
+    return BeforeValidator(lambda value: default if value is None else value)
 
 
 class Answer(BaseModel):
     """What a client gets: one prediction per item, in order, and which model made them."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     model: str
     version: str

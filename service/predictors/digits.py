@@ -8,11 +8,12 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.arrays import Array, Tensors
 from service.errors import Fault, Invalid, ServiceError, TooLarge
 from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
+from service.predictors.base64_data import Base64Data
 from service.predictors.framing import SIZE, frame
 from service.predictors.pictures import check_together, is_small_png, read_grey
 
@@ -27,9 +28,7 @@ _MOMENTS = np.stack((np.ones(SIZE**2), _DOWN, _RIGHT), axis=1).astype(np.float32
 class DigitsRequest(Payload):
     """Pictures, each of one digit: PNG, JPEG, WebP, GIF, BMP or TIFF, in base64."""
 
-    model_config = ConfigDict(val_json_bytes="base64", ser_json_bytes="base64")
-
-    images: Annotated[list[bytes], Field(min_length=1, max_length=MAX_ITEMS)]
+    images: Annotated[list[Base64Data], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class Digit(BaseModel):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from service.arrays import Array, Tensors
-from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
+from service.predictors import MAX_ITEMS, Answer, Payload, Predictor, null_as
 
 Label = Literal[
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
@@ -26,6 +26,8 @@ CLASSES: tuple[Label, ...] = get_args(Label)
 """Fashion-MNIST's names, in the order of its labels 0 to 9."""
 LATENT = 64
 """Numbers from which the generator draws one picture."""
+COUNT, TRUNCATION = 16, 1.0
+"""What an order has that says nothing else."""
 MAX_SEED = 2**63 - 1
 EXACT_SEEDS = 2**53
 """Seeds below are drawn where a client names none: every JSON reader takes them for what they are."""
@@ -45,13 +47,13 @@ def _official(name: Any) -> Any:
 class FashionRequest(Payload):
     """An order of clothing."""
 
-    count: Annotated[int, Field(strict=True, ge=1, le=MAX_ITEMS)] = 16
+    count: Annotated[int, Field(strict=True, ge=1, le=MAX_ITEMS), null_as(COUNT)] = COUNT
     """Pieces to draw."""
     seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
     """The same seed gives the same pieces; without one a fresh one is drawn, and reported."""
     label: Annotated[Label, BeforeValidator(_official)] | None = None
     """What to draw, in upper or lower case; without it all ten classes take turns."""
-    truncation: Annotated[float, Field(strict=True, ge=0.1, le=2.0)] = 1.0
+    truncation: Annotated[float, Field(strict=True, ge=0.1, le=2.0), null_as(TRUNCATION)] = TRUNCATION
     """Below 1 the pieces are more typical and more alike, above 1 more varied and less certain."""
 
 
@@ -69,7 +71,11 @@ class Clothing(BaseModel):
     """One piece."""
 
     # An array until an answer in JSON asks for it: a grid of all pieces needs no PNG of each.
-    image: Annotated[Any, PlainSerializer(_base64_png, return_type=str), WithJsonSchema({"type": "string"})]
+    image: Annotated[
+        Any,
+        PlainSerializer(_base64_png, return_type=str),
+        WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+    ]
     """PNG of 28x28 grey pixels, white on black, in base64."""
     label: Label
     """What it was meant to be."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.arrays import Array, Tensors
@@ -52,14 +52,21 @@ def _level(value: Any) -> Any:
     return str(value) if isinstance(value, bool) else value  # True equals the code 1; as text it is refused
 
 
+def _schema(measurement: str) -> WithJsonSchema:
+    """Return the JSON schema of a nominal measurement: code generators refuse an enum of strings and integers."""
+    names = LEVELS[measurement]
+    codes = {"type": "integer", "minimum": 1, "maximum": len(names)}
+    return WithJsonSchema({"anyOf": [{"type": "string", "enum": [*names]}, codes, {"type": "null"}]})
+
+
 class Mass(Payload):
     """One mass, as a radiologist describes it; unknown measurements are null or absent."""
 
     age: Annotated[float, Field(strict=True, ge=0, le=OLDEST)] | None = None
     """The patient's, in years."""
-    shape: Annotated[Shape | None, BeforeValidator(_level)] = None
-    margin: Annotated[Margin | None, BeforeValidator(_level)] = None
-    density: Annotated[Density | None, BeforeValidator(_level)] = None
+    shape: Annotated[Shape | None, BeforeValidator(_level), _schema("shape")] = None
+    margin: Annotated[Margin | None, BeforeValidator(_level), _schema("margin")] = None
+    density: Annotated[Density | None, BeforeValidator(_level), _schema("density")] = None
 
     @model_validator(mode="after")
     def _something_is_known(self) -> Self:

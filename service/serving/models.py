@@ -9,6 +9,7 @@ import asyncio
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from service.engine.batching import Batcher
 from service.engine.cache import Cache, CachedBatcher
@@ -98,17 +99,28 @@ class ServedModels:
         version = self.repository.newest(name) if number is None else self.repository.version(name, number)
         raise Unavailable(f"Version {version.number} of model {name!r} is not ready.")
 
-    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None) -> list[str]:
-        """Loads those versions of a model that its policy chooses, in place of those that answer now.
+    def load(
+        self,
+        name: str,
+        numbers: Sequence[str],
+        policy: VersionPolicy | None,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[str]:
+        """Load the versions of a model that its policy chooses, in place of those that answer now.
+
+        Args:
+            name: of the model.
+            numbers: its versions.
+            policy: in place of the model's own.
+            unreadable: versions whose files some worker could not read, and why.
 
         Returns:
             What failed, a line a version.
-
-        Raises:
-            OSError: the model's folder cannot be read.
         """
-        failures = self.repository.load(name, numbers, policy)
-        metrics.LOADS.labels(name, "failed").inc(len(failures))
+        failures = self.repository.load(name, numbers, policy, unreadable)
+        versions = self.repository.versions(name).values()
+        failed = sum(bool(each.fingerprint if each.failed else each.rejected) for each in versions)
+        metrics.LOADS.labels(name, "failed").inc(failed)
         self._publish(name)
         return failures
 
@@ -162,8 +174,7 @@ class ServedModels:
         """The batcher of a version, behind the cache of its model if there is one."""
         if (cache := self._caches.get(card.name)) is None:
             return batcher
-        content = card.model_dump_json().encode()  # with the checksums of all files
-        return CachedBatcher(batcher, cache, content, metrics.LookupSeries(card.name, card.version))
+        return CachedBatcher(batcher, cache, card.content.encode(), metrics.LookupSeries(card.name, card.version))
 
     def _publish(self, name: str) -> None:
         """Lets those versions of a model answer that are ready, and no others."""
@@ -187,9 +198,10 @@ class ServedModels:
         self._prepared = {session: served for session, served in self._prepared.items() if id(served) in answer}
         before, self._told[name] = self._told.get(name, []), list(self.repository.models.get(name, {}).values())
         self._tell(before, self._told[name])
-        # What is there now stays: looking through it for garbage stops all requests for a tenth of a second.
-        gc.collect()
-        gc.freeze()
+        if known != set(ready.values()):
+            # What is there now stays: looking through it for garbage stops all requests for a tenth of a second.
+            gc.collect()
+            gc.freeze()
 
     def _default(self, name: str, ready: Sequence[str]) -> str:
         """The version for those who ask for none: the newest, one on trial only if there is no other."""
@@ -202,14 +214,15 @@ class ServedModels:
             for gauge in self._gauges(version):
                 gauge.clear()
         for version in after:
-            if version.session is not None or version.fingerprint:  # else nobody wants it
+            if version.session is not None or version.failed:
                 ready, *others = self._gauges(version)
                 ready.set(version.state is State.READY)
-                for gauge, value in zip(others, (self._settings.max_queue_rows, 1), strict=False):
+                values = (self._settings.max_queue_rows, 1, version.cannot_be_loaded_again)
+                for gauge, value in zip(others, values, strict=False):
                     gauge.set(value)
 
     def _gauges(self, version: Version) -> list[Number]:
-        """Whether a version is ready; where it is, how many rows may wait for it, and what runs it."""
+        """Whether a version is ready and, if so, its queue limit, what runs it, and whether its files are missing."""
         labels = (version.name, version.number)
         gauges = [metrics.READY.labels(*labels)]
         if (session := version.session) is not None:
@@ -217,5 +230,6 @@ class ServedModels:
             gauges += [
                 metrics.QUEUE_LIMIT.labels(*labels),
                 metrics.PROVIDER.labels(*labels, device, session.provider, session.precision),
+                metrics.FILES_MISSING.labels(*labels),
             ]
         return gauges

@@ -1,7 +1,8 @@
-"""Whether the server is ready: all its workers, as they have reported it, so that each of them says the same.
+"""Whether the server is ready. Every worker answers from the reports of all workers, so all give the same answer.
 
-It is not while one is starting, stopped or hangs, nor while workers that have made the same changes serve different
-versions: the files of one have been damaged since the others loaded it, say.
+The server is not ready while a worker is starting, stopped or hangs, while a worker lacks a model that it needs, or
+while workers that have made the same changes serve different versions: the files of a version have been damaged, or
+replaced, since the other workers loaded it.
 """
 
 from collections.abc import Collection
@@ -19,38 +20,44 @@ class Readiness:
         self._count = count
 
     def check(self) -> None:
-        """Lets those pass who ask whether the server is ready.
+        """Check that the server is ready.
 
         Raises:
-            Unavailable: a worker is not at work, or lacks a model or a version that others serve.
+            Unavailable: a worker is not at work, lacks a model that the server needs, or lacks a version that other
+                workers serve.
         """
         reports = self._workers.reports()
         if len(reports) < self._count:
             raise Unavailable("Not every worker is at work.")
         if not all(report.ready for report in reports):
-            raise Unavailable("Not every model is ready; /v1/models says which and why.")
-        for name, number in _contested(reports):
-            raise _not_everywhere(name, number)
+            unavailable = {name: why for report in reports for name, why in report.unavailable.items()}
+            named = ", ".join(f"{name} ({why})" for name, why in sorted(unavailable.items()))
+            raise Unavailable(f"Not every model is ready{named and f': {named}'}; /v1/models and the log say more.")
+        for (name, number), lack in _contested(reports).items():
+            raise _not_everywhere(name, number, lack)
 
     def check_version(self, name: str, number: str | None) -> None:
-        """Lets those pass who ask whether a version of a model is ready that this worker serves; None is for all.
+        """Check that every worker serves a version of a model, or with None the same versions of it.
 
         Raises:
-            Unavailable: another worker does not serve it.
+            Unavailable: another worker does not.
         """
-        for other, contested in _contested(self._workers.reports()):
+        for (other, contested), lack in _contested(self._workers.reports()).items():
             if other == name and number in (None, contested):
-                raise _not_everywhere(name, contested)
+                raise _not_everywhere(name, contested, lack)
 
 
-def _contested(reports: Collection[Report]) -> list[tuple[str, str]]:
-    """The versions, by model and number, that some workers serve and others do not that have made the same changes."""
-    contested: set[tuple[str, str]] = set()
+def _contested(reports: Collection[Report]) -> dict[tuple[str, str], str]:
+    """Return the versions, by model and number, in which workers that have made the same changes differ, and how."""
+    contested: dict[tuple[str, str], str] = {}
     for generation in {report.generation for report in reports}:
         served = [report.serves for report in reports if report.generation == generation]
-        contested |= frozenset.union(*served) - frozenset.intersection(*served)
-    return sorted(contested)
+        numbers = [{(name, number) for name, number, _ in each} for each in served]
+        for name, number, _ in frozenset.union(*served) - frozenset.intersection(*served):
+            everywhere = all((name, number) in each for each in numbers)
+            contested[name, number] = "the same" if everywhere else "ready"
+    return dict(sorted(contested.items()))
 
 
-def _not_everywhere(name: str, number: str) -> Unavailable:
-    return Unavailable(f"Version {number} of model {name!r} is not ready in every worker.")
+def _not_everywhere(name: str, number: str, lack: str) -> Unavailable:
+    return Unavailable(f"Version {number} of model {name!r} is not {lack} in every worker.")

@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -35,12 +35,23 @@ class WantedModel(msgspec.Struct, frozen=True):
     """What is to be served of one model."""
 
     fingerprints: Mapping[str, str]
-    """The versions to choose from, oldest first, and the fingerprint of the files of each."""
+    """The versions to choose from whose files can be read, and the fingerprint of the files of each."""
+    unreadable: Mapping[str, str] = {}
+    """The versions to choose from whose files cannot be read, and why."""
     generation: int = 0
     """The one that last asked for it."""
     policy: str | list[int] | None = None
     """In place of the one in the settings."""
     loaded: bool = True
+    found_at_start: bool = False
+    """Whether it was found before any model had served."""
+    has_served: bool = False
+    """Whether a version of it has been ready in some worker since the server started."""
+
+    @property
+    def numbers(self) -> list[str]:
+        """The versions to choose from."""
+        return [*self.fingerprints, *self.unreadable]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -60,9 +71,11 @@ class Report(msgspec.Struct, frozen=True):
     generation: int = 0
     """The last that it has seen to."""
     ready: bool = False
-    """Whether each model has a version that is ready."""
-    serves: frozenset[tuple[str, str]] = frozenset()
-    """Model and number of each version that is."""
+    """Whether every model that the server needs to be ready has a version that is."""
+    unavailable: dict[str, str] = {}
+    """The models that it needs and of which no version is ready, and why."""
+    serves: frozenset[tuple[str, str, str]] = frozenset()
+    """Model, number and content of each version that is ready."""
     failures: dict[str, str] = {}
     """By model, what went wrong when it was last asked for."""
 
@@ -117,9 +130,7 @@ class Workers:
         Raises:
             TimeoutError: somebody else has been at it for long.
         """
-        with (self._folder / "change.lock").open("ab") as file:
-            if not _lock_soon(file):
-                raise TimeoutError(f"another worker has held {file.name} for {SILENCE:g} s")
+        with self._change_lock():
             before = self.wanted()
             if not (changes := edit(before.models)):
                 return before.generation
@@ -133,6 +144,21 @@ class Workers:
             self._write(self._wanted, self._known)
             return after
 
+    def remember_served(self, names: Collection[str]) -> None:
+        """Record that these models have served. That is no change for any worker to make.
+
+        Raises:
+            TimeoutError: another worker has held the lock for long.
+        """
+        with self._change_lock():
+            before = self.wanted()
+            models = {
+                name: msgspec.structs.replace(model, has_served=model.has_served or name in names)
+                for name, model in before.models.items()
+            }
+            self._known = Wanted(before.generation, models)
+            self._write(self._wanted, self._known)
+
     def report(self, report: Report) -> None:
         """Says what this worker serves."""
         self._write(self._folder / f"{self._name}.json", report)
@@ -140,6 +166,11 @@ class Workers:
     def reports(self) -> list[Report]:
         """Of every living worker that is not silent, this one included."""
         return [_read(lock.with_suffix(".json")) for lock in self._living() if not _is_silent(lock)]
+
+    def served(self) -> frozenset[tuple[str, str]]:
+        """Return model and number of each version that is ready in some living worker, stale or not."""
+        reports = [_read(lock.with_suffix(".json")) for lock in self._living()]
+        return frozenset((name, number) for report in reports for name, number, _ in report.serves)
 
     def beat(self) -> None:
         """Shows that this worker is at work. It is silent if it stops to, not before it begins to."""
@@ -157,6 +188,14 @@ class Workers:
         """Waits until no other worker has the turn, and has it; one that keeps it for long is not waited for."""
         with (self._folder / "turn.lock").open("ab") as file:
             _lock_soon(file)
+            yield
+
+    @contextmanager
+    def _change_lock(self) -> Iterator[None]:
+        """Hold the lock on what is to be served."""
+        with (self._folder / "change.lock").open("ab") as file:
+            if not _lock_soon(file):
+                raise TimeoutError(f"another worker has held {file.name} for {SILENCE:g} s")
             yield
 
     def _appear(self) -> None:

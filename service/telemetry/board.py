@@ -9,7 +9,9 @@ from service.telemetry import ledger
 from service.telemetry.ledger import Entry, Labels, Reading, Worker
 
 MOST_NUMBERS = 1 << 17
-"""That a worker keeps, 8 bytes each: enough for some 350 versions of models. What comes after them is not counted."""
+"""That a worker keeps, 8 bytes each: enough for 180 to 350 versions of models, depending on how many batch sizes they
+run. What comes after them is not counted.
+"""
 _SPILL = 256
 """Numbers at the end, for all series for which there is no room."""
 

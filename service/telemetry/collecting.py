@@ -5,20 +5,32 @@ That takes milliseconds: in a thread of its own nobody else waits for it, neithe
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from service import machine
 from service.telemetry import gpus, metrics, series
+from service.telemetry.batches import BatchSize
 from service.telemetry.board import BOARD
 from service.telemetry.ledger import Row
 
 T = TypeVar("T")
 
-Totals = dict[tuple[str, str], float]
-"""Of a version: by name of the sample and, where it has one, outcome, as in `("deepserve_run_rows_sum", "")`."""
+Samples = Mapping[tuple[str, str], float]
+"""Counters and histograms by name of the sample and, where it has one, outcome: `("deepserve_run_rows_sum", "")`."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a version has done in all workers."""
+
+    samples: Samples = field(default_factory=dict)
+    batches: Mapping[int, BatchSize] = field(default_factory=dict)
+    """By batch size, in ascending order."""
+
 
 _THREAD = ThreadPoolExecutor(1, thread_name_prefix="collect")
 
@@ -28,8 +40,8 @@ async def collect(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_THREAD, work)
 
 
-def exposition(accept: str) -> tuple[bytes, str]:
-    """All series of all workers, and what each of them takes; see `series.exposition`.
+def exposition(media_type: str) -> tuple[bytes, str]:
+    """Return all series of all workers, and the memory and CPU time of each; see `series.exposition`.
 
     Raises:
         OSError: what the workers share cannot be read.
@@ -41,19 +53,21 @@ def exposition(accept: str) -> tuple[bytes, str]:
             usage = machine.usage(worker.pid)
             taken.append((metrics.MEMORY.name, (worker.name,), [usage.resident]))
             taken.append((metrics.CPU.name, (worker.name,), [usage.cpu_seconds]))
-    return series.exposition([*reading.rows, *taken], accept)
+    return series.exposition([*reading.rows, *taken], media_type)
 
 
-def totals() -> dict[tuple[str, str], Totals]:
-    """The counters and histograms of every version over all workers, by model and version.
+def totals() -> dict[tuple[str, ...], Totals]:
+    """Return what every version has done in all workers, by model and version.
 
     Raises:
         OSError: what the workers share cannot be read.
     """
-    found: defaultdict[tuple[str, str], Totals] = defaultdict(lambda: defaultdict(float))
-    for family in series.WorkersCollector(BOARD.read().rows).collect():
+    rows = BOARD.read().rows
+    batches = metrics.RUN_STAGES.sizes(rows)
+    samples: defaultdict[tuple[str, str], dict[tuple[str, str], float]] = defaultdict(lambda: defaultdict(float))
+    for family in series.WorkersCollector(rows).collect():
         for sample in family.samples:
             if family.type != "gauge" and "version" in sample.labels:
-                of_version = found[sample.labels["model"], sample.labels["version"]]
+                of_version = samples[sample.labels["model"], sample.labels["version"]]
                 of_version[sample.name, sample.labels.get("outcome", "")] += sample.value
-    return found
+    return {labels: Totals(found, batches.get(labels, {})) for labels, found in samples.items()}

@@ -1,8 +1,7 @@
 """What the service says on its standard output: a line an event, for people or as JSON for programs.
 
 Nobody forges a line: what a client wrote comes with its control characters escaped, and in text the lines of a
-traceback are indented. Inputs and keys are never written. Of requests that end well a share is told, of the others
-each.
+traceback are indented.
 """
 
 import json
@@ -10,18 +9,14 @@ import logging
 import re
 import sys
 import time
-from random import random
 from typing import Literal
 
 import msgspec
 
-from service.call import Call
 from service.telemetry import metrics
 from service.telemetry.writer import Writer
 
 Format = Literal["text", "json"]
-
-logger = logging.getLogger("service.requests")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -46,35 +41,6 @@ def set_up(level: str, form: Format) -> None:
     logging.root.setLevel(logging.WARNING)
     logging.getLogger("bentoml").setLevel(logging.INFO)
     logging.getLogger("service").setLevel(level)
-
-
-def tell(method: str, route: str, call: Call, outcome: str, ended: float, share: float) -> None:
-    """Tells of a request that has ended.
-
-    Args:
-        method: of the request.
-        route: the template of its path.
-        call: what is known of it.
-        outcome: how it ended.
-        ended: when, by `time.perf_counter`.
-        share: of the requests that end well, how many are told, from 0 to 1.
-    """
-    if outcome == "ok" and (share == 0 or random() >= share):
-        return
-    level = logging.ERROR if outcome == "failed" else logging.INFO
-    if logger.isEnabledFor(level):
-        facts = {
-            "request_id": call.request_id,
-            "trace_id": call.trace_id,
-            "method": method,
-            "route": route,
-            "model": call.model,
-            "version": call.served_version,
-            "status": call.status,
-            "outcome": outcome,
-            "milliseconds": round(1000 * (ended - call.started), 3),
-        }
-        logger.log(level, "request", extra={"facts": facts})
 
 
 class _Json(logging.Formatter):

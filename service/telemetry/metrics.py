@@ -3,10 +3,12 @@
 Never raw input. `service.telemetry.series` keeps the numbers; the classes here look the labels up once.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from service.call import Call
+from service.telemetry.batches import Batches, Runs
 from service.telemetry.board import BOARD
 from service.telemetry.series import Counter, Gauge, Histogram, Number
 
@@ -36,6 +38,11 @@ ENCODE_SECONDS = Histogram(
 )
 QUEUE_SECONDS = Histogram("deepserve_queue_seconds", "Time that a request waited for its run", _VERSION, _SECONDS)
 RUN_SECONDS = Histogram("deepserve_run_seconds", "Time that one run of a model took", _VERSION, _SECONDS)
+RUN_STAGES = Batches(
+    "deepserve_run_stage_seconds",
+    "Time that runs of a model took, by stage: input (stacking), infer or output (handing out)",
+    (*_VERSION, "rows"),
+)
 RUN_ROWS = Histogram("deepserve_run_rows", "Rows in one run of a model", _VERSION, _ROWS)
 MODEL_REQUESTS = Counter(
     "deepserve_model_requests", "Requests that runs of a model ended: ok or failed", (*_VERSION, "outcome")
@@ -73,7 +80,17 @@ LOADS = Counter(
     "Versions that a worker has verified and loaded (ok), or that have not proved themselves (failed)",
     ("model", "outcome"),
 )
-READY = Gauge("deepserve_model_ready", "1 if the version serves, 0 if it failed its checks", _VERSION, least=True)
+READY = Gauge(
+    "deepserve_model_ready",
+    "1 if the version serves, 0 if it failed its checks or its files are missing",
+    _VERSION,
+    least=True,
+)
+FILES_MISSING = Gauge(
+    "deepserve_model_files_missing",
+    "Workers that serve the version although its files are missing, unreadable or damaged: it cannot be loaded again",
+    _VERSION,
+)
 PROVIDER = Gauge(
     "deepserve_model_provider",
     "Workers that run the version on this execution provider in this precision, and the device that was asked for",
@@ -83,6 +100,9 @@ MEMORY = Gauge("deepserve_worker_resident_bytes", "Memory that a worker takes", 
 CPU = Counter("deepserve_worker_cpu_seconds", "CPU time that a worker has taken since it started", ("worker",))
 
 LOG_LINES_DROPPED = Counter("deepserve_log_lines_dropped", "Lines of the log that their reader was too slow for", ())
+LOG_LINES_LEFT_OUT = Counter(
+    "deepserve_log_lines_left_out", "Log lines about refused requests beyond DEEPSERVE_LOG_REFUSALS_PER_SECOND", ()
+)
 
 
 class ModelSeries:
@@ -90,7 +110,9 @@ class ModelSeries:
 
     def __init__(self, model: str, version: str) -> None:
         labels = (model, version)
+        self._labels = labels
         self._rows, self._seconds = RUN_ROWS.labels(*labels), RUN_SECONDS.labels(*labels)
+        self._runs: dict[int, Runs] = {}
         self._queue_rows, self._queue_seconds = QUEUE_ROWS.labels(*labels), QUEUE_SECONDS.labels(*labels)
         self._queue_rows.set(0)
         self._answered, self._answered_seconds = _ended(*labels, "ok")
@@ -100,10 +122,13 @@ class ModelSeries:
         """So many rows wait."""
         self._queue_rows.set(rows)
 
-    def ran(self, rows: int, seconds: float) -> None:
-        """A run of `rows` took `seconds`."""
+    def ran(self, rows: int, times: Sequence[float]) -> None:
+        """Record a run of `rows`, and its seconds of `batches.STAGES`."""
         self._rows.observe(rows)
-        self._seconds.observe(seconds)
+        self._seconds.observe(times[0] + times[1])
+        if (runs := self._runs.get(rows)) is None:
+            runs = self._runs[rows] = RUN_STAGES.labels(*self._labels, str(rows))
+        runs.add(*times)
 
     def answered(self, seconds: float, waited: float) -> None:
         """A request has its outputs, `seconds` after it came, of which it `waited` for a run."""

@@ -27,7 +27,8 @@ from service.telemetry.ledger import Labels, Row
 
 _EXEMPLAR = struct.Struct("16sdd")
 """Trace id, value, seconds since 1970."""
-_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+TEXT, OPENMETRICS = MEDIA_TYPES = ("text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0")
+"""The exposition formats, the preferred one first."""
 _TAKING = Lock()
 
 PerWorker = Sequence[Sequence[float]]
@@ -184,13 +185,12 @@ class WorkersCollector(Collector):
             time.sleep(0)  # lets other threads work
 
 
-def exposition(rows: Iterable[Row], accept: str) -> tuple[bytes, str]:
-    """What they come to, for those who scrape, and its media type.
+def exposition(rows: Iterable[Row], media_type: str) -> tuple[bytes, str]:
+    """Return the series in an exposition format, and the format's full media type.
 
     Args:
         rows: of all workers.
-        accept: the header of who asks: it chooses plain text or OpenMetrics, which has exemplars too.
+        media_type: one of `MEDIA_TYPES`. OpenMetrics has exemplars too.
     """
-    # Not as it came: the library fails at a version that is no number.
-    encode, media_type = choose_encoder(_OPENMETRICS if _OPENMETRICS.partition(";")[0] in accept else "")
-    return encode(WorkersCollector(rows)), media_type
+    encode, full_media_type = choose_encoder(media_type)
+    return encode(WorkersCollector(rows)), full_media_type

@@ -69,6 +69,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert found["cache"] == ("warn", "names sentiment, a model that is not served")
     assert found["canary"] == ("warn", "names version 9 of digits, which is not served")
     assert found["address"] == ("ok", f"127.0.0.1:{port} is free")
+    assert found["TLS"] == ("ok", "off")
     assert found["DEEPSERVE_PORT"] == ("ok", f"{port} (environment)")
     assert found["DEEPSERVE_VERSION_POLICY"] == ("ok", "digits: latest 1 (environment)")
     assert found["DEEPSERVE_API_KEYS"] == ("ok", "2, hidden (environment)")
@@ -92,6 +93,19 @@ def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) 
     assert "FAIL  mammogram    none of its versions is served" in done.stdout
     assert done.stdout.endswith("The server would not be ready.\n")
     assert done.stderr == ""
+
+
+def test_a_model_that_cannot_be_read_is_told(models: Path) -> None:
+    (models / "sentiment").symlink_to("unmounted")
+    done = doctor(port=str(free_ports(1)[0]), models_dir=str(models))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "FAIL  sentiment    its files are missing (sentiment: No such file or directory)" in done.stdout
+
+
+def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    done = doctor(port=str(free_ports(1)[0]), models_dir=str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"FAIL  folder  DEEPSERVE_MODELS_DIR: {tmp_path / 'nowhere'}: No such file or directory" in done.stdout
 
 
 def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:

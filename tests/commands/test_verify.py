@@ -60,6 +60,12 @@ def test_where_nothing_is_there_is_nothing_to_verify(version: Path, folder: str)
         verify_here([version.parent.parent / folder])
 
 
+def test_a_model_that_cannot_be_read_is_not_passed_over(version: Path) -> None:
+    (version.parent.parent / "sentiment").symlink_to("unmounted")
+    with pytest.raises(NothingThereError, match="sentiment: No such file or directory"):
+        verify_here([version.parent.parent])
+
+
 def test_a_wrong_command_line_is_told_from_a_version_that_fails() -> None:
     done = verify("models/digits", "nowhere")
     assert (done.returncode, done.stdout) == (2, "")

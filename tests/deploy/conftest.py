@@ -36,7 +36,11 @@ def program(*names: str, install: str) -> str:
 @cache
 def render(overlay: str) -> tuple[Manifest, ...]:
     """The manifests of an overlay."""
-    folder = ROOT / "deploy" / "kubernetes" / "overlays" / overlay
+    return build(ROOT / "deploy" / "kubernetes" / "overlays" / overlay)
+
+
+def build(folder: Path) -> tuple[Manifest, ...]:
+    """The manifests that a kustomization comes to."""
     kustomize = program("kustomize", "kubectl", install="https://kubectl.docs.kubernetes.io/installation")
     command = [kustomize, "kustomize" if kustomize.endswith("kubectl") else "build", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,13 +1,16 @@
 """The Kubernetes manifests fit the service: its port, its routes, its settings, its drain, what it needs to run."""
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from service.settings import PREFIX, Settings
 from service.telemetry import metrics
-from tests.deploy.conftest import OVERLAYS, Manifest, container, only, render
+from tests.deploy.conftest import OVERLAYS, Manifest, build, container, only, render
 from tests.places import ROOT
 
 LONGEST_START = 60.0
@@ -16,6 +19,7 @@ LOAD_BALANCER = 10.0
 """Seconds that kube-proxy and ingress controllers may take to leave out a pod that is told to stop."""
 WORKER_MEMORY = 2**28
 """Bytes that a server with one worker takes with all models: 243 MB measured, in a container, after some requests."""
+COMPONENT = "components/tls"
 UNITS = {"Mi": 2**20, "Gi": 2**30}
 
 
@@ -159,6 +163,32 @@ def test_nothing_gets_in_or_out_but_requests(overlay: str) -> None:
     assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     assert [rule["ports"] for rule in opened["ingress"]] == [[{"port": "http"}]]
     assert "egress" not in opened
+
+
+def test_tls_is_one_component_more(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if overlay == "canary":  # whose names have a suffix: it would be patched where it is
+        return
+    kubernetes = ROOT / "deploy" / "kubernetes"
+    base, component = (os.path.relpath(kubernetes / each, tmp_path) for each in (f"overlays/{overlay}", COMPONENT))
+    kustomization = {"resources": [base], "components": [component]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    manifests = build(tmp_path)
+    deployment = only(manifests, "Deployment")
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container(deployment)[probe]["httpGet"]["scheme"] == "HTTPS"
+    settings = variables(manifests)
+    [mount] = (each for each in container(deployment)["volumeMounts"] if each["name"] == "tls")
+    files = {settings[f"{PREFIX}TLS_{each}_FILE"] for each in ("CERTIFICATE", "KEY")}
+    assert files == {f"{mount['mountPath']}/{name}" for name in ("tls.crt", "tls.key")}, "as in such a Secret"
+    [volume] = (each for each in pod(deployment)["volumes"] if each["name"] == "tls")
+    assert only(manifests, "Service")["spec"]["ports"] == [{"name": "http", "port": 443, "targetPort": "http"}]
+    for monitor in (manifest for manifest in manifests if manifest["kind"] == "ServiceMonitor"):
+        [endpoint] = monitor["spec"]["endpoints"]
+        assert endpoint["scheme"] == "https"
+        assert endpoint["tlsConfig"]["ca"]["secret"]["name"] == volume["secret"]["secretName"]
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    Settings()
 
 
 def test_what_is_deployed_is_this_release() -> None:

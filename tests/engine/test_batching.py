@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.arrays import Tensors
-from service.engine.batching import Batcher
+from service.engine.batching import Batcher, RunTimes
 from service.engine.queue import RUN_ELEMENTS, Limits
 from service.errors import Unavailable
 
@@ -222,8 +222,8 @@ class Ledger:
             while await self._waiting.get() != rows:
                 pass
 
-    def ran(self, rows: int, seconds: float) -> None:
-        assert seconds > 0
+    def ran(self, rows: int, times: RunTimes) -> None:
+        assert min(times) > 0
         self.rows.append(rows)
 
     def answered(self, seconds: float, waited: float) -> None:

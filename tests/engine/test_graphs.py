@@ -1,5 +1,7 @@
 """A version serves only if its graph is sound: one that is not is refused with the reason, whoever has made it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service.engine.card import Card, TensorSpec, digests
 from service.engine.inference import Runtime
 from service.engine.verification import VerificationError, verify
-from tests.places import MODELS
+from tests.places import MODELS, ROOT
 
 
 @pytest.fixture
@@ -164,3 +166,23 @@ def test_a_graph_that_is_not_sound_is_refused_with_the_reason(version: Path, con
 def test_a_graph_that_does_not_end_is_broken_off(version: Path, content: bytes) -> None:
     with pytest.raises(VerificationError, match=r"^golden cases: not done within 0\.2 s$"):
         verify(relu(version, content), Runtime(), seconds=0.2)
+
+
+def test_a_version_outlives_the_file_that_its_weights_were_read_from(version: Path) -> None:
+    """A mapped file that is truncated ends the process that reads it by SIGBUS, so this is another process."""
+    relu(version, graph(("Add", "x w", "z"), ("Relu", "z", "y"), weights=(weights_in("w.data"),)))
+    (version / "w.data").write_bytes(bytes(16))
+    Card.read(version).model_copy(update={"files": digests(version)}).write(version)
+    code = f"""
+from pathlib import Path
+import numpy as np
+from service.engine.inference import Runtime
+from service.engine.verification import verify
+version = Path({str(version)!r})
+_, session = verify(version, Runtime())
+for file in version.iterdir():
+    file.open("wb").close()
+print(session.run({{"x": np.ones((1, 4), np.float32)}})["y"].tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[[1.0, 1.0, 1.0, 1.0]]\n"), done.stderr

@@ -47,3 +47,11 @@ async def test_a_model_that_does_not_serve_has_no_card_to_show() -> None:
     shown = await shown_at("/v1/models/digits", models)
     assert shown["card"] is None
     assert [each["state"] for each in shown["versions"]] == ["UNAVAILABLE"] * 2
+
+
+@pytest.mark.anyio
+async def test_a_model_whose_folder_could_never_be_read_is_shown_with_the_reason() -> None:
+    models = serving([])
+    models.load("sentiment", [], None)
+    shown = await shown_at("/v1/models/sentiment", models)
+    assert (shown["versions"], shown["reason"], shown["card"]) == ([], "its files are missing", None)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -36,25 +37,40 @@ def serving(log: Path, *, ready: bool = True, seconds: float = 60, **settings: s
         "DEEPSERVE_PORT": str(port),
         **{f"DEEPSERVE_{name.upper()}": value for name, value in settings.items()},
     }
-    url = f"http://127.0.0.1:{port}"
+    certificate = settings.get("tls_certificate_file")
+    url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{port}"
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
         try:
-            wait_until(url, process, log, ready=ready, seconds=seconds)
+            wait_until(url, process, log, ready=ready, seconds=seconds, certificate=certificate)
             yield url
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
 
-def wait_until(url: str, process: subprocess.Popen[bytes], log: Path, *, ready: bool, seconds: float = 60) -> None:
+def trusting(certificate: str | Path | None) -> ssl.SSLContext:
+    """What a client verifies a server with that has this certificate of its own."""
+    return ssl.create_default_context(cafile=certificate)
+
+
+def wait_until(
+    url: str,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    *,
+    ready: bool,
+    seconds: float = 60,
+    certificate: str | None = None,
+) -> None:
     """Waits until `/readyz` says that all workers are ready, or for its first answer."""
     end = time.monotonic() + seconds
+    context = trusting(certificate)
     while time.monotonic() < end and process.poll() is None:
         with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz", timeout=seconds).is_success or not ready:
+            if httpx.get(f"{url}/readyz", timeout=seconds, verify=context).is_success or not ready:
                 return
         time.sleep(0.1)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")

@@ -1,14 +1,18 @@
 """What every endpoint of the running server has in common: ids, errors, limits and what cannot be reached."""
 
+import base64
 import json
 import re
 import socket
 import time
 from collections.abc import Iterator
+from itertools import combinations
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+
+from tests.places import DIGIT
 
 TASKS = ("digits", "sentiment", "mammogram", "fashion")
 LIMIT = 10 * 2**20
@@ -121,6 +125,69 @@ def test_a_compressed_body_is_a_415(client: httpx.Client) -> None:
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"nonsense", b"[" * 100_000, b'{"reviews": ["\x00"'])
 def test_a_body_that_is_not_json_is_a_400(client: httpx.Client, task: str, body: bytes) -> None:
     problem(client.post(f"/v1/{task}", content=body, headers={"Content-Type": "application/json"}), 400)
+
+
+BODIES = {
+    "sentiment": {"reviews": ["A wonderful little film."]},
+    "mammogram": {"masses": [{"age": 50, "shape": None, "margin": None, "density": None}]},
+    "fashion": {"seed": 7, "count": None, "label": None, "truncation": None},
+    "digits": {"images": [base64.b64encode(DIGIT.read_bytes()).decode()]},
+}
+"""A body of each task, whose optional fields are null where one is enough."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_json_may_begin_with_a_byte_order_mark_and_is_utf_8_alone(client: httpx.Client, task: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    text = json.dumps(BODIES[task])
+    plain = client.post(f"/v1/{task}", content=text.encode(), headers=headers)
+    assert plain.status_code == 200
+    assert client.post(f"/v1/{task}", content=text.encode("utf-8-sig"), headers=headers).content == plain.content
+    for coding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7"):
+        body = text.replace('"', "+ACI-").encode() if coding == "utf-7" else text.encode(coding)
+        problem(client.post(f"/v1/{task}", content=body, headers=headers), 400)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("%s {}", 400),
+        ("%s\x00", 400),
+        ("\ufeff\ufeff%s", 400),
+        ("// why\n%s", 400),
+        ('{"unknown": "\\ud800"}', 400),
+        ('{"unknown": "\x01"}', 400),
+        ('{"unknown": ' + "[" * 100_000 + "]" * 100_000 + "}", 400),
+        ('{"unknown": ' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "}", 400),
+        ('{"unknown": ' + "9" * 4000 + "}", 422),
+        ('{"unknown": -Infinity}', 422),
+        ('{"unknown": 1, "unknown": 1}', 422),
+        ("{'unknown': 1}", 400),
+        ('{"unknown": 01}', 400),
+        ('{"unknown": 1,}', 400),
+    ],
+)
+def test_unusual_json_is_refused_by_the_contract(client: httpx.Client, task: str, text: str, status: int) -> None:
+    body = text.replace("%s", json.dumps(BODIES[task])).encode()
+    problem(client.post(f"/v1/{task}", content=body, headers={"Content-Type": "application/json"}), status)
+
+
+def test_of_a_field_that_is_there_twice_the_last_counts(client: httpx.Client) -> None:
+    body = b'{"seed": 1, "count": 2, "seed": 5}'
+    answer = client.post("/v1/fashion", content=body, headers={"Content-Type": "application/json"})
+    assert answer.headers["x-seed"] == "5"
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_null_means_absent(client: httpx.Client, count: int) -> None:
+    for chosen in combinations(["count", "label", "truncation"], count):
+        order = {"seed": 7, **dict.fromkeys(chosen)}
+        assert client.post("/v1/fashion", json=order).content == client.post("/v1/fashion", json={"seed": 7}).content
+    for chosen in combinations(["shape", "margin", "density"], count):
+        mass, plain = {"age": 50, **dict.fromkeys(chosen)}, {"age": 50}
+        found, expected = (client.post("/v1/mammogram", json={"masses": [each]}).json() for each in (mass, plain))
+        assert found == expected
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -136,6 +136,67 @@ def test_what_was_taken_back_comes_again(changed: httpx.Client) -> None:
     assert policy(changed) == before
 
 
+def configuration(client: httpx.Client, version: str = "2") -> Document:
+    path = f"/v2/models/digits/versions/{version}/config"
+    found: Document = client.get(path, headers={"Authorization": CLIENT}).json()
+    return found
+
+
+def with_configuration(config: Document) -> Document:
+    return {"parameters": {"config": json.dumps(config)}}
+
+
+def test_a_client_can_send_back_the_configuration_that_it_got(changed: httpx.Client) -> None:
+    for version in ("1", "2"):
+        got = configuration(changed, version)
+        assert change(changed, "digits", "load", with_configuration(got)).status_code == 200
+        assert configuration(changed, version) == got
+    only_1 = {**got, "version_policy": {"specific": {"versions": ["1"]}}}
+    assert change(changed, "digits", "load", with_configuration(only_1)).status_code == 200
+    assert answering(changed) == {"1"}
+    assert change(changed, "digits", "unload").status_code == 200
+    assert change(changed, "digits", "load", with_configuration(got)).status_code == 200
+    assert answering(changed) == {"2"}
+
+
+def test_a_policy_may_be_written_in_camel_case_and_in_strings(changed: httpx.Client) -> None:
+    asked = with_configuration({"versionPolicy": {"specific": {"versions": ["1"]}}})
+    assert change(changed, "digits", "load", asked).status_code == 200
+    assert policy(changed) == {"specific": {"versions": [1]}}
+    asked = with_configuration({"name": "digits", "versionPolicy": {"latest": {"numVersions": "1"}}})
+    assert change(changed, "digits", "load", asked).status_code == 200
+    assert policy(changed) == {"latest": {"num_versions": 1}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"\xef\xbb\xbf{}",
+        {"parameters": None},
+        {"parameters": {}},
+        {"parameters": {"config": None, "file:3/model.onnx": None}},
+        {"parameters": {"config": ""}},
+        {"parameters": {"config": "{}"}},
+        {"parameters": {"config": '{"version_policy": null}'}},
+    ],
+)
+def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body: object) -> None:
+    before = policy(changed)
+    assert change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}})).status_code == 200
+    assert change(changed, "digits", "load", body).status_code == 200
+    assert policy(changed) == before
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xef\xbb\xbf{}", {"parameters": None}, {"parameters": {"unload_dependents": None}}]
+)
+def test_what_is_null_in_a_request_to_unload_is_absent(changed: httpx.Client, body: object) -> None:
+    assert change(changed, "mammogram", "unload", body).status_code == 200
+    assert answering(changed, "mammogram") == {503}
+
+
 def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Client) -> None:
     assert change(changed, "mammogram", "unload", {"parameters": {"unload_dependents": True}}).status_code == 200
     assert answering(changed, "mammogram") == {503}
@@ -198,6 +259,8 @@ def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
         ({"parameters": {"config": {}}}, "config"),
         ({"parameters": {"config": "{"}}, "version_policy"),
         ({"parameters": {"config": '{"max_batch_size": 1}'}}, "max_batch_size"),
+        ({"parameters": {"config": '{"maxBatchSize": 1}'}}, "max_batch_size"),
+        ({"parameters": {"config": '{"no_such_field": 1}'}}, "no_such_field"),
         ({"parameters": {"config": '{"default_model_filename": "/etc/passwd"}'}}, "default_model_filename"),
         (with_policy({}), "version_policy"),
         (with_policy({"newest": {}}), "newest"),

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+from collections.abc import Callable
 
 import bentoml
 import httpx
@@ -40,6 +41,23 @@ def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: htt
     assert prediction["digit"] == 7
     assert prediction["confidence"] == max(prediction["probabilities"])
     assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda picture: base64.encodebytes(picture).decode(),
+        lambda picture: base64.urlsafe_b64encode(picture).decode().rstrip("="),
+        lambda picture: "data:image/jpeg;base64," + base64.b64encode(picture).decode(),
+        lambda picture: 'DATA:image/jpeg;name="a b";BASE64,' + base64.encodebytes(picture).decode(),
+    ],
+    ids=["in lines", "URL-safe", "data URI", "data URI in lines"],
+)
+def test_base64_is_read_however_it_is_written(client: httpx.Client, write: Callable[[bytes], str]) -> None:
+    picture = DIGIT.read_bytes()
+    plain = client.post("/v1/digits", content=picture, headers=JPEG)
+    answer = client.post("/v1/digits", json={"images": [write(picture)]})
+    assert answer.json() == plain.json()
 
 
 def test_many_digits_come_back_in_order(client: httpx.Client, digits: Pictures) -> None:
@@ -179,7 +197,9 @@ def test_fashion_draws_a_grid_or_pictures(client: httpx.Client) -> None:
         ("application/json", "application/json"),
         ("application/json;q=0.5, image/png;q=0.9", "image/png"),
         ("image/png;q=0.1, Application/JSON", "application/json"),
-        ("image/png;q=0, */*", "image/png"),
+        ("image/png;q=0, */*", "application/json"),
+        ("application/json, text/plain, */*", "application/json"),
+        ("*/*;q=0.1, application/json;q=0.2", "application/json"),
         ("text/html", "image/png"),
         ("", "image/png"),
     ],

@@ -180,6 +180,32 @@ def test_metrics_come_in_a_form_of_their_own_where_another_is_asked_for(watched:
     assert "deepserve_requests" in answer.text
 
 
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8, */*;q=0.1", "application/openmetrics-text"),
+        ("application/openmetrics-text;q=0.1, text/plain", "text/plain"),
+        ("application/openmetrics-text;q=0, */*", "text/plain"),
+        ("text/html", "text/plain"),
+    ],
+)
+def test_the_weights_in_accept_choose_the_form_of_the_metrics(watched: Watched, accept: str, media_type: str) -> None:
+    answer = watched.client.get("/metrics", headers={"Accept": accept})
+    assert answer.headers["content-type"].partition(";")[0] == media_type
+
+
+def test_metrics_are_compressed_for_those_who_accept_it(watched: Watched) -> None:
+    plain = watched.client.get("/metrics", headers={"Accept-Encoding": "gzip;q=0, br"})
+    assert "content-encoding" not in plain.headers
+    assert plain.headers["vary"] == "Accept"
+    for accepted, coding in (("gzip", "gzip"), ("gzip;q=0.2, deflate", "deflate")):
+        answer = watched.client.get("/metrics", headers={"Accept-Encoding": accepted})
+        assert answer.headers["content-encoding"] == coding
+        assert answer.headers["vary"] == "Accept, Accept-Encoding"
+        assert "deepserve_requests" in answer.text
+        assert answer.num_bytes_downloaded < len(plain.content) / 4
+
+
 def test_metrics_have_examples_whose_traces_were_sent(watched: Watched) -> None:
     predict(watched.client, {"X-Request-ID": "example"})
     [root] = [span for name, span in watched.receiver.of("example").items() if name.startswith("POST")]
@@ -206,6 +232,7 @@ def test_the_log_has_a_line_a_request_and_nothing_of_what_was_in_it(watched: Wat
         "logger": "service.requests",
         "message": "request",
         "request_id": "logged",
+        "client_address": "127.0.0.1",
         "method": "POST",
         "route": "/v1/mammogram",
         "model": "mammogram",

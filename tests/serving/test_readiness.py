@@ -10,7 +10,8 @@ from service.serving.readiness import Readiness
 from service.serving.workers import Report, Workers
 from tests.serving.test_workers import another
 
-BOTH = frozenset({("digits", "1"), ("digits", "2"), ("mammogram", "1")})
+BOTH = frozenset({("digits", "1", "a"), ("digits", "2", "b"), ("mammogram", "1", "c")})
+ALL = "Report(5, True, {}, frozenset({('digits', '1', 'a'), ('digits', '2', 'b'), ('mammogram', '1', 'c')}))"
 
 
 @pytest.fixture
@@ -42,10 +43,15 @@ def test_all_workers_that_there_should_be_are_waited_for(here: Workers, tmp_path
 @pytest.mark.parametrize(
     ("report", "expected"),
     [
-        ("Report(5, True, frozenset({('digits', '1'), ('digits', '2'), ('mammogram', '1')}))", ""),
-        ("Report(5, True, frozenset({('digits', '1'), ('mammogram', '1')}))", "Version 2 of model 'digits' is not"),
-        ("Report(6, True, frozenset({('digits', '1'), ('mammogram', '1')}))", ""),  # a change is under way
-        ("Report(5, False, frozenset({('digits', '1'), ('digits', '2')}))", "Not every model is ready"),
+        (ALL, ""),
+        (ALL.replace("('digits', '2', 'b'), ", ""), "Version 2 of model 'digits' is not ready in every worker"),
+        (ALL.replace("'b'", "'another'"), "Version 2 of model 'digits' is not the same in every worker"),
+        (ALL.replace("('digits', '2', 'b'), ", "").replace("5", "6"), ""),  # a change is under way
+        (ALL.replace("True", "False"), "Not every model is ready; "),
+        (
+            ALL.replace("True, {}", "False, {'mammogram': 'its files are missing'}"),
+            "Not every model is ready: mammogram (its files are missing); ",
+        ),
     ],
 )
 def test_workers_that_have_made_the_same_changes_serve_the_same(
@@ -60,7 +66,7 @@ def test_workers_that_have_made_the_same_changes_serve_the_same(
 
 def test_of_a_model_only_what_some_workers_lack_is_not_ready(here: Workers, tmp_path: Path) -> None:
     readiness = Readiness(here, 2)
-    with another(tmp_path, "me.report(Report(5, True, frozenset({('digits', '1'), ('mammogram', '1')})))") as there:
+    with another(tmp_path, f"me.report({ALL})".replace("('digits', '2', 'b'), ", "")) as there:
         for name, number in (("digits", "1"), ("mammogram", None), ("mammogram", "1")):
             readiness.check_version(name, number)
         for number in ("2", None):

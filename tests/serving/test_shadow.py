@@ -17,6 +17,7 @@ from service.serving.models import ServedModels, ServedVersion
 from service.serving.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
 from service.settings import Settings
 from service.telemetry.collecting import exposition
+from service.telemetry.series import TEXT
 from service.traffic import Diversion
 from tests.places import MODELS
 
@@ -86,7 +87,7 @@ async def shadow(models: ServedModels, version: str = "1", share: float = 1) -> 
 def counts(shadow: str = "1") -> dict[str, float]:
     """Rows of copies of requests for version 2, by what became of them."""
     pattern = rf'^deepserve_shadow_rows_total{{model="digits",outcome="(\w+)",shadow="{shadow}",version="2"}} (\S+)'
-    found = dict(re.findall(pattern, exposition("")[0].decode(), re.MULTILINE))
+    found = dict(re.findall(pattern, exposition(TEXT)[0].decode(), re.MULTILINE))
     return {outcome: float(found.get(outcome, 0)) for outcome in ("agree", "differ", "dropped", "failed")}
 
 

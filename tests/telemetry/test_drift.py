@@ -80,14 +80,14 @@ from pathlib import Path
 import numpy as np
 from service.telemetry.board import BOARD
 from service.telemetry.drift import DRIFT
-from service.telemetry.series import exposition
+from service.telemetry.series import TEXT, exposition
 
 BOARD.share(Path(sys.argv[1]))
 seen = DRIFT.labels("digits", "1", "ink")
 seen.begin((0.5, 0.5))
 for line in sys.stdin:
     seen.add(np.array([int(word) for word in line.split()]))
-    print([line for line in exposition(BOARD.read().rows, "")[0].decode().splitlines() if line[0] != "#"], flush=True)
+    print([line for line in exposition(BOARD.read().rows, TEXT)[0].decode().splitlines() if line[0] != "#"], flush=True)
 """
 
 

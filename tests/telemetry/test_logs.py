@@ -9,13 +9,15 @@ from tests.places import ROOT
 PROGRAM = """
 import logging
 from service.telemetry import logs
+from service.telemetry.request_log import RequestLog
 from service.call import Call
+from service.settings import Settings
 
 logs.set_up("INFO", "text")
 forged = "x\\n\\r\\x85\\u20282026 [INFO] forged\\x1b[31m"
 logger = logging.getLogger("service.forged")
 logger.info("request %s", forged)
-logs.tell("GET", forged, Call(forged), "invalid", 0.0, 0.0)
+RequestLog(Settings()).record("GET", forged, Call(forged, client=forged), "invalid", 0.0)
 try:
     raise ValueError(forged)
 except ValueError:
@@ -37,6 +39,7 @@ def test_nobody_forges_a_line_of_the_log() -> None:
     request, told, failed, *traceback, end = lines
     assert request.endswith(r"request x\x0a\x0d\x85\x20282026 [INFO] forged\x1b[31m")
     assert "forged" in told
+    assert 'client_address="' in told
     assert failed.endswith("failed")
     assert all(line.startswith("    ") for line in traceback)
     assert any("forged" in line for line in traceback)

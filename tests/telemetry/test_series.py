@@ -43,7 +43,7 @@ for line in sys.stdin:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(line.split()[1]), resource.RLIM_INFINITY))
         print("done", flush=True)
     else:
-        told, _ = exposition(BOARD.read().rows, line)
+        told, _ = exposition(BOARD.read().rows, line.strip())
         text = told.decode()
         print(len(text.splitlines()), text, sep="\\n", end="", flush=True)
 """

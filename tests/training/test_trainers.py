@@ -50,9 +50,9 @@ def test_a_smoke_run_learns_and_makes_a_version_that_serves(name: str, tmp_path:
     out = tmp_path / "models" / model / "1"
     run(command(name, out))
     repository = Repository(tmp_path / "models", Runtime())
-    for found, versions in repository.scan().items():
-        assert not repository.load(found, list(versions))
-    assert repository.ready, repository.models
+    [(found, files)] = repository.folder.scan().items()
+    assert not repository.load(found, list(files.fingerprints))
+    assert repository.newest(found).number == "1"
     assert [path.name for path in out.parent.iterdir()] == ["1"]  # neither a checkpoint nor a build is left
     card = Card.read(out)
     reached = {figure: card.figures[figure].value for figure in BARS[name]}

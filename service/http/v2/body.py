@@ -12,8 +12,16 @@ import msgspec
 from service.arrays import Array, Tensors
 from service.engine.card import Card
 from service.errors import Malformed, TooLarge
+from service.http.bodies import without_bom
 from service.http.messages import Reply
-from service.http.v2.request import InferRequest, InputTensor, decode_request
+from service.http.v2.request import (
+    InferParameters,
+    InferRequest,
+    InputParameters,
+    InputTensor,
+    OutputParameters,
+    decode_request,
+)
 from service.http.v2.tensors import InputForm, OutputForm, strings_to_bytes
 from service.predictors import MAX_ITEMS
 
@@ -24,6 +32,8 @@ NUMBER_BYTES = 32
 """Most bytes that a number may take in JSON, on an average, the space around it included."""
 STRUCTURE_BYTES = 65536
 """Most bytes of a request's JSON beside its numbers."""
+
+_NO_PARAMETERS, _NO_INPUT_PARAMETERS, _NO_OUTPUT_PARAMETERS = InferParameters(), InputParameters(), OutputParameters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +76,21 @@ class Inference:
 
     inputs: Tensors
     outputs: Sequence[Wanted]
-    id: str = ""
+    id: str
+    """Of the response."""
     timeout: float = math.inf
     """Seconds."""
 
 
-def read(body: bytes, json_length: str, model: TensorModel) -> Inference:
-    """What a request wants of a model.
+def read(body: bytes, json_length: str, model: TensorModel, request_id: str) -> Inference:
+    """Parse an inference request for a model.
 
     Args:
         body: JSON, and behind it the bytes of those inputs that have a `binary_data_size`, in their order.
         json_length: the header `Inference-Header-Content-Length`: how much of the body is JSON; empty if all of it is,
             0 if the body is nothing but one row of the only input.
         model: which is asked.
+        request_id: the id of the response if the client gives none.
 
     Raises:
         Malformed: it is not that, or not what the model takes.
@@ -86,15 +98,16 @@ def read(body: bytes, json_length: str, model: TensorModel) -> Inference:
     """
     size = _json_size(json_length, len(body))
     if size == 0 and json_length:
-        return Inference(_row(body, model), model.every_output[True])
+        return Inference(_row(body, model), model.every_output[True], request_id)
     if size > model.most_json:
         raise TooLarge(f"The JSON may have at most {model.most_json:,} bytes: {MAX_ITEMS} rows do not take more.")
     content = memoryview(body)
-    request = decode_request(content[:size])
+    request = decode_request(without_bom(content[:size]))
     inputs = _inputs(request.inputs, content[size:], model)
-    parameters = request.parameters
+    parameters = request.parameters or _NO_PARAMETERS
     timeout = parameters.timeout / 1e6 if parameters.timeout else math.inf
-    return Inference(inputs, _outputs(request, model), request.id, timeout)
+    outputs = _outputs(request, model, binary=bool(parameters.binary_data_output))
+    return Inference(inputs, outputs, request.id or request_id, timeout)
 
 
 def answer(inference: Inference, outputs: Tensors, model: TensorModel) -> Reply:
@@ -104,9 +117,8 @@ def answer(inference: Inference, outputs: Tensors, model: TensorModel) -> Reply:
         "model_name": model.name,
         "model_version": model.version,
         "outputs": [tensor for tensor, _ in rendered],
+        "id": inference.id,
     }
-    if inference.id:
-        content["id"] = inference.id
     text = msgspec.json.encode(content)
     chunks = [chunk for _, chunk in rendered if chunk is not None]
     if not chunks:
@@ -145,10 +157,11 @@ def _inputs(tensors: Sequence[InputTensor], rest: memoryview, model: TensorModel
         if (form := model.inputs.get(tensor.name)) is None or tensor.name in inputs:
             raise Malformed(f"The inputs are {', '.join(model.inputs)}, each once; not {tensor.name!r}.")
         form.check(tensor.datatype, tensor.shape)
-        if tensor.parameters.shared_memory_region is not None:
-            raise Malformed(f"Input {tensor.name!r}: shared memory is not offered here.")
-        size, data = tensor.parameters.binary_data_size, tensor.data
-        if (size is None) == (data is msgspec.UNSET):
+        parameters = tensor.parameters or _NO_INPUT_PARAMETERS
+        if parameters.shared_memory_region:
+            raise Malformed(f"Input {tensor.name!r}: shared memory is not supported.")
+        size, data = parameters.binary_data_size, tensor.elements
+        if (size is None) == (data is None):
             raise Malformed(f"Input {tensor.name!r} needs one of data and binary_data_size.")
         if isinstance(data, list):
             inputs[tensor.name] = form.from_numbers(data, tensor.shape)
@@ -166,20 +179,25 @@ def _inputs(tensors: Sequence[InputTensor], rest: memoryview, model: TensorModel
     return inputs
 
 
-def _outputs(request: InferRequest, model: TensorModel) -> Sequence[Wanted]:
-    """What the answer has: all outputs, or those that the request names, in its order."""
-    binary = request.parameters.binary_data_output
+def _outputs(request: InferRequest, model: TensorModel, *, binary: bool) -> Sequence[Wanted]:
+    """Return the outputs of the response: all, or those that the request names, in its order.
+
+    Args:
+        request: the request.
+        model: which is asked.
+        binary: whether outputs are binary data unless the request says otherwise.
+    """
     if not request.outputs:
         return model.every_output[binary]
     wanted: dict[str, Wanted] = {}
     for output in request.outputs:
         if (form := model.outputs.get(output.name)) is None or output.name in wanted:
             raise Malformed(f"The outputs are {', '.join(model.outputs)}, each once; not {output.name!r}.")
-        parameters = output.parameters
-        if parameters.shared_memory_region is not None:
-            raise Malformed(f"Output {output.name!r}: shared memory is not offered here.")
+        parameters = output.parameters or _NO_OUTPUT_PARAMETERS
+        if parameters.shared_memory_region:
+            raise Malformed(f"Output {output.name!r}: shared memory is not supported.")
         chosen = binary if parameters.binary_data is None else parameters.binary_data
-        wanted[output.name] = Wanted(form, chosen, parameters.classification)
+        wanted[output.name] = Wanted(form, chosen, parameters.classification or 0)
     return list(wanted.values())
 
 

@@ -1,53 +1,54 @@
-"""The model repository extension of the protocol: what is there, and for those with an admin key, what of it is served.
+"""The model repository extension: an index of the models and, for clients with an admin key, loading and unloading.
 
-What a model is, is in the repository alone. A request to load one may say which of its versions, as Triton's model
-configuration writes it, and bring nothing else: no files, no address to fetch them from.
+The repository alone says what a model is. A request to load a model may choose its versions, by the version policy of
+Triton's model configuration, and nothing else: it brings neither files nor addresses to fetch them from.
 """
 
 import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine
-from typing import Annotated, TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import msgspec
+import pydantic
 
 from service.call import Call
+from service.engine.card import Card
 from service.engine.repository import Repository
 from service.errors import Malformed, NotFound
-from service.http.bodies import read_body
+from service.http.bodies import read_body, without_bom
 from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.v2 import metadata
+from service.http.v2.configuration import requested_policy
 from service.serving.control import Control
-from service.versions import MODEL, VersionPolicy
+from service.versions import MODEL
 
 MOST_BYTES = 65536
 """Of a request's body."""
 
-_CONFIGURATION = "Of a model's configuration a request may change the version_policy and nothing else"
-
-Number = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 
-class IndexRequest(msgspec.Struct):
-    """The JSON of a request for the index."""
+class IndexRequest(msgspec.Struct, frozen=True):
+    """A request for the index."""
 
     ready: bool = False
-    """Only of what is ready."""
+    """Whether to list only ready versions."""
 
 
 class LoadParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to load a model."""
 
     config: str = "{}"
-    """The JSON of a `Configuration`."""
+    """A `ModelConfiguration` as JSON. It may change the version_policy, and nothing else."""
 
 
 class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON of a request to load a model."""
+    """A request to load a model."""
 
     parameters: LoadParameters = LoadParameters()
 
@@ -56,56 +57,28 @@ class UnloadParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to unload a model."""
 
     unload_dependents: bool = False
-    """Taken, and without effect: no model depends on another."""
+    """Has no effect: no model depends on another."""
 
 
 class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON of a request to unload a model."""
+    """A request to unload a model."""
 
     parameters: UnloadParameters = UnloadParameters()
-
-
-class Latest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The newest versions."""
-
-    num_versions: Number
-
-
-class Every(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All versions."""
-
-
-class Specific(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The versions of a list."""
-
-    versions: Annotated[list[Number], msgspec.Meta(min_length=1)]
-
-
-class PolicyChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A version policy: one of these."""
-
-    latest: Latest | None = None
-    all: Every | None = None
-    specific: Specific | None = None
-
-
-class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a request may say of a model's configuration."""
-
-    version_policy: PolicyChoice | None = None
 
 
 class ModelRepository:
     """The routes under `/v2/repository`."""
 
-    def __init__(self, repository: Callable[[], Repository], control: Callable[[], Control]) -> None:
+    def __init__(self, repository: Callable[[], Repository], control: Callable[[], Control], max_wait: float) -> None:
         """Serves the extension.
 
         Args:
             repository: gives the models, once start-up is complete.
             control: gives what changes them.
+            max_wait: seconds that a run waits for more rows, as their configurations say.
         """
         self._repository = repository
+        self._max_wait = max_wait
         self._control = control
         self._under_way: set[asyncio.Task[None]] = set()
         self.routes = (
@@ -120,8 +93,10 @@ class ModelRepository:
 
     async def _load(self, request: HttpRequest, call: Call) -> Reply:
         wanted = await _read(request, LoadRequest, "a request to load a model")
-        policy = _policy(_decode(wanted.parameters.config, Configuration, _CONFIGURATION))
-        return await self._make(self._control().load(_model(request), policy), request, call)
+        name = _model(request)
+        cards = await asyncio.to_thread(_cards, self._repository(), name)
+        policy = requested_policy(wanted.parameters.config or "{}", cards, self._max_wait)
+        return await self._make(self._control().load(name, policy), request, call)
 
     async def _unload(self, request: HttpRequest, call: Call) -> Reply:
         await _read(request, UnloadRequest, "a request to unload a model")
@@ -138,30 +113,29 @@ class ModelRepository:
 
 
 async def _read(request: HttpRequest, kind: type[T], what: str) -> T:
-    """A request's body, which may be empty."""
+    """Return the body of a request, which may be empty. Fields that are null are absent."""
     body = await read_body(request.receive, request.headers.get(b"content-length"), MOST_BYTES)
-    return _decode(body or b"{}", kind, f"The body is not {what}")
-
-
-def _decode(text: bytes | str, kind: type[T], fault: str) -> T:
     try:
-        return msgspec.json.decode(text, type=kind)
+        content = msgspec.json.decode(without_bom(body) or b"{}")
+        return msgspec.convert(_without_nulls(content), kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"{fault}: {error}.") from error
+        raise Malformed(f"The body is not {what}: {error}.") from error
 
 
-def _policy(configuration: Configuration) -> VersionPolicy | None:
-    """The policy that a configuration has; None if it has none."""
-    if (choice := configuration.version_policy) is None:
-        return None
-    match choice:
-        case PolicyChoice(latest=Latest(num_versions=count), all=None, specific=None):
-            return VersionPolicy(most=count)
-        case PolicyChoice(latest=None, all=Every(), specific=None):
-            return VersionPolicy(most=None)
-        case PolicyChoice(latest=None, all=None, specific=Specific(versions=numbers)):
-            return VersionPolicy(most=None, listed=tuple(sorted(set(numbers))))
-    raise Malformed("A version_policy is one of latest, all and specific.")
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return value
+
+
+def _cards(repository: Repository, name: str) -> list[Card]:
+    """Return the cards of a model's versions: of those that are loaded, and of all whose files are there."""
+    cards = [version.card for version in repository.models.get(name, {}).values() if version.card is not None]
+    with suppress(OSError):
+        for directory in (repository.root / name).iterdir():
+            with suppress(OSError, pydantic.ValidationError):  # no version, or one that cannot be loaded either
+                cards.append(Card.read(directory))
+    return cards
 
 
 def _model(request: HttpRequest) -> str:

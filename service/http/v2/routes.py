@@ -15,16 +15,20 @@ import msgspec
 
 from service.arrays import Tensors
 from service.call import Call
+from service.engine.card import GRAPHS
 from service.engine.repository import Repository, Version
 from service.errors import DeadlineExceeded, ServiceError
 from service.http.bodies import read_body
 from service.http.draining import DRAIN
+from service.http.encodings import compressed, inflate
 from service.http.messages import HttpRequest, Reply, Route, json_reply
 from service.http.problems import cut
 from service.http.v2 import metadata
 from service.http.v2.body import JSON_LENGTH, Inference, TensorModel, answer, read
-from service.http.v2.encodings import WORTHWHILE, compress, inflate, preferred_coding
+from service.http.v2.configuration import Kind, configuration
 from service.http.v2.repository import ModelRepository
+from service.http.v2.statistics import statistics
+from service.http.v2.unsupported import UNSUPPORTED
 from service.serving.answering import Answering
 from service.serving.control import Control
 from service.serving.models import ServedModels, ServedVersion
@@ -62,11 +66,13 @@ class OpenInference:
         self._server_metadata = metadata.server(controlled=bool(settings.admin_keys))
         self._models: WeakKeyDictionary[ServedVersion, TensorModel] = WeakKeyDictionary()
         self.routes = [
-            Route("/v2", {"GET": self._server}),
-            Route("/v2/health/live", {"GET": self._live}, public=True),
-            Route("/v2/health/ready", {"GET": self._ready}, public=True),
+            *(Route(path, {"GET": self._server}) for path in ("/v2", "/v2/")),
+            Route("/v2/health/live", {"GET": self._live}, public=True, probe=True),
+            Route("/v2/health/ready", {"GET": self._ready}, public=True, probe=True),
+            Route("/v2/models", {"GET": self._list_models}),
             Route("/v2/models/stats", {"GET": self._all_statistics}),
-            *ModelRepository(lambda: service().models.repository, lambda: service().control).routes,
+            *ModelRepository(lambda: service().models.repository, lambda: service().control, settings.max_wait).routes,
+            *UNSUPPORTED,
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             self.routes += [
@@ -90,7 +96,7 @@ class OpenInference:
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
 
         def take_apart() -> Inference:
-            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model)
+            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model, call.request_id)
 
         quick = not coding and len(body) <= LARGE
         inference = take_apart() if quick else await answering.apart(take_apart)
@@ -99,7 +105,7 @@ class OpenInference:
         outputs = await _in_time(computing, started + inference.timeout)
 
         def put_together() -> Reply:
-            return _compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
+            return compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
 
         quick = sum(values.nbytes for values in outputs.values()) <= LARGE
         reply = put_together() if quick else await answering.apart(put_together)
@@ -110,36 +116,43 @@ class OpenInference:
         return json_reply(self._server_metadata)
 
     async def _live(self, _request: HttpRequest, _call: Call) -> Reply:
-        return json_reply({"live": True})
+        return json_reply(metadata.Live(live=True))
 
     async def _ready(self, _request: HttpRequest, _call: Call) -> Reply:
         DRAIN.check_not_under_way()
         self._service().readiness.check()
-        return json_reply({"ready": True})
+        return json_reply(metadata.Ready(ready=True))
+
+    async def _list_models(self, _request: HttpRequest, _call: Call) -> Reply:
+        return json_reply(metadata.ModelList(list(self._repository.models)))
 
     async def _metadata(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
         ready = self._repository.ready_versions(version.name)
-        return json_reply(metadata.metadata(version, [each.number for each in ready]))
+        return json_reply(metadata.model(version, [each.number for each in ready]))
 
     async def _model_ready(self, request: HttpRequest, _call: Call) -> Reply:
         name = self._version(request).name
         self._service().readiness.check_version(name, request.params.get("version"))
-        return json_reply({"name": name, "ready": True})
+        return json_reply(metadata.ModelReady(name, ready=True))
 
     async def _configuration(self, request: HttpRequest, _call: Call) -> Reply:
         version = self._version(request)
+        card, session = version.card, version.session
+        assert card is not None
+        assert session is not None
+        kind: Kind = "KIND_CPU" if session.provider == "CPUExecutionProvider" else "KIND_GPU"
         policy = self._service().control.policy(version.name)
-        return json_reply(metadata.configuration(version, policy, self._settings.max_wait))
+        return json_reply(configuration(card, kind, GRAPHS[session.precision], policy, self._settings.max_wait))
 
     async def _statistics(self, request: HttpRequest, _call: Call) -> Reply:
         one = "version" in request.params
         versions = [self._version(request)] if one else self._repository.ready_versions(request.params["name"])
-        return json_reply({"model_stats": await collect(partial(metadata.statistics, versions))})
+        return json_reply(await collect(partial(statistics, versions)))
 
     async def _all_statistics(self, _request: HttpRequest, _call: Call) -> Reply:
         versions = [version for name in self._repository.models for version in self._repository.ready_versions(name)]
-        return json_reply({"model_stats": await collect(partial(metadata.statistics, versions))})
+        return json_reply(await collect(partial(statistics, versions)))
 
     @property
     def _repository(self) -> Repository:
@@ -176,13 +189,3 @@ async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tenso
 
 async def _body(request: HttpRequest, limit: int) -> bytes:
     return await read_body(request.receive, request.headers.get(b"content-length"), limit)
-
-
-def _compressed(reply: Reply, accept_encoding: str) -> Reply:
-    """The reply as the client likes it best, unless it is short anyway."""
-    if not accept_encoding or len(reply.body) < WORTHWHILE:
-        return reply
-    if (coding := preferred_coding(accept_encoding)) is None:
-        return reply
-    headers = {**reply.headers, "Content-Encoding": coding, "Vary": "Accept-Encoding"}
-    return Reply(compress(reply.body, coding), reply.media_type, headers=headers)

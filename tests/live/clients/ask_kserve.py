@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from golden import DATATYPES, Case, agree, cases
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from kserve import InferenceRESTClient, InferInput, InferRequest, InferResponse, RESTConfig
 
 
 async def infers(client: InferenceRESTClient, base: str, case: Case, *, binary: bool) -> None:
@@ -26,6 +26,16 @@ async def infers(client: InferenceRESTClient, base: str, case: Case, *, binary: 
     if result.model_version == case.version:
         for output in result.outputs:
             agree(output.as_numpy(), case.outputs[output.name])
+
+
+def reads_the_response_to_a_request_without_id(base: str, case: Case) -> None:
+    """`InferResponse` takes no response without an id."""
+    tensors = [
+        {"name": name, "shape": values.shape, "datatype": DATATYPES[values.dtype.name], "data": values.ravel().tolist()}
+        for name, values in case.without_nan().inputs.items()
+    ]
+    answer = httpx.post(f"{base}/v2/models/{case.model}/infer", json={"inputs": tensors})
+    assert InferResponse.from_rest(answer.json()).id == answer.headers["x-request-id"]
 
 
 async def refusal(client: InferenceRESTClient, base: str) -> httpx.HTTPStatusError | None:
@@ -51,6 +61,7 @@ async def main(base: str, models: Path) -> None:
         for case in cases(models):
             print(case.model, case.version)
             assert await client.is_model_ready(base, case.model)
+            reads_the_response_to_a_request_without_id(base, case)
             await infers(client, base, case, binary=True)
             await infers(client, base, case.without_nan(), binary=False)
 

@@ -1,6 +1,7 @@
 """Asks a server all that `tritonclient.http` can ask: `python ask_triton.py HOST:PORT MODELS`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,26 @@ def asks_the_server(client: InferenceServerClient) -> None:
     assert client.get_server_metadata()["name"] == "deepserve"
     assert not client.is_model_ready("nothing")
     assert not client.is_model_ready("digits", "99")
+
+
+def is_refused_what_is_not_supported(client: InferenceServerClient) -> None:
+    assert client.get_system_shared_memory_status() == []
+    assert client.get_cuda_shared_memory_status() == []
+    for unregister in (client.unregister_system_shared_memory, client.unregister_cuda_shared_memory):
+        unregister()
+        unregister("region")
+    for ask in (
+        lambda: client.register_system_shared_memory("region", "/key", 64),
+        lambda: client.register_cuda_shared_memory("region", b"AAAA", 0, 64),
+        client.get_trace_settings,
+        lambda: client.update_trace_settings("digits", {"trace_level": ["TIMESTAMPS"]}),
+        client.get_log_settings,
+        lambda: client.update_log_settings({"log_verbose_level": 1}),
+    ):
+        error = refusal_of(ask)
+        assert error is not None
+        assert error.status() == "400", error
+        assert "not supported" in error.message(), error
 
 
 def asks_about_a_model(client: InferenceServerClient, case: Case) -> None:
@@ -103,15 +124,19 @@ def tracks(client: InferenceServerClient, case: Case) -> None:
     assert (case.model, case.version) in named
 
 
+def refusal_of(ask: Callable[[], object]) -> InferenceServerException | None:
+    try:
+        ask()
+    except InferenceServerException as error:
+        return error
+    return None
+
+
 def refusal(client: InferenceServerClient, model: str, version: str) -> InferenceServerException | None:
     """What a tensor of another shape is answered."""
     tensor = InferInput("pictures", [1, 28, 27], "UINT8")
     tensor.set_data_from_numpy(np.zeros((1, 28, 27), np.uint8))
-    try:
-        client.infer(model, [tensor], model_version=version)
-    except InferenceServerException as error:
-        return error
-    return None
+    return refusal_of(lambda: client.infer(model, [tensor], model_version=version))
 
 
 def is_refused(client: InferenceServerClient) -> None:
@@ -126,6 +151,7 @@ def main(address: str, models: Path) -> None:
     with InferenceServerClient(address, concurrency=4) as client:
         asks_the_server(client)
         is_refused(client)
+        is_refused_what_is_not_supported(client)
         for case in cases(models):
             print(case.model, case.version)
             asks_about_a_model(client, case)

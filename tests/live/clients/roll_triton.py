@@ -50,6 +50,10 @@ def main(address: str, admin: dict[str, str], user: dict[str, str]) -> None:
         assert answering() == "2"
         assert index() == {"1": "READY", "2": "READY"}
 
+        config = client.get_model_config("digits", headers=user)
+        client.load_model("digits", headers=admin, config=json.dumps(config))
+        assert client.get_model_config("digits", headers=user) == config
+
         client.unload_model("digits", headers=admin, unload_dependents=True)
         assert not client.is_model_ready("digits", headers=user)
         assert refusal(answering) == "503"

@@ -43,7 +43,7 @@ def test_the_golden_cases_come_out_of_json(client: httpx.Client, directory: Path
     content = answer.json()
     assert content["model_name"] == directory.parent.name
     assert content["model_version"] == directory.name
-    assert "id" not in content
+    assert content["id"] == answer.headers["x-request-id"]
 
 
 @every_version
@@ -93,6 +93,21 @@ def test_outputs_are_those_asked_for_in_the_form_asked_for(client: httpx.Client)
     assert ["data" in output for output in head["outputs"]] == [True, False]
     only = client.post("/v2/models/sentiment/infer", json={**asked, "outputs": [{"name": "probabilities"}]})
     assert list(outputs_of(only)) == ["probabilities"]
+
+
+def test_every_response_has_an_id(client: httpx.Client) -> None:
+    inputs, _ = golden(MODELS / "mammogram" / "1")
+    row = inputs["masses"][:1]
+    requests = [
+        {"json": {"inputs": [in_json("masses", np.ones((1, 4), np.float32))], "id": None}},
+        in_bytes({"masses": row}),
+        {"content": row.tobytes(), "headers": {JSON_LENGTH: "0"}},
+    ]
+    for request in requests:
+        headers = {**request.pop("headers", {}), "X-Request-ID": "of the request"}
+        answer = client.post("/v2/models/mammogram/infer", headers=headers, **request)
+        head = json.loads(answer.content[: int(answer.headers.get(JSON_LENGTH, len(answer.content)))])
+        assert head["id"] == "of the request"
 
 
 def test_the_id_of_a_request_comes_back(client: httpx.Client) -> None:

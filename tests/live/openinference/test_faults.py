@@ -75,7 +75,7 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
     ("a huge size", lambda r: r["inputs"][0].update(shape=[2**62, 28, 28]), "rows"),
     ("a size that is no whole number", lambda r: r["inputs"][0].update(shape=[1.5, 28, 28]), "shape"),
     ("no data", lambda r: r["inputs"][0].pop("data"), "needs one of data"),
-    ("data are null", lambda r: r["inputs"][0].update(data=None), "null"),
+    ("data are null", lambda r: r["inputs"][0].update(data=None), "needs one of data"),
     ("data are text", lambda r: r["inputs"][0].update(data="AAAA"), "str"),
     ("too few data", lambda r: r["inputs"][0]["data"].pop(), "783 elements"),
     ("too many data", lambda r: r["inputs"][0]["data"].append(0), "785 elements"),
@@ -123,7 +123,27 @@ def test_what_is_wrong_with_a_request_is_said(
     assert message in refused(client.post("/v2/models/digits/infer", content=json.dumps(request)), 400)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b"[]", b"3", b"null", b"[" * 100_000, b'{"inputs": "\xff"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            b"",
+            b"{",
+            b"nonsense",
+            b"[]",
+            b"3",
+            b"null",
+            b"\x00",
+            b"[" * 100_000,
+            b'{"x": ' + b"[" * 100_000,
+            b"\xef\xbb\xbf",
+        ),
+        *(json.dumps({"inputs": [picture()]}).encode(coding) for coding in ("utf-16", "utf-16-le", "utf-32")),
+        *(json.dumps({"inputs": [picture()]}).encode() + rest for rest in (b" {}", b"x", b"\x00", b"\xef\xbb\xbf")),
+        *(b'{"inputs": "\xff"}', b'{"inputs": [], "id": "\\ud800"}', b'{"inputs": [], "id": "\xed\xa0\x80"}'),
+        *(b'{"inputs": [], "x": 1e999}', b'{"inputs": [], "x": NaN}', b'{"inputs": [],}', b"{'inputs': []}"),
+    ],
+)
 def test_a_body_that_is_no_request_is_a_400(client: httpx.Client, body: bytes) -> None:
     refused(client.post("/v2/models/digits/infer", content=body), 400)
 
@@ -185,7 +205,7 @@ def test_an_unknown_model_or_version_is_a_404(client: httpx.Client, model: str, 
 
 @pytest.mark.parametrize(
     "path",
-    ["/v2/", "/v2x", "/v2/models", "/v2/models/", "/v2/models/digits/", "/v2/health", "/v2/models/digits/explain"],
+    ["/v2x", "/v2//", "/v2/models/", "/v2/models/digits/", "/v2/health", "/v2/models/digits/explain"],
 )
 def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 404

@@ -1,21 +1,34 @@
 """What the protocol tells of a server, of its models and of what they have done."""
 
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from service.engine.card import GRAPHS, Card
 from service.http.v2.tensors import DATATYPES
 from tests.live.conftest import serving
-from tests.live.openinference.asking import VERSIONS, Document, address, every_version, outputs_of, picture, refused
+from tests.live.openinference.asking import (
+    VERSIONS,
+    Document,
+    address,
+    every_version,
+    in_json,
+    outputs_of,
+    picture,
+    refused,
+)
 from tests.places import MODELS
 
 
 def test_the_server_and_its_models_describe_themselves(client: httpx.Client) -> None:
     assert client.get("/v2").json()["name"] == "deepserve"
+    assert client.get("/v2/").json() == client.get("/v2").json()
+    assert client.get("/v2/models").json() == {"models": sorted({d.parent.name for d in VERSIONS})}
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
     index = client.post("/v2/repository/index").json()
@@ -85,17 +98,6 @@ def test_metrics_name_routes_and_never_paths(client: httpx.Client) -> None:
     assert "no-such-model" not in text
 
 
-def test_the_documentation_names_every_route(client: httpx.Client) -> None:
-    paths = client.get("/docs.json").json()["paths"]
-    of_model = ("", "/ready", "/config", "/stats", "/infer")
-    assert {path for path in paths if path.startswith("/v2")} == {
-        *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index"),
-        *(f"/v2/repository/models/{{name}}/{change}" for change in ("load", "unload")),
-        *(f"/v2/models/{{name}}{tail}" for tail in of_model),
-        *(f"/v2/models/{{name}}/versions/{{version}}{tail}" for tail in of_model),
-    }
-
-
 def test_statistics_count_rows_runs_and_requests(client: httpx.Client) -> None:
     def statistics() -> Document:
         [found] = client.get("/v2/models/digits/versions/1/stats").json()["model_stats"]
@@ -115,6 +117,63 @@ def test_statistics_count_rows_runs_and_requests(client: httpx.Client) -> None:
     assert queue["count"] == success["count"]
     assert 0 < run["ns"] <= success["ns"]
     assert 0 <= queue["ns"] < success["ns"]
+    assert before["last_inference"] <= after["last_inference"] <= time.time() * 1000
+    assert time.time() * 1000 - after["last_inference"] < 60_000
     assert {each["version"] for each in client.get("/v2/models/digits/stats").json()["model_stats"]} >= {"1", "2"}
     every = client.get("/v2/models/stats").json()["model_stats"]
     assert [(each["name"], each["version"]) for each in every] == [(d.parent.name, d.name) for d in VERSIONS]
+
+
+def test_statistics_tell_what_each_batch_size_took(client: httpx.Client) -> None:
+    def batches() -> dict[int, Document]:
+        [found] = client.get("/v2/models/mammogram/versions/1/stats").json()["model_stats"]
+        sizes = [each["batch_size"] for each in found["batch_stats"]]
+        assert sizes == sorted(set(sizes))
+        assert (
+            sum(each["batch_size"] * each["compute_infer"]["count"] for each in found["batch_stats"])
+            == (found["inference_count"])
+        )
+        for stage in ("compute_input", "compute_infer", "compute_output"):
+            total = found["inference_stats"][stage]
+            assert total["count"] == found["execution_count"]
+            assert total["ns"] == pytest.approx(sum(each[stage]["ns"] for each in found["batch_stats"]), abs=64)
+        return {each["batch_size"]: each for each in found["batch_stats"]}
+
+    before = batches()
+    for rows in (5, 9, 5):
+        tensor = in_json("masses", np.ones((rows, 4), np.float32))
+        outputs_of(client.post("/v2/models/mammogram/infer", json={"inputs": [tensor]}))
+    after = batches()
+    for rows, runs in ((5, 2), (9, 1)):
+        for stage in ("compute_input", "compute_infer", "compute_output"):
+            earlier = before.get(rows, {}).get(stage, {"count": 0, "ns": 0})
+            assert after[rows][stage]["count"] - earlier["count"] == runs
+            assert 0 < after[rows][stage]["ns"] - earlier["ns"] < 10**9
+
+
+@pytest.mark.parametrize("kind", ["systemsharedmemory", "cudasharedmemory"])
+def test_shared_memory_is_answered_as_by_a_triton_without_it(client: httpx.Client, kind: str) -> None:
+    assert client.get(f"/v2/{kind}/status").json() == []
+    for path in (f"/v2/{kind}", f"/v2/{kind}/region/mine"):
+        assert client.post(f"{path}/unregister").json() == {}
+        assert client.post(f"{path}/unregister", content=b"{}").status_code == 200
+    assert "mine" in refused(client.get(f"/v2/{kind}/region/mine/status"), 404)
+    registered = client.post(f"/v2/{kind}/region/mine/register", json={"key": "/mine", "offset": 0, "byte_size": 64})
+    assert "not supported" in refused(registered, 400)
+    refused(client.get(f"/v2/{kind}/region/mine/register"), 405)
+    refused(client.post(f"/v2/{kind}/status"), 405)
+
+
+@pytest.mark.parametrize("path", ["/v2/trace/setting", "/v2/models/digits/trace/setting", "/v2/logging"])
+def test_trace_and_log_settings_are_refused_with_the_reason(client: httpx.Client, path: str) -> None:
+    assert "not supported" in refused(client.get(path), 400)
+    assert "not supported" in refused(client.post(path, json={}), 400)
+    refused(client.delete(path), 405)
+
+
+def test_the_index_is_asked_for_with_null_or_nothing(client: httpx.Client) -> None:
+    every = client.post("/v2/repository/index", json={}).json()
+    for body in (b"", b'{"ready": null}', b'\xef\xbb\xbf{"ready": null}', b'{"ready": false, "repository_name": null}'):
+        assert client.post("/v2/repository/index", content=body).json() == every
+    for body in (b"null", b"[]", b'{"ready": "yes"}', b'{"ready": 1}', b"\xff\xfe{\x00}\x00", b"[" * 60_000, b"{} x"):
+        refused(client.post("/v2/repository/index", content=body), 400)

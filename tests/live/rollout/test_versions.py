@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import httpx
 import pytest
 
 from tests.engine.test_verification import claim_another_dtype, flip_a_bit, golden, recorded, truncate
-from tests.live.conftest import serving
 from tests.live.rollout.asking import (
     ADMIN,
     CNN,
@@ -24,11 +22,12 @@ from tests.live.rollout.asking import (
     mammogram,
     order,
     put,
+    retrain,
     states,
     versions,
     workers,
 )
-from tests.places import DIGIT, MODELS
+from tests.places import DIGIT
 
 
 def test_a_new_version_is_rolled_out_and_taken_back(url: str, models: Path) -> None:
@@ -166,29 +165,11 @@ def test_what_is_replaced_is_given_back(url: str, models: Path) -> None:
     """Ten reloads of a model of 1 MB, 40 MB in memory."""
     with Traffic(url, {"2": CNN}) as traffic:
         sizes = []
-        for _ in range(12):
-            (models / "digits" / "2" / "card.json").touch()
+        for reload in range(12):
+            retrain(models / "digits" / "2", reload)
             assert order(url, "load", "digits").status_code == 200
             traffic.wait_for("2", 20)
             sizes.append(max(worker.memory_info().rss for worker in workers(url)) / 2**20)
+    shutil.copy(CNN / "card.json", models / "digits" / "2")
     assert traffic.faults == []
     assert max(sizes[-2:]) < max(sizes[:2]) + 20, sizes
-
-
-def test_with_a_watch_versions_come_and_go_with_their_folders(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    shutil.copytree(MODELS / "digits", models / "digits")
-    with (
-        serving(tmp_path / "log", models_dir=str(models), watch="0.3", threads="1") as url,
-        Traffic(url, {"2": CNN, "3": MLP}) as traffic,
-    ):
-        traffic.wait_for("2", 20)
-        put(MLP, tmp_path / "elsewhere", "digits", "3")
-        (models / "digits" / "3").mkdir()
-        for file in sorted((tmp_path / "elsewhere" / "digits" / "3").iterdir()):  # as slow copying does
-            shutil.copy(file, models / "digits" / "3")
-            time.sleep(0.2)
-        traffic.wait_for("3", 20)
-        shutil.rmtree(models / "digits" / "3")
-        traffic.wait_for("2", 20)
-    assert traffic.faults == []

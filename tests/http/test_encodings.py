@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Malformed, TooLarge, UnsupportedMediaType
-from service.http.v2.encodings import compress, inflate, preferred_coding
+from service.http.encodings import compress, compressed, inflate
+from service.http.messages import Reply
 
 LIMIT = 100_000
 
@@ -45,22 +46,14 @@ def test_other_codings_are_refused_with_those_that_are_taken(coding: str) -> Non
     assert refusal.value.headers["Accept-Encoding"] == "gzip, deflate"
 
 
-@pytest.mark.parametrize(
-    ("accepted", "coding"),
-    [
-        ("gzip", "gzip"),
-        ("deflate", "deflate"),
-        ("gzip, deflate, br", "gzip"),
-        ("deflate;q=0.9, gzip;q=0.5", "deflate"),
-        ("identity, gzip;q=0.5", None),
-        ("gzip;q=0", None),
-        ("GZIP", "gzip"),
-        ("br", None),
-        ("", None),
-        ("gzip;q=", None),
-        ("gzip;q=1.1.1", None),
-        (",,;,=", None),
-    ],
-)
-def test_the_client_says_what_it_likes_best(accepted: str, coding: str | None) -> None:
-    assert preferred_coding(accepted) == coding
+@pytest.mark.parametrize("size", [0, 1023, 1024, 100_000])
+def test_a_reply_that_is_worth_it_is_compressed_for_those_who_accept_it(size: int) -> None:
+    reply = Reply(bytes(size), "text/plain", 200, {"Vary": "Accept"})
+    assert compressed(reply, "") is reply
+    assert compressed(reply, "gzip;q=0, br") is reply
+    found = compressed(reply, "gzip, deflate;q=0.5")
+    if size < 1024:
+        assert found is reply
+    else:
+        assert gzip.decompress(found.body) == reply.body
+        assert found.headers == {"Vary": "Accept, Accept-Encoding", "Content-Encoding": "gzip"}
