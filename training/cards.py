@@ -12,7 +12,6 @@ from service.engine.card import Card, Figure
 
 PAGE = "README.md"
 TEMPLATE = Path(__file__).with_name("card_page.md.jinja")
-TABLE_START, TABLE_END = "<!-- figures: `make cards` writes this table -->\n", "<!-- end of figures -->\n"
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,22 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def with_table(readme: str, new_table: str) -> str:
-    """Return the README's text with the table between its markers replaced."""
-    before, rest = readme.split(TABLE_START)
-    return before + TABLE_START + new_table + TABLE_END + rest.split(TABLE_END)[1]
+def int8_table(models_dir: Path) -> str:
+    """Return the README's table of int8 graphs as Markdown."""
+    lines = ["| model | accuracy in float32 | in integers | speed for 1 row | for 8 | for 64 |", "| --- " * 6 + "|"]
+    for directory in sorted(path.parent for path in models_dir.glob("*/*/card.json")):
+        card = Card.read(directory)
+        if card.int8 is not None and card.int8.served:
+            shares = [_percent(figures["accuracy"].value) for figures in (card.figures, card.int8.figures)]
+            speeds = [f"{card.int8.speedup[rows].value:.1f}x" for rows in ("1", "8", "64")]
+            lines.append(f"| {card.title} | " + " | ".join([*shares, *speeds]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def with_tables(readme: str, models_dir: Path) -> str:
+    """Return the README's text with each table between its markers replaced."""
+    for name, rows in (("figures", table(models_dir)), ("int8", int8_table(models_dir))):
+        start, end = f"<!-- {name}: `make cards` writes this table -->\n", f"<!-- end of {name} -->\n"
+        before, rest = readme.split(start)
+        readme = before + start + rows + end + rest.split(end)[1]
+    return readme

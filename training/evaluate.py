@@ -156,7 +156,7 @@ def render_all(models_dir: Path, readme: Path, check: bool) -> list[Path]:
             if not check:
                 write_card(directory, card)
     text = readme.read_text(encoding="utf-8")
-    fresh = cards.with_table(text, cards.table(models_dir))
+    fresh = cards.with_tables(text, models_dir)
     if fresh != text:
         stale.append(readme)
         if not check:

@@ -31,8 +31,8 @@ from tests.places import MODELS
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
     """The address, the models and the log of a server of two workers with a watch."""
     folder = tmp_path_factory.mktemp("watched")
-    for name in ("digits", "mammogram"):
-        shutil.copytree(MODELS / name, folder / "models" / name)
+    for version in ("digits/1", "digits/2", "mammogram/1"):
+        shutil.copytree(MODELS / version, folder / "models" / version)
     settings = {"watch": "0.3", "workers": str(WORKERS), "threads": "1", "admin_keys": "admin"}
     with serving(folder / "log", models_dir=str(folder / "models"), **settings) as url:
         yield url, folder / "models", folder / "log"
