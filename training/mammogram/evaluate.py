@@ -165,7 +165,7 @@ def measure_held_out(held_out: HeldOut, graph: Path, data: Masses, folds: int) -
     return Measurement(
         figures=figures,
         per_row=row_values(malignant, severity),
-        subgroups=_by_age(malignant, data, how) | _by_subset(held_out, severity, how),
+        subgroups=_by_age(held_out[ALL], data, how) | _by_subset(held_out, severity, how),
     )
 
 
@@ -192,33 +192,28 @@ def _calibration_figure(malignant: Floats, severity: Labels, how: str) -> Figure
     return chance.model_copy(update={"value": float(np.mean(errors))})
 
 
-def _by_age(malignant: Floats, data: Masses, how: str) -> dict[str, Figures]:
+def _by_age(log_odds: Floats, data: Masses, how: str) -> dict[str, Figures]:
     groups: dict[str, Figures] = {}
     for name, (low, high) in AGE_BANDS.items():
         rows = (data.masses[:, 0] >= low) & (data.masses[:, 0] < high)
-        risk, severity = malignant[rows], data.severity[rows]
-        note = f"{how}; {rows.sum()} rows, {severity.sum()} malignant; threshold 0.5"
-        groups[f"{name} ({rows.sum()} rows, {severity.sum()} malignant)"] = {
-            "sensitivity": _rate(risk, severity, 1, 0.5, note),
-            "specificity": _rate(risk, severity, 0, 0.5, note),
-            "area_under_roc": Figure(value=_area_under_roc(risk, severity), how=note),
-            "calibration_error": Figure(value=_calibration_error(special.logit(risk), severity), how=note),
-        }
+        size = f"{rows.sum()} rows, {data.severity[rows].sum()} malignant"
+        groups[f"{name} ({size})"] = _of_group(log_odds[rows], data.severity[rows], f"{how}; {size}; threshold 0.5")
     return groups
 
 
 def _by_subset(held_out: HeldOut, severity: Labels, how: str) -> dict[str, Figures]:
-    groups: dict[str, Figures] = {}
-    for subset in SUBSETS[:-1]:
-        malignant = special.expit(held_out[subset].astype(np.float64))
-        note = f"{how}; other measurements hidden"
-        groups[f"only {', '.join(subset)} known"] = {
-            "sensitivity": _rate(malignant, severity, 1, 0.5, note),
-            "specificity": _rate(malignant, severity, 0, 0.5, note),
-            "area_under_roc": Figure(value=_area_under_roc(malignant, severity), how=note),
-            "calibration_error": Figure(value=_calibration_error(held_out[subset], severity), how=note),
-        }
-    return groups
+    note = f"{how}; other measurements hidden; threshold 0.5"
+    return {f"only {', '.join(s)} known": _of_group(held_out[s], severity, note) for s in SUBSETS if s != ALL}
+
+
+def _of_group(log_odds: Floats, severity: Labels, how: str) -> Figures:
+    malignant = special.expit(log_odds.astype(np.float64))
+    return {
+        "sensitivity": _rate(malignant, severity, 1, 0.5, how),
+        "specificity": _rate(malignant, severity, 0, 0.5, how),
+        "area_under_roc": Figure(value=_area_under_roc(malignant, severity), how=how),
+        "calibration_error": Figure(value=_calibration_error(log_odds, severity), how=how),
+    }
 
 
 def operating_points(held_out: HeldOut, severity: Labels, folds: int, seed: int) -> tuple[OperatingPoint, ...]:
