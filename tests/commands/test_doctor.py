@@ -38,7 +38,7 @@ def models(tmp_path: Path) -> Path:
     for version in ("1", "2"):
         shutil.copytree(MODELS / "digits" / version, tmp_path / "digits" / version)
     shutil.copytree(MODELS / "digits" / "2", tmp_path / "digits" / "3")
-    shutil.copytree(MODELS / "mammogram", tmp_path / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "mammogram" / "1")
     (tmp_path / "digits" / "latest").mkdir()
     return tmp_path
 

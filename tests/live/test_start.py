@@ -67,7 +67,7 @@ def test_a_device_that_does_not_work_ends_the_start_with_the_reason(device: gpu.
 
 def test_auto_tells_what_every_version_runs_on(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(MODELS / "mammogram", models / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", models / "mammogram" / "1")
     provider = "CPUExecutionProvider" if gpu.trouble("cuda") else "CUDAExecutionProvider"
     labels = f'device="auto",model="mammogram",precision="float32",provider="{provider}",version="1"'
     with serving(tmp_path / "log", models_dir=str(models), device="auto", workers="auto") as url:
@@ -134,12 +134,12 @@ def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path)
         text = httpx.get(f"{url}/metrics").text
         [statistics] = httpx.get(f"{url}/v2/models/mammogram/stats").json()["model_stats"]
     assert statistics["inference_count"] == statistics["inference_stats"]["success"]["count"] == 40
-    labels = 'model="mammogram",outcome="ok",route="/v1/mammogram",version="1"'
+    labels = 'model="mammogram",outcome="ok",route="/v1/mammogram",version="2"'
     counted = re.search(rf"deepserve_requests_total{{{labels}}} (\S+)", text)
     assert counted is not None
     assert float(counted[1]) == 40
     log = (tmp_path / "log").read_text()
-    assert log.count("model mammogram version 1 is ready") == 2
+    assert log.count("model mammogram version 2 is ready") == 2
     assert log.count("DEEPSERVE_WORKER is not a setting; is DEEPSERVE_WORKERS meant?") == 1
 
 
@@ -153,7 +153,7 @@ def test_an_answer_under_way_is_given_before_the_server_stops(tmp_path: Path) ->
 
 def test_a_model_without_a_ready_version_keeps_the_server_from_being_ready(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(MODELS / "mammogram", models / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", models / "mammogram" / "1")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
     with serving(tmp_path / "log", ready=False, models_dir=str(models)) as url:
         assert httpx.get(f"{url}/readyz").status_code == 503
@@ -163,7 +163,7 @@ def test_a_model_without_a_ready_version_keeps_the_server_from_being_ready(tmp_p
 
 def test_a_version_that_its_task_cannot_work_with_does_not_answer(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    shutil.copytree(MODELS / "mammogram", models / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", models / "mammogram" / "1")
     shutil.copytree(MODELS / "digits" / "1", models / "mammogram" / "2")
     card = Card.read(models / "mammogram" / "2")
     card.model_copy(update={"name": "mammogram", "version": "2"}).write(models / "mammogram" / "2")

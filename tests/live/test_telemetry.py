@@ -106,7 +106,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
-    shutil.copytree(MODELS / "mammogram", folder / "models" / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", folder / "models" / "mammogram" / "1")
     shutil.copytree(MODELS / "digits" / "2", folder / "models" / "digits" / "2")
     with receiving() as receiver, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
@@ -142,7 +142,7 @@ def test_an_answer_says_where_its_time_went(watched: Watched, ask: Any) -> None:
 
 @pytest.mark.parametrize(
     ("ask", "route", "model", "version"),
-    [(infer, "/v2/models/{name}/infer", "digits", "2"), (predict, "/v1/mammogram", "mammogram", "2")],
+    [(infer, "/v2/models/{name}/infer", "digits", "2"), (predict, "/v1/mammogram", "mammogram", "1")],
 )
 def test_a_trace_that_a_client_began_goes_on(watched: Watched, ask: Any, route: str, model: str, version: str) -> None:
     name = f"traced-{model}"
@@ -289,7 +289,7 @@ def processes(url: str) -> list[psutil.Process]:
 
 
 def test_counters_never_fall_and_gauges_follow_when_workers_are_killed(tmp_path: Path) -> None:
-    shutil.copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
 
     def asked() -> float:
         labels = 'model="mammogram",outcome="ok",route="/v1/mammogram",version="1"'

@@ -101,7 +101,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 def root(tmp_path: Path) -> Path:
     """A models folder with the perceptron that reads digits, and mammogram."""
     shutil.copytree(MODELS / "digits" / "1", tmp_path / "models" / "digits" / "1")
-    shutil.copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
     return tmp_path / "models"
 
 

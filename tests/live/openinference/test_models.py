@@ -126,7 +126,7 @@ def test_statistics_count_rows_runs_and_requests(client: httpx.Client) -> None:
 
 def test_statistics_tell_what_each_batch_size_took(client: httpx.Client) -> None:
     def batches() -> dict[int, Document]:
-        [found] = client.get("/v2/models/mammogram/versions/1/stats").json()["model_stats"]
+        [found] = client.get("/v2/models/mammogram/versions/2/stats").json()["model_stats"]
         sizes = [each["batch_size"] for each in found["batch_stats"]]
         assert sizes == sorted(set(sizes))
         assert (
