@@ -16,9 +16,9 @@ from service.engine.card import Card, Figure, Precision, Step, lower_is_better
 from service.engine.layout import VERSION_NUMBER
 from service.engine.verification import verify_files
 from training import cards
+from training.ledger import describe_use, ledger_of, record_use
 from training.metrics import Figures, Measurement, paired_difference
 from training.run import current_commit, now
-from training.test_uses import describe_use, record_use
 from training.version import write_card
 
 Measured = dict[Precision, Measurement]
@@ -80,7 +80,7 @@ def compare(directory: Path, models_dir: Path, margin: float, data_dir: Path | N
     """
     card = verify_files(directory)
     candidate = measure(directory, data_dir)
-    record_use(models_dir / card.name, directory, describe_use(card))
+    record_use(ledger_of(models_dir, card.name), directory, describe_use(card))
     print(f"{directory}\n\n| figure | value | 95 % interval |\n| --- | --- | --- |")
     for name, figure in candidate["float32"].figures.items():
         print(f"| {name} | {figure.value:.5f} | {cards.interval(figure)} |")

@@ -47,7 +47,7 @@ class Run:
     out: Path
     """The version directory, `models/<name>/<version>`."""
     models_dir: Path = Path("models")
-    """Where the ledgers of looks at test rows are kept."""
+    """The folder of the models; the ledgers of looks at test rows lie beside it."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     data_dir: Path | None = None

@@ -29,8 +29,8 @@ from service.engine.inference import Runtime
 from service.engine.layout import VERSION_NUMBER
 from service.engine.verification import verify_files, verify_graph
 from training.cards import PAGE, render_page
+from training.ledger import describe_use, earlier_uses, graph_digest, ledger_of, record_use
 from training.run import Run
-from training.test_uses import describe_use, earlier_uses, graph_digest, record_use
 
 OPSET = 18
 TOLERANCE = 1e-5
@@ -117,7 +117,7 @@ class VersionBuilder:
             VerificationError: the service would refuse the version.
             OutputError: `out` has come into being meanwhile.
         """
-        ledger = run.models_dir / card.name
+        ledger = ledger_of(run.models_dir, card.name)
         card = card.model_copy(update={"test_uses": earlier_uses(ledger, graph_digest(self.directory))})
         if not run.smoke:
             record_use(ledger, self.directory, describe_use(card))

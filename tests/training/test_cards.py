@@ -10,7 +10,7 @@ from service.engine.card import Card, digests
 from tests.places import MODELS, ROOT
 from training import cards, evaluate
 from training.__main__ import main
-from training.test_uses import earlier_uses, graph_digest, record_use
+from training.ledger import earlier_uses, graph_digest, ledger_of, record_use
 
 VERSIONS = sorted(path.parent for path in MODELS.glob("*/*/card.json"))
 
@@ -73,10 +73,10 @@ def test_the_command_on_a_card_is_one_that_the_command_line_takes() -> None:
 
 
 def test_looks_at_test_rows_are_kept_across_versions(tmp_path: Path) -> None:
-    model = tmp_path / "digits"
+    ledger = ledger_of(tmp_path / "models", "digits")
     first, second = (MODELS / "digits" / number for number in "12")
-    record_use(model, first, "accuracy 0.9897")
-    record_use(model, first, "measured again")
-    record_use(model, second, "accuracy 0.9963")
-    assert [use[12:] for use in earlier_uses(model, graph_digest(second))] == ["accuracy 0.9897"]
-    assert len(earlier_uses(model, "another graph")) == 2
+    record_use(ledger, first, "accuracy 0.9897")
+    record_use(ledger, first, "measured again")
+    record_use(ledger, second, "accuracy 0.9963")
+    assert [use[12:] for use in earlier_uses(ledger, graph_digest(second))] == ["accuracy 0.9897"]
+    assert len(earlier_uses(ledger, "another graph")) == 2
