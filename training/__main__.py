@@ -1,6 +1,7 @@
 """`python -m training`: train a model, evaluate a version, render the cards' pages, measure distributions."""
 
 import importlib
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -226,4 +227,5 @@ def _refuse(reason: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: clears up and says how to continue
     main()

@@ -132,7 +132,7 @@ def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path)
         for _ in range(40):
             assert httpx.post(f"{url}/v1/mammogram", json=body).status_code == 200  # a connection each
         text = httpx.get(f"{url}/metrics").text
-        [statistics] = httpx.get(f"{url}/v2/models/mammogram/stats").json()["model_stats"]
+        [statistics] = httpx.get(f"{url}/v2/models/mammogram/versions/2/stats").json()["model_stats"]
     assert statistics["inference_count"] == statistics["inference_stats"]["success"]["count"] == 40
     labels = 'model="mammogram",outcome="ok",route="/v1/mammogram",version="2"'
     counted = re.search(rf"deepserve_requests_total{{{labels}}} (\S+)", text)

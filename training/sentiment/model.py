@@ -24,7 +24,7 @@ class Architecture(Hyperparameters):
     """Sizes of both parts, and the dropout of the recurrent one."""
 
     cell: Literal["lstm", "gru"] = "lstm"
-    vocabulary: int = Field(30_000, ge=100)
+    vocabulary: int = Field(30_000, ge=2)
     buckets: int = Field(2**17, ge=16)
     """Number of bigram embeddings; bigrams are hashed into them."""
     word_width: PositiveInt = 96
