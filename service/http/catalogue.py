@@ -20,7 +20,7 @@ class VersionState(BaseModel):
     version: str
     state: State
     reason: Annotated[str | None, Field(exclude_if=lambda reason: reason is None)] = None
-    """Why it, or a change of its files, is not served; absent if all is."""
+    """Why the version, or a change of its files, is not served; absent if there is no reason."""
 
 
 class ModelSummary(BaseModel):
