@@ -8,13 +8,12 @@ from pathlib import Path
 from threading import Timer
 from typing import Literal
 
-import onnxruntime as ort
-
 from service.arrays import Tensors
 from service.engine import gpu
 from service.engine.card import GRAPHS, Card, Precision, TensorSpec
 from service.engine.failures import lacks_memory, readable
 from service.engine.fixed_shapes import FixedShapes
+from service.engine.onnx_runtime import ort
 from service.engine.queue import RUN_ELEMENTS
 from service.errors import Unavailable
 from service.machine import GPU, Device
