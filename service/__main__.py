@@ -2,15 +2,11 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-from service.commands import startup
 from service.errors import StartupError
-from service.settings import settings, strangers
-from service.telemetry import logs
 
 
 def main() -> None:
@@ -44,23 +40,18 @@ def _command_line() -> argparse.ArgumentParser:
 
 
 def _serve(_: argparse.Namespace) -> None:
-    """Has BentoML serve and supervise the workers, once the settings have been checked."""
-    chosen = settings()
-    startup.check(chosen)
-    for stranger in strangers(os.environ):
-        print(f"deepserve: warning: {stranger}", file=sys.stderr)
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-    # BentoML makes a folder in its home and empties it at each start: no two servers may share it.
-    with TemporaryDirectory(prefix="deepserve-") as home:
-        os.environ["BENTOML_HOME"] = home
-        from service.app import DeepServe  # BentoML reads the environment when it is imported
+    """Serve; a signal that stops the server counts from here on, also while it is imported."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
+    from service.commands.serve import serve
 
-        logs.set_up(chosen.log_level, chosen.log_format)
-        served: Any = DeepServe  # a class that the decorator has made a service
-        served.serve()
+    serve()
 
 
 def _verify(asked: argparse.Namespace) -> None:
+    from service.commands import startup
+
     startup.check_runtime()
     from service.commands import verify  # which needs it
 

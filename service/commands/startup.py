@@ -1,44 +1,91 @@
-"""What must hold before the service starts: each check tells in one line what is wrong."""
+"""What a start needs. `serve` stops at the first requirement that is not met; `doctor` shows them all."""
 
-import importlib.util
 import os
-import socket
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from multiprocessing import get_context
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from socket import AF_INET, AI_PASSIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
+from tempfile import TemporaryFile
+from textwrap import fill
 
 from service.errors import StartupError
 from service.machine import GPU, GPUS
+from service.processes.folder import temporary_folder
 from service.settings import PREFIX, Settings
 from service.telemetry import traces
 
+LIBRARIES = (
+    "bentoml",
+    "uvicorn",
+    "starlette",
+    "httptools",
+    "uvloop",
+    "msgspec",
+    "numpy",
+    "pydantic",
+    "pydantic-settings",
+    "python-multipart",
+    "prometheus-client",
+    "opencv-python-headless",
+    "pillow",
+    "tokenizers",
+)
+"""What the service needs beside ONNX Runtime."""
+
+LEAST_OPEN_FILES = 128
+"""File descriptors of one process: a worker with the shipped models opens up to 60 before its first connection."""
+
+ADDRESS = "address"
+"""The subject of the requirement that the host and the port are free."""
+
+_TEMPORARY_BYTES, _TEMPORARY_BYTES_OF_WORKER = 2 * 2**20, 2 * 2**20
+"""Room for temporary files: rate limits and what is small; metrics of each worker, twice while it is replaced."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that a start needs."""
+
+    subject: str
+    check: Callable[[Settings], str]
+    """Return what was found, or raise `StartupError`."""
+
 
 def check(chosen: Settings) -> None:
-    """All of them, in turn.
+    """Check every requirement, in turn.
 
     Raises:
-        StartupError: the service cannot start with these settings here.
+        StartupError: one is not met. The message is one line that names the setting, the variable or the file.
     """
-    check_port(chosen)
-    check_runtime()
-    check_models(chosen)
-    check_device(chosen)
-    traces.check(os.environ)
+    for requirement in REQUIREMENTS:
+        requirement.check(chosen)
 
 
-def check_port(chosen: Settings) -> None:
-    """The port is free. BentoML would say so too, below a stack trace.
+def bind(chosen: Settings) -> socket:
+    """Return a socket that is bound to the host and port. Of several addresses of a name it takes the first of IPv4.
 
     Raises:
-        StartupError: it is not, or the address is none of this machine.
+        StartupError: the host has no address, or the address is taken, forbidden or not one of this machine.
     """
-    family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((chosen.host, chosen.port))
-        except OSError as error:
-            message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
-            raise StartupError(message) from error
+    try:
+        found = getaddrinfo(chosen.host or None, chosen.port, type=SOCK_STREAM, flags=AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise StartupError(f"{PREFIX}HOST: {chosen.host}: {reason}") from error
+    family, _, _, _, address = min(found, key=lambda each: each[0] != AF_INET)
+    try:
+        bound = socket(family, SOCK_STREAM)
+        bound.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
+        raise StartupError(message) from error
+    return bound
 
 
 def check_runtime() -> None:
@@ -47,40 +94,102 @@ def check_runtime() -> None:
     Raises:
         StartupError: it is not.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
+    if find_spec("onnxruntime") is None:
         raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
 
 
-def check_models(chosen: Settings) -> None:
-    """The models that settings name can be served. Which versions there are is not asked: they come and go.
+def installed(library: str) -> str | None:
+    """Return the version of a library, None if it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
-    Raises:
-        StartupError: there is no task of such a name.
-    """
+
+@cache
+def trouble_with(device: GPU) -> str | None:
+    """Return why a GPU does not work, None if it does. Another process tries it, which may keep its memory or die."""
+    program = "import sys; from service.engine import gpu; print(gpu.trouble(sys.argv[1]) or '')"
+    tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
+    if tried.returncode:
+        return "the process that tried it died"
+    return tried.stdout.decode(errors="replace").strip() or None
+
+
+def _check_libraries(_: Settings) -> str:
+    check_runtime()
+    versions = {library: installed(library) for library in LIBRARIES}
+    if missing := [library for library, found in versions.items() if found is None]:
+        raise StartupError(f"not installed: {', '.join(missing)}")
+    listed = ", ".join(f"{library}\0{found}" for library, found in versions.items())
+    return fill(listed, 90, break_on_hyphens=False).replace("\0", " ")
+
+
+def _check_working_directory(_: Settings) -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise StartupError(f"the working directory: {error.strerror}") from error
+
+
+def _check_open_files(_: Settings) -> str:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed < LEAST_OPEN_FILES:
+        raise StartupError(f"ulimit -n: {allowed} open files are too few, a worker needs {LEAST_OPEN_FILES}")
+    return str(allowed)
+
+
+def _check_temporary_files(chosen: Settings) -> str:
+    folder = temporary_folder()
+    needed = _TEMPORARY_BYTES + _TEMPORARY_BYTES_OF_WORKER * chosen.workers
+    try:
+        with TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        raise StartupError(f"TMPDIR: {folder}: {error.strerror} ({needed / 2**20:.0f} MiB are needed)") from error
+    return str(folder)
+
+
+def _check_models(chosen: Settings) -> str:
+    """The folder can be read, and there is a task for each model that a setting names."""
+    try:
+        next(chosen.models_dir.iterdir(), None)
+    except OSError as error:
+        raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}") from error
     if any(chosen.by_model.values()):
         from service.serving.binding import task  # which needs the runtime
 
         for setting, models in chosen.by_model.items():
-            if strangers := sorted(model for model in models if task(model) is None):
-                raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(strangers)}")
+            if unknown := sorted(model for model in models if task(model) is None):
+                raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(unknown)}")
+    return str(chosen.models_dir)
 
 
-def check_device(chosen: Settings) -> None:
-    """The GPU that was asked for, if one was, works.
-
-    Raises:
-        StartupError: it does not.
-    """
-    if chosen.device in GPUS and (trouble := trouble_with(chosen.device)) is not None:
+def _check_device(chosen: Settings) -> str:
+    if chosen.device not in GPUS:
+        return chosen.device
+    if (trouble := trouble_with(chosen.device)) is not None:
         raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {trouble}")
+    return f"{chosen.device} works"
 
 
-def trouble_with(device: GPU) -> str | None:
-    """Why a GPU does not work, None if it does; tried in a process apart, which may keep its memory or die of it."""
-    from service.engine import gpu
+def _check_tracing(_: Settings) -> str:
+    return "on" if traces.check(os.environ) else "off"
 
-    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-        try:
-            return apart.submit(gpu.trouble, device).result()
-        except BrokenExecutor:
-            return "the process that tried it died"
+
+def _check_address(chosen: Settings) -> str:
+    with bind(chosen):
+        return f"{chosen.host}:{chosen.port} is free"
+
+
+REQUIREMENTS = (
+    Requirement("libraries", _check_libraries),
+    Requirement("working directory", _check_working_directory),
+    Requirement("open files", _check_open_files),
+    Requirement("temporary files", _check_temporary_files),
+    Requirement("models", _check_models),
+    Requirement("device", _check_device),
+    Requirement("tracing", _check_tracing),
+    Requirement(ADDRESS, _check_address),
+)
+"""In the order in which they are checked: what others need comes first."""

@@ -1,0 +1,59 @@
+"""`python -m service serve`: check what a start needs, then keep workers running until a signal ends the server."""
+
+import logging
+import math
+import os
+import sys
+
+from service.commands import startup
+from service.processes.folder import shared_folder
+from service.processes.supervisor import Supervisor
+from service.settings import settings, strangers
+from service.telemetry import logs
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+"""Connections that wait to be accepted: as many as BentoML's workers ask for."""
+_MARGIN_SECONDS = 5.0
+"""Time to send the last response, and then to end, beyond the longest request."""
+
+
+def serve() -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        StartupError: the settings or the machine do not allow it.
+    """
+    chosen = settings()
+    startup.check(chosen)
+    for variable in strangers(os.environ):
+        print(f"deepserve: warning: {variable}", file=sys.stderr)
+    logs.set_up(chosen.log_level, chosen.log_format)
+    _prepare_environment()
+    with startup.bind(chosen) as listener:
+        listener.listen(_BACKLOG)
+        logger.info("listening on %s port %d", *listener.getsockname()[:2])
+        last_request = chosen.request_timeout + _MARGIN_SECONDS
+        command = _worker_command(listener.fileno(), last_request)
+        Supervisor(command, listener, chosen.workers, chosen.drain_seconds + last_request + _MARGIN_SECONDS).run()
+
+
+def _prepare_environment() -> None:
+    """Have workers keep temporary files, and BentoML its home, in the folder that is removed with the server."""
+    folder = shared_folder()
+    (folder / "tmp").mkdir()
+    os.environ["TMPDIR"] = str(folder / "tmp")
+    os.environ["BENTOML_HOME"] = str(folder / "bentoml")
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+
+def _worker_command(listener: int, last_request: float) -> list[str]:
+    """Return BentoML's command line of a worker that listens on the file descriptor `listener`."""
+    options = {
+        "--fd": listener,
+        "--backlog": _BACKLOG,
+        "--timeout-graceful-shutdown": math.ceil(last_request),
+    }
+    arguments = [str(part) for option in options.items() for part in option]
+    return [sys.executable, "-m", "service.processes.worker", "service.app:DeepServe", *arguments]
