@@ -174,9 +174,12 @@ class Settings(BaseSettings):
     @field_validator("models_dir")
     @classmethod
     def _must_exist(cls, value: Path) -> Path:
-        if not value.is_dir():
-            raise ValueError(f"{value} is not a directory")
-        return value.resolve()
+        try:
+            if not value.is_dir():
+                raise ValueError(f"{value} is not a directory")
+            return value.resolve()
+        except OSError as error:
+            raise ValueError(f"{value}: {error.strerror}") from error
 
     @property
     def by_model(self) -> dict[str, Mapping[str, Any]]:

@@ -39,6 +39,7 @@ def examine() -> Report:
     report["start"] = [_processes(chosen), *(_check(requirement, chosen) for requirement in startup.REQUIREMENTS)]
     # An address that is taken does not keep the models from being looked at: a server may run here already.
     if all(check.subject == startup.ADDRESS for check in report["start"] if check.failed):
+        report["machine"] += _runtime()
         report[f"models in {chosen.models_dir}"] = list(_models(chosen))
     return report | {"settings": [*_settings(chosen), *_strangers()]}
 
@@ -63,27 +64,21 @@ def _failed(report: Report) -> bool:
 def _machine() -> Iterator[Check]:
     yield Check("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
     yield Check("Python", platform.python_version())
-    yield _attempt("ONNX Runtime", _runtime)
     yield Check("cores", f"{machine.cores()} of the host's {os.cpu_count()}")
     limit = machine.memory()
     yield Check("memory", "unknown" if limit is None else f"{limit / 2**30:.1f} GiB")
     yield Check("GPUs", _gpus())
-    yield _attempt("cuda", _cuda)
 
 
-def _cuda() -> str:
-    startup.check_runtime()
-    trouble = startup.trouble_with("cuda")
-    return "works" if trouble is None else f"does not work: {trouble}"
-
-
-def _runtime() -> str:
-    startup.check_runtime()
+def _runtime() -> Iterator[Check]:
+    """What can run models. Neither answer decides whether the server starts."""
     from service.engine.inference import runtime_found
 
-    if all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu"))):
-        return f"{runtime_found()}; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
-    return runtime_found()
+    both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
+    hidden = "; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
+    yield Check("ONNX Runtime", f"{runtime_found()}{hidden if both else ''}")
+    trouble = startup.trouble_with("cuda")
+    yield Check("cuda", "works" if trouble is None else f"does not work: {trouble}")
 
 
 def _gpus() -> str:

@@ -17,6 +17,8 @@ _BACKLOG = 2048
 """Connections that wait to be accepted: as many as BentoML's workers ask for."""
 _MARGIN_SECONDS = 5.0
 """Time to send the last response, and then to end, beyond the longest request."""
+_UNSUITABLE = ("PYTHONOPTIMIZE", "PYTHONWARNINGS")
+"""Variables under which BentoML cannot be imported: it reads docstrings, and raises warnings that may be errors."""
 
 
 def serve() -> None:
@@ -40,12 +42,15 @@ def serve() -> None:
 
 
 def _prepare_environment() -> None:
-    """Have workers keep temporary files, and BentoML its home, in the folder that is removed with the server."""
+    """Set what the workers inherit: their temporary files, and BentoML's, are removed with the server."""
     folder = shared_folder()
     (folder / "tmp").mkdir()
     os.environ["TMPDIR"] = str(folder / "tmp")
     os.environ["BENTOML_HOME"] = str(folder / "bentoml")
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    os.environ["PYTHONUTF8"] = "1"
+    for variable in _UNSUITABLE:
+        os.environ.pop(variable, None)
 
 
 def _worker_command(listener: int, last_request: float) -> list[str]:

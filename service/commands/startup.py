@@ -37,8 +37,10 @@ LIBRARIES = (
 )
 """What the service needs beside ONNX Runtime."""
 
-LEAST_OPEN_FILES = 128
-"""File descriptors of one process: a worker with the shipped models opens up to 60 before its first connection."""
+LEAST_OPEN_FILES = 64
+"""File descriptors of a process: a worker with the shipped models has 20 open before its first connection."""
+LEAST_ADDRESS_SPACE = 2**30
+"""Bytes: a worker with the shipped models takes 0.98 GB, of which 0.2 GB are resident."""
 
 ADDRESS = "address"
 """The subject of the requirement that the host and the port are free."""
@@ -72,8 +74,10 @@ def bind(chosen: Settings) -> socket:
     Raises:
         StartupError: the host has no address, or the address is taken, forbidden or not one of this machine.
     """
+    if not chosen.host:
+        raise StartupError(f"{PREFIX}HOST is empty: 0.0.0.0 and :: are all addresses of this machine")
     try:
-        found = getaddrinfo(chosen.host or None, chosen.port, type=SOCK_STREAM, flags=AI_PASSIVE)
+        found = getaddrinfo(chosen.host, chosen.port, type=SOCK_STREAM, flags=AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise StartupError(f"{PREFIX}HOST: {chosen.host}: {reason}") from error
@@ -110,7 +114,10 @@ def installed(library: str) -> str | None:
 def trouble_with(device: GPU) -> str | None:
     """Return why a GPU does not work, None if it does. Another process tries it, which may keep its memory or die."""
     program = "import sys; from service.engine import gpu; print(gpu.trouble(sys.argv[1]) or '')"
-    tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
+    try:
+        tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
+    except OSError as error:
+        return f"no process can be started: {error.strerror}"
     if tried.returncode:
         return "the process that tried it died"
     return tried.stdout.decode(errors="replace").strip() or None
@@ -139,8 +146,19 @@ def _check_open_files(_: Settings) -> str:
     return str(allowed)
 
 
+def _check_address_space(_: Settings) -> str:
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return "no limit"
+    if allowed < LEAST_ADDRESS_SPACE:
+        raise StartupError(f"ulimit -v: {allowed >> 10} KiB are too few, a worker needs {LEAST_ADDRESS_SPACE >> 10}")
+    return f"{allowed / 2**30:.1f} GiB"
+
+
 def _check_temporary_files(chosen: Settings) -> str:
     folder = temporary_folder()
+    if "$" in str(folder):  # BentoML would replace it and what follows
+        raise StartupError(f"TMPDIR: {folder}: its name has a $")
     needed = _TEMPORARY_BYTES + _TEMPORARY_BYTES_OF_WORKER * chosen.workers
     try:
         with TemporaryFile(dir=folder) as file:
@@ -153,9 +171,11 @@ def _check_temporary_files(chosen: Settings) -> str:
 def _check_models(chosen: Settings) -> str:
     """The folder can be read, and there is a task for each model that a setting names."""
     try:
+        str(chosen.models_dir).encode()  # as ONNX Runtime does
         next(chosen.models_dir.iterdir(), None)
-    except OSError as error:
-        raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is not UTF-8"
+        raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {reason}") from error
     if any(chosen.by_model.values()):
         from service.serving.binding import task  # which needs the runtime
 
@@ -183,10 +203,11 @@ def _check_address(chosen: Settings) -> str:
 
 
 REQUIREMENTS = (
-    Requirement("libraries", _check_libraries),
     Requirement("working directory", _check_working_directory),
     Requirement("open files", _check_open_files),
+    Requirement("address space", _check_address_space),
     Requirement("temporary files", _check_temporary_files),
+    Requirement("libraries", _check_libraries),
     Requirement("models", _check_models),
     Requirement("device", _check_device),
     Requirement("tracing", _check_tracing),

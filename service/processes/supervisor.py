@@ -85,12 +85,15 @@ class Supervisor:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        actions = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._reload}
         async with asyncio.TaskGroup() as self._tasks:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop)
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
+            for number in actions:
+                # With `loop.add_signal_handler`, a signal after the end of the loop would kill this process.
+                signal.signal(number, lambda number, _: loop.call_soon_threadsafe(actions[signal.Signals(number)]))
             for _ in range(self._count):
                 self._tasks.create_task(self._keep_running())
+        for number in actions:
+            signal.signal(number, signal.SIG_IGN)
 
     async def _keep_running(self, worker: _Worker | None = None) -> None:
         """Start a worker, unless one is given, and another whenever it ends, until the server stops."""
