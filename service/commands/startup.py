@@ -93,7 +93,7 @@ def bind(chosen: Settings) -> socket:
 
 
 def check_runtime() -> None:
-    """ONNX Runtime, which is one of two packages, is installed.
+    """Check that ONNX Runtime, which is one of two packages, is installed.
 
     Raises:
         StartupError: it is not.
@@ -123,7 +123,7 @@ def trouble_with(device: GPU) -> str | None:
     return tried.stdout.decode(errors="replace").strip() or None
 
 
-def _check_libraries(_: Settings) -> str:
+def check_libraries(_: Settings) -> str:
     check_runtime()
     versions = {library: installed(library) for library in LIBRARIES}
     if missing := [library for library, found in versions.items() if found is None]:
@@ -132,21 +132,21 @@ def _check_libraries(_: Settings) -> str:
     return fill(listed, 90, break_on_hyphens=False).replace("\0", " ")
 
 
-def _check_working_directory(_: Settings) -> str:
+def check_working_directory(_: Settings) -> str:
     try:
         return os.getcwd()
     except OSError as error:
         raise StartupError(f"the working directory: {error.strerror}") from error
 
 
-def _check_open_files(_: Settings) -> str:
+def check_open_files(_: Settings) -> str:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed < LEAST_OPEN_FILES:
         raise StartupError(f"ulimit -n: {allowed} open files are too few, a worker needs {LEAST_OPEN_FILES}")
     return str(allowed)
 
 
-def _check_address_space(_: Settings) -> str:
+def check_address_space(_: Settings) -> str:
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if allowed == resource.RLIM_INFINITY:
         return "no limit"
@@ -155,7 +155,7 @@ def _check_address_space(_: Settings) -> str:
     return f"{allowed / 2**30:.1f} GiB"
 
 
-def _check_temporary_files(chosen: Settings) -> str:
+def check_temporary_files(chosen: Settings) -> str:
     folder = temporary_folder()
     if "$" in str(folder):  # BentoML would replace it and what follows
         raise StartupError(f"TMPDIR: {folder}: its name has a $")
@@ -168,8 +168,8 @@ def _check_temporary_files(chosen: Settings) -> str:
     return str(folder)
 
 
-def _check_models(chosen: Settings) -> str:
-    """The folder can be read, and there is a task for each model that a setting names."""
+def check_models(chosen: Settings) -> str:
+    """Check that the folder can be read, and that there is a task for each model that a setting names."""
     try:
         str(chosen.models_dir).encode()  # as ONNX Runtime does
         next(chosen.models_dir.iterdir(), None)
@@ -185,7 +185,7 @@ def _check_models(chosen: Settings) -> str:
     return str(chosen.models_dir)
 
 
-def _check_device(chosen: Settings) -> str:
+def check_device(chosen: Settings) -> str:
     if chosen.device not in GPUS:
         return chosen.device
     if (trouble := trouble_with(chosen.device)) is not None:
@@ -193,24 +193,24 @@ def _check_device(chosen: Settings) -> str:
     return f"{chosen.device} works"
 
 
-def _check_tracing(_: Settings) -> str:
+def check_tracing(_: Settings) -> str:
     return "on" if traces.check(os.environ) else "off"
 
 
-def _check_address(chosen: Settings) -> str:
+def check_address(chosen: Settings) -> str:
     with bind(chosen):
         return f"{chosen.host}:{chosen.port} is free"
 
 
 REQUIREMENTS = (
-    Requirement("working directory", _check_working_directory),
-    Requirement("open files", _check_open_files),
-    Requirement("address space", _check_address_space),
-    Requirement("temporary files", _check_temporary_files),
-    Requirement("libraries", _check_libraries),
-    Requirement("models", _check_models),
-    Requirement("device", _check_device),
-    Requirement("tracing", _check_tracing),
-    Requirement(ADDRESS, _check_address),
+    Requirement("working directory", check_working_directory),
+    Requirement("open files", check_open_files),
+    Requirement("address space", check_address_space),
+    Requirement("temporary files", check_temporary_files),
+    Requirement("libraries", check_libraries),
+    Requirement("models", check_models),
+    Requirement("device", check_device),
+    Requirement("tracing", check_tracing),
+    Requirement(ADDRESS, check_address),
 )
 """In the order in which they are checked: what others need comes first."""
