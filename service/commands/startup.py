@@ -124,6 +124,7 @@ def trouble_with(device: GPU) -> str | None:
 
 
 def check_libraries(_: Settings) -> str:
+    """Check that every library is installed."""
     check_runtime()
     versions = {library: installed(library) for library in LIBRARIES}
     if missing := [library for library, found in versions.items() if found is None]:
@@ -133,6 +134,7 @@ def check_libraries(_: Settings) -> str:
 
 
 def check_working_directory(_: Settings) -> str:
+    """Check that the working directory exists: libraries ask for it."""
     try:
         return os.getcwd()
     except OSError as error:
@@ -140,6 +142,7 @@ def check_working_directory(_: Settings) -> str:
 
 
 def check_open_files(_: Settings) -> str:
+    """Check that a process may open enough files."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed < LEAST_OPEN_FILES:
         raise StartupError(f"ulimit -n: {allowed} open files are too few, a worker needs {LEAST_OPEN_FILES}")
@@ -147,6 +150,7 @@ def check_open_files(_: Settings) -> str:
 
 
 def check_address_space(_: Settings) -> str:
+    """Check that a process may take enough memory."""
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if allowed == resource.RLIM_INFINITY:
         return "no limit"
@@ -156,6 +160,7 @@ def check_address_space(_: Settings) -> str:
 
 
 def check_temporary_files(chosen: Settings) -> str:
+    """Check that there is room for what the workers share, by taking it for a moment."""
     folder = temporary_folder()
     if "$" in str(folder):  # BentoML would replace it and what follows
         raise StartupError(f"TMPDIR: {folder}: its name has a $")
@@ -186,6 +191,7 @@ def check_models(chosen: Settings) -> str:
 
 
 def check_device(chosen: Settings) -> str:
+    """Try the GPU, if the settings name one."""
     if chosen.device not in GPUS:
         return chosen.device
     if (trouble := trouble_with(chosen.device)) is not None:
@@ -194,10 +200,12 @@ def check_device(chosen: Settings) -> str:
 
 
 def check_tracing(_: Settings) -> str:
+    """Check that traces can be sent, if they are to be."""
     return "on" if traces.check(os.environ) else "off"
 
 
 def check_address(chosen: Settings) -> str:
+    """Check that the host and the port can be listened on."""
     with bind(chosen):
         return f"{chosen.host}:{chosen.port} is free"
 

@@ -179,8 +179,10 @@ class Supervisor:
                 logger.error("the workers are not replaced: %s", error.strerror)  # noqa: TRY400  # one line
                 return
             if not await new.started:
-                logger.error("the workers are not replaced: %s", await new.wait())
+                ended = await new.wait()
                 self._workers.discard(new)
+                if not self._stopping.is_set():
+                    logger.error("the workers are not replaced: %s", ended)
                 return
             self._tasks.create_task(self._keep_running(new))
             old.retired = True
