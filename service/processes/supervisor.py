@@ -6,6 +6,10 @@
 | a second one | end the drain |
 | a third one, or `stop_seconds` after the first | kill the workers |
 | SIGHUP | reload: start a new worker for each, and stop the old one once the new one serves |
+
+BentoML's own supervisor, circus, does not do this. It ignores SIGTERM while it reloads or starts a worker, leaves
+workers and the port behind when it is killed, restarts a worker that cannot start for ever, looks up the name of the
+host, and takes commands, any program of the system among them, from whoever connects to a port on 127.0.0.1.
 """
 
 import asyncio
