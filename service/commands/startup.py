@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from importlib.util import find_spec
 from socket import AF_INET, AI_PASSIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
 from tempfile import TemporaryFile
 from textwrap import fill
+from threading import Event, Thread
 
 from service.errors import StartupError
 from service.machine import GPU, GPUS
@@ -41,6 +43,9 @@ LEAST_OPEN_FILES = 64
 """File descriptors of a process: a worker with the shipped models has 20 open before its first connection."""
 LEAST_ADDRESS_SPACE = 2**30
 """Bytes: a worker with the shipped models takes 0.98 GB, of which 0.2 GB are resident."""
+
+_OTHER_THREADS, _MOST_THREADS_TRIED = 8, 256
+"""Threads of a worker beside those of a run; and how many of all workers are tried at most."""
 
 ADDRESS = "address"
 """The subject of the requirement that the host and the port are free."""
@@ -82,14 +87,16 @@ def bind(chosen: Settings) -> socket:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise StartupError(f"{PREFIX}HOST: {chosen.host}: {reason}") from error
     family, _, _, _, address = min(found, key=lambda each: each[0] != AF_INET)
-    try:
-        bound = socket(family, SOCK_STREAM)
-        bound.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
-        raise StartupError(message) from error
-    return bound
+    with ExitStack() as unless_bound:
+        try:
+            bound = unless_bound.enter_context(socket(family, SOCK_STREAM))
+            bound.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError as error:
+            message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
+            raise StartupError(message) from error
+        unless_bound.pop_all()
+        return bound
 
 
 def check_runtime() -> None:
@@ -159,6 +166,22 @@ def check_address_space(_: Settings) -> str:
     return f"{allowed / 2**30:.1f} GiB"
 
 
+def check_threads(chosen: Settings) -> str:
+    """Check that the threads of all workers can be started, by starting them for a moment."""
+    needed = min(chosen.workers * (chosen.threads + _OTHER_THREADS), _MOST_THREADS_TRIED)
+    end, started = Event(), 0
+    try:
+        while started < needed:
+            Thread(target=end.wait, daemon=True).start()
+            started += 1
+    except RuntimeError as error:
+        message = f"{started} threads can be started and {needed} are needed: ulimit -u or pids.max is too low"
+        raise StartupError(message) from error
+    finally:
+        end.set()
+    return f"{needed} can be started"
+
+
 def check_temporary_files(chosen: Settings) -> str:
     """Check that there is room for what the workers share, by taking it for a moment."""
     folder = temporary_folder()
@@ -214,6 +237,7 @@ REQUIREMENTS = (
     Requirement("working directory", check_working_directory),
     Requirement("open files", check_open_files),
     Requirement("address space", check_address_space),
+    Requirement("threads", check_threads),
     Requirement("temporary files", check_temporary_files),
     Requirement("libraries", check_libraries),
     Requirement("models", check_models),

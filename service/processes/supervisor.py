@@ -102,7 +102,7 @@ class Supervisor:
     async def _keep_running(self, worker: _Worker | None = None) -> None:
         """Start a worker, unless one is given, and another whenever it ends, until the server stops."""
         pause = _FIRST_PAUSE
-        while not self._stopping.is_set():
+        while worker is not None or not self._stopping.is_set():
             try:
                 worker = worker or await self._start()
             except OSError as error:
