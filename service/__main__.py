@@ -40,17 +40,25 @@ def _use_utf8() -> None:
 
 def _open_standard_streams() -> None:
     """Open those of the three streams that are closed, so that no other file gets their numbers."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
-            os.set_inheritable(null, True)
+    closed = {number for number in range(3) if not _is_open(number)}
+    for _ in closed:
+        null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        os.set_inheritable(null, True)
+    if 1 in closed and 2 not in closed:
+        os.dup2(2, 1)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def _command_line() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """The BentoML service: one typed method per task, the models behind them, and the front door before them.
 
-`python -m service` starts it.
+A worker imports and serves it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from service.settings import settings
 from service.telemetry import logs, metrics, traces
 
 SETTINGS = settings()
-FOLDER = shared_folder()  # made on import: here the supervisor of the workers comes by before it starts them
+FOLDER = shared_folder()  # made on import if `bentoml serve` supervises: it comes by here before it starts workers
 
 for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -69,7 +69,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
-        end_with_supervisor()  # that of BentoML, too
+        end_with_supervisor()  # in a worker that `bentoml serve` has started
         metrics.share(FOLDER)
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -93,14 +93,10 @@ def _processes(chosen: Settings) -> Check:
 
 
 def _check(requirement: startup.Requirement, chosen: Settings) -> Check:
-    return _attempt(requirement.subject, lambda: requirement.check(chosen))
-
-
-def _attempt(subject: str, check: Callable[[], str]) -> Check:
     try:
-        return Check(subject, check())
+        return Check(requirement.subject, requirement.check(chosen))
     except StartupError as error:
-        return Check(subject, str(error), "FAIL")
+        return Check(requirement.subject, str(error), "FAIL")
 
 
 def _models(chosen: Settings) -> Iterator[Check]:
