@@ -182,6 +182,10 @@ def _options() -> ort.SessionOptions:
 
 def _start(graph: Path, options: ort.SessionOptions, providers: Sequence[object]) -> ort.InferenceSession:
     try:
+        str(graph).encode()
+    except UnicodeError as error:
+        raise SessionError(f"{graph.name} does not load: its path is not UTF-8") from error
+    try:
         # Else what fails on a GPU, now or in a later run, is tried again on the CPU without a word.
         return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure

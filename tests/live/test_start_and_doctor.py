@@ -120,8 +120,8 @@ def test_a_start_that_cannot_succeed_says_in_one_line_why_and_so_does_doctor(rea
     assert errors.count("\n") == 1
     status, report, errors_of_doctor = host.run(tmp, "doctor", port=port)
     assert (status, errors_of_doctor) == (1, "")
-    [line] = [line for line in report.splitlines() if line.startswith("  FAIL")]
-    assert errors.removeprefix("deepserve: ").strip() in line
+    first = next(line for line in report.splitlines() if line.startswith("  FAIL"))
+    assert errors.removeprefix("deepserve: ").strip() in first
 
 
 def test_a_port_that_is_taken_is_told_by_doctor_and_by_the_start(tmp: Path) -> None:
