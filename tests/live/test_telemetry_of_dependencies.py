@@ -102,19 +102,24 @@ def test_a_command_keeps_to_itself(command: list[str], sandbox: Sandbox) -> None
     sandbox.check()
 
 
-def test_a_server_keeps_to_itself(sandbox: Sandbox) -> None:
+def test_a_server_keeps_to_itself_and_listens_on_its_port_alone(sandbox: Sandbox) -> None:
     environment = {**sandbox.environment, "DEEPSERVE_WORKERS": "2"}
+    port = int(environment["DEEPSERVE_PORT"])
     log = sandbox.folder / "log"
     with log.open("w") as output:
-        server = subprocess.Popen(
+        strace = subprocess.Popen(
             sandbox.traced("service"), cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            wait_until(f"http://127.0.0.1:{environment['DEEPSERVE_PORT']}", server, log, ready=True, seconds=120)
+            wait_until(f"http://127.0.0.1:{port}", strace, log, ready=True, seconds=120)
+            processes = psutil.Process(strace.pid).children(recursive=True)
+            listening = {each.laddr.port for one in processes for each in one.net_connections("tcp") if not each.raddr}
         finally:
-            for traced in psutil.Process(server.pid).children():
-                traced.terminate()
-            server.wait(60)
+            for server in psutil.Process(strace.pid).children():
+                server.terminate()
+            strace.wait(60)
+    assert len(processes) == 3
+    assert listening == {port}
     sandbox.check()
     assert list((sandbox.folder / "tmp").iterdir()) == []
 

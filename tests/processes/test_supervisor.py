@@ -184,6 +184,16 @@ def test_a_worker_that_dies_is_replaced() -> None:
         assert server.end() == (0, f"worker {first} was killed by SIGKILL\n")
 
 
+@pytest.mark.parametrize("pause", [0, 0.02, 0.1])
+def test_it_ends_while_it_replaces_a_worker(pause: float) -> None:
+    with supervised(SERVES, workers=2) as server:
+        first, _ = serve(server, 2)
+        os.kill(first, signal.SIGKILL)
+        time.sleep(pause)
+        server.send(signal.SIGTERM)
+        assert server.end()[0] == 0
+
+
 def test_a_worker_that_cannot_start_ends_the_server_if_no_other_serves() -> None:
     with supervised(FAILS) as server:
         status, output = server.end()
