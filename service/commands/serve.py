@@ -8,7 +8,7 @@ import sys
 from service.commands import startup
 from service.processes.folder import shared_folder
 from service.processes.supervisor import Supervisor
-from service.settings import settings, strangers
+from service.settings import Settings, settings, strangers
 from service.telemetry import logs
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 """Connections that wait to be accepted: as many as BentoML's workers ask for."""
 _MARGIN_SECONDS = 5.0
-"""Time to send the last response, and then to end, beyond the longest request."""
+"""Time beyond the longest request to send its response; and as long again for the worker to end."""
 _UNSUITABLE = ("PYTHONOPTIMIZE", "PYTHONWARNINGS")
 """Variables under which BentoML cannot be imported: it reads docstrings, and raises warnings that may be errors."""
 
@@ -36,9 +36,8 @@ def serve() -> None:
     with startup.bind(chosen) as listener:
         listener.listen(_BACKLOG)
         logger.info("listening on %s port %d", *listener.getsockname()[:2])
-        last_request = chosen.request_timeout + _MARGIN_SECONDS
-        command = _worker_command(listener.fileno(), last_request)
-        Supervisor(command, listener, chosen.workers, chosen.drain_seconds + last_request + _MARGIN_SECONDS).run()
+        stop_seconds = chosen.drain_seconds + chosen.request_timeout + 2 * _MARGIN_SECONDS
+        Supervisor(_worker_command(listener.fileno(), chosen), listener, chosen.workers, stop_seconds).run()
 
 
 def _prepare_environment() -> None:
@@ -53,12 +52,12 @@ def _prepare_environment() -> None:
         os.environ.pop(variable, None)
 
 
-def _worker_command(listener: int, last_request: float) -> list[str]:
-    """Return BentoML's command line of a worker that listens on the file descriptor `listener`."""
+def _worker_command(listener: int, chosen: Settings) -> list[str]:
+    """Return the command line of a worker, which is BentoML's, that listens on the file descriptor `listener`."""
     options = {
         "--fd": listener,
         "--backlog": _BACKLOG,
-        "--timeout-graceful-shutdown": math.ceil(last_request),
+        "--timeout-graceful-shutdown": math.ceil(chosen.request_timeout + _MARGIN_SECONDS),
     }
     arguments = [str(part) for option in options.items() for part in option]
     return [sys.executable, "-m", "service.processes.worker", "service.app:DeepServe", *arguments]
