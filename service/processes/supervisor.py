@@ -45,8 +45,10 @@ class _Worker:
         return self.started.done() and self.started.result() and self.process.returncode is None
 
     def send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):  # it has ended
-            self.process.send_signal(number)
+        # `process.send_signal` would ask for the exit status of a process that has ended, and asyncio would miss it.
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
     async def wait(self) -> str:
         """Return how it ended, once it has."""

@@ -108,24 +108,28 @@ def supervised(worker: str, *arguments: str, workers: int = 1, stop_seconds: flo
                 each.kill()
 
 
-def serve(server: Supervised, workers: int = 1) -> set[int]:
-    """Wait until as many workers have told that they serve, by closing their pipe. Return their process ids."""
+def serving(server: Supervised, workers: int = 1) -> set[int]:
+    """Wait until the supervisor knows that so many workers serve. Return their process ids."""
+    files = Path(f"/proc/{server.process.pid}/fd")
 
-    def pipes(worker: psutil.Process) -> bool:
-        with suppress(OSError):
-            links = [os.readlink(f"/proc/{worker.pid}/fd/{number}") for number in os.listdir(f"/proc/{worker.pid}/fd")]
-            return sum(link.startswith("pipe:") for link in links) > 2  # beside standard output and error
-        return True
+    def pipes() -> int:
+        """Those that the supervisor has open: one for each worker that has not told yet that it serves."""
+        names = [os.readlink(file) for file in files.iterdir() if int(file.name) > 2]
+        return sum(name.startswith("pipe:") for name in names)
 
-    until(lambda: len(server.workers) == workers and not any(map(pipes, server.workers)))
-    time.sleep(0.1)  # the supervisor reads
+    def all_serve() -> bool:
+        with suppress(OSError):  # a file was closed meanwhile
+            return len(server.workers) == workers and pipes() == 0
+        return False
+
+    until(all_serve)
     return {worker.pid for worker in server.workers}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_all_workers(number: signal.Signals) -> None:
     with supervised(SERVES, workers=3) as server:
-        serve(server, 3)
+        serving(server, 3)
         server.send(number)
         assert server.end() == (0, "")
 
@@ -150,7 +154,7 @@ def test_it_ends_whenever_it_is_told_to(signals: list[signal.Signals], pause: fl
 
 def test_the_second_signal_is_passed_on(tmp_path: Path) -> None:
     with supervised(DRAINS, str(tmp_path / "started")) as server:
-        serve(server)
+        serving(server)
         server.send(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             server.process.wait(0.5)
@@ -160,7 +164,7 @@ def test_the_second_signal_is_passed_on(tmp_path: Path) -> None:
 
 def test_the_third_signal_kills() -> None:
     with supervised(NEVER_ENDS) as server:
-        [worker] = serve(server)
+        [worker] = serving(server)
         for _ in range(3):
             server.send(signal.SIGTERM)
             time.sleep(0.05)  # signals that wait are one
@@ -169,17 +173,17 @@ def test_the_third_signal_kills() -> None:
 
 def test_a_worker_that_does_not_stop_in_time_is_killed() -> None:
     with supervised(NEVER_ENDS, stop_seconds=0.3) as server:
-        [worker] = serve(server)
+        [worker] = serving(server)
         server.send(signal.SIGTERM)
         assert server.end() == (0, f"worker {worker} has not stopped in time: killing it\n")
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
     with supervised(SERVES, workers=2) as server:
-        first, second = serve(server, 2)
+        first, second = serving(server, 2)
         os.kill(first, signal.SIGKILL)
         until(lambda: first not in {worker.pid for worker in server.workers} and len(server.workers) == 2)
-        assert second in serve(server, 2)
+        assert second in serving(server, 2)
         server.send(signal.SIGTERM)
         assert server.end() == (0, f"worker {first} was killed by SIGKILL\n")
 
@@ -187,7 +191,7 @@ def test_a_worker_that_dies_is_replaced() -> None:
 @pytest.mark.parametrize("pause", [0, 0.02, 0.1])
 def test_it_ends_while_it_replaces_a_worker(pause: float) -> None:
     with supervised(SERVES, workers=2) as server:
-        first, _ = serve(server, 2)
+        first, _ = serving(server, 2)
         os.kill(first, signal.SIGKILL)
         time.sleep(pause)
         server.send(signal.SIGTERM)
@@ -204,14 +208,14 @@ def test_a_worker_that_cannot_start_ends_the_server_if_no_other_serves() -> None
 
 def test_a_worker_that_cannot_be_replaced_is_tried_again_while_others_serve(tmp_path: Path) -> None:
     with supervised(FAILS_IF_TOLD, str(tmp_path / "fail"), workers=2) as server:
-        first, second = serve(server, 2)
+        first, second = serving(server, 2)
         (tmp_path / "fail").touch()
         os.kill(first, signal.SIGKILL)
         until(lambda: {worker.pid for worker in server.workers} == {second})
         time.sleep(0.3)
         assert server.process.poll() is None
         (tmp_path / "fail").unlink()
-        assert second in serve(server, 2)
+        assert second in serving(server, 2)
         server.send(signal.SIGTERM)
         status, output = server.end()
     assert status == 0
@@ -220,21 +224,21 @@ def test_a_worker_that_cannot_be_replaced_is_tried_again_while_others_serve(tmp_
 
 def test_a_reload_replaces_every_worker() -> None:
     with supervised(SERVES, workers=2) as server:
-        old = serve(server, 2)
+        old = serving(server, 2)
         server.send(signal.SIGHUP)
         until(lambda: not old & {worker.pid for worker in server.workers})
-        assert len(serve(server, 2)) == 2
+        assert len(serving(server, 2)) == 2
         server.send(signal.SIGTERM)
         assert server.end() == (0, "")
 
 
 def test_a_reload_keeps_the_old_workers_if_new_ones_cannot_start(tmp_path: Path) -> None:
     with supervised(FAILS_IF_TOLD, str(tmp_path / "fail"), workers=2) as server:
-        old = serve(server, 2)
+        old = serving(server, 2)
         (tmp_path / "fail").touch()
         server.send(signal.SIGHUP)
         until(lambda: len(server.workers) == 3)
-        assert serve(server, 2) == old
+        assert serving(server, 2) == old
         server.send(signal.SIGTERM)
         status, output = server.end()
     assert status == 0
