@@ -1,6 +1,6 @@
 """The server under deepserve with nothing to do: it takes the whole body and answers every request alike.
 
-`bentoml serve load_tests.bare:Bare` starts it: the same processes, event loop and HTTP protocol as deepserve's.
+`bentoml serve load_tests.bare:Bare` starts it: the same worker, event loop and HTTP protocol as deepserve's.
 """
 
 import bentoml

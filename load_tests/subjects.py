@@ -63,6 +63,7 @@ class Subject:
             # Whoever runs the benchmark may have settings of the service of their own.
             **{name: value for name, value in os.environ.items() if not name.startswith("DEEPSERVE_")},
             "BENTOML_DO_NOT_TRACK": "True",
+            "ORT_DISABLE_TELEMETRY": "1",  # the peers have it too, which do not import service/
             "GRAPH": str(graph),
             "PYTHONPATH": str(ROOT),
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",

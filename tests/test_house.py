@@ -25,9 +25,10 @@ GROUND = "ground"
 GROUND_FLOOR = {"addresses", "arrays", "bins", "call", "errors", "machine", "settings", "tls", "traffic", "versions"}
 BELOW: dict[str, dict[str, set[str]]] = {
     "service": {
-        "__main__": {"app", "commands", "telemetry", GROUND},
-        "app": {"http", "serving", "telemetry", "predictors", GROUND},
-        "commands": {"serving", "telemetry", "engine", GROUND},
+        "__main__": {"commands", GROUND},
+        "app": {"http", "processes", "serving", "telemetry", "predictors", GROUND},
+        "commands": {"processes", "serving", "telemetry", "engine", GROUND},
+        "processes": {GROUND},
         "http": {"serving", "telemetry", "engine", "predictors", GROUND},
         "serving": {"telemetry", "engine", "predictors", GROUND},
         "engine": {GROUND},
@@ -110,22 +111,16 @@ def under(*places: str) -> set[str]:
                 *("load_tests/inputs.py", "load_tests/prepare.py", "load_tests/bench/__main__.py"),  # their data
             ),
         ),
-        (
-            "onnxruntime",
-            (
-                *("service/engine/inference.py", "service/engine/gpu.py", "service/engine/fixed_shapes.py"),
-                *("training/", "load_tests/"),
-            ),
-        ),
+        ("onnxruntime", ("service/engine/onnx_runtime.py", "load_tests/gpu/ways.py", "load_tests/peers/")),
         ("bentoml", ("service/app.py", "load_tests/bare.py", "load_tests/peers/")),
         ("_bentoml_sdk", ("service/app.py",)),
-        ("_bentoml_impl", ("service/app.py",)),
+        ("_bentoml_impl", ("service/processes/worker.py",)),
         ("opentelemetry", ("service/telemetry/spans.py",)),
         ("uvicorn", ("service/app.py", "service/http/connection.py")),
         ("httptools", ("service/http/parsing.py",)),
         ("load_tests", ("load_tests/",)),
         ("starlette", ("service/app.py", "service/http/", "load_tests/bare.py")),
-        ("service.app", ("service/__main__.py", "load_tests/bare.py")),
+        ("service.app", ("load_tests/bare.py",)),
         ("service.serving", ("service/", "load_tests/prepare.py")),
     ],
 )

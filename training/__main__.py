@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -34,6 +36,13 @@ TRAINERS = {
 
 
 def main() -> None:
+    """Train one model, with the settings and the caches of matplotlib in a temporary folder instead of the home."""
+    with TemporaryDirectory() as folder:
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+        _train()
+
+
+def _train() -> None:
     """Reads the command line, trains, and says where the model is."""
     names = argparse.ArgumentParser(prog="python -m training", description=__doc__, add_help=len(sys.argv) < 3)
     names.add_argument("name", choices=TRAINERS, help="what to train; NAME --help lists its options")

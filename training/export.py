@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch import nn
 
@@ -24,6 +23,7 @@ from service.engine.card import (
     Training,
     digests,
 )
+from service.engine.onnx_runtime import ort
 
 OPSET = 18
 TOLERANCE = 1e-5

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.arrays import Tensors
 from service.engine.card import TensorSpec
+from service.engine.onnx_runtime import ort
 from service.predictors.fashion import CLASSES, LATENT, latents
 from training import datasets, evaluate, export, fashion_figures
 from training.datasets import FASHION_MNIST, Bytes, Labels, Pictures

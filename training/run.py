@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from tqdm import tqdm
 
 from service.engine.card import Training
+from service.engine.onnx_runtime import ort
 
 Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")
@@ -116,7 +116,7 @@ class Run:
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(self.seconds, 1),
             hardware=_hardware(self.device),
-            libraries={module.__name__: module.__version__ for module in (torch, np, onnx, onnxruntime)},
+            libraries={module.__name__: module.__version__ for module in (torch, np, onnx, ort)},
         )
 
     def _command(self, hyperparameters: Any) -> str:

@@ -259,9 +259,7 @@ class Repository:
 def _missing(name: str, number: str, why: str, known: Version | None) -> Version:
     """Return a version whose files cannot be read: the known one if it is ready."""
     if known is not None and known.state is State.READY:
-        return replace(
-            known, reason=f"{FILES_MISSING} ({why}); it serves on as it was loaded", files_missing=True
-        )
+        return replace(known, reason=f"{FILES_MISSING} ({why}); it serves on as it was loaded", files_missing=True)
     reason = f"{FILES_MISSING} ({why})"
     if known is None or known.reason != reason:
         logger.error("model %s version %s is unavailable: %s", name, number, reason)

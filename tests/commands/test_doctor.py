@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from load_tests.processes import free_ports
-from service.commands.doctor import LIBRARIES
+from service.commands.startup import LIBRARIES
 from service.engine import gpu
 from service.settings import Settings
 from tests.live.conftest import clean_environment
