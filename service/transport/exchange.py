@@ -1,0 +1,237 @@
+"""One request and its response, as an ASGI application sees them: its `receive` and its `send`."""
+
+import asyncio
+from typing import Protocol
+
+from starlette.types import Message, Scope
+
+from service.transport.head import Head
+from service.transport.options import Budget, Headers, Options
+from service.transport.response import BODILESS_STATUSES, CONTINUE, response_head
+
+MAX_DISCARDED_BYTES = 65536
+"""Rest of a body that is read and dropped after the response, so that the connection can be kept; for a longer rest a
+new connection costs less."""
+
+
+class Wire(Protocol):
+    """What an exchange needs of its connection."""
+
+    loop: asyncio.AbstractEventLoop
+    write_blocked: asyncio.Future[None] | None
+    """Done when the client has read enough of what was written; None while it reads."""
+    is_closing: bool
+    """Whether the server shuts down."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def resume_reading(self) -> None:
+        """Read on, if reading has been paused."""
+
+    def common_headers(self) -> bytes:
+        """Return the header lines of the server itself."""
+
+    def body_remaining(self) -> int | None:
+        """Return the bytes of the body that have not arrived; None if their number is unknown."""
+
+    def end_response(self) -> None:
+        """Go on after the last byte of the response."""
+
+
+class Exchange:
+    """One request and its response."""
+
+    __slots__ = (
+        "_budget",
+        "_charged",
+        "_chunks",
+        "_delivered",
+        "_expects_continue",
+        "_framing",
+        "_options",
+        "_over_budget",
+        "_pending_head",
+        "_unsent",
+        "_waiter",
+        "_wire",
+        "body_complete",
+        "is_detached",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+        "scope",
+        "task",
+        "unread",
+    )
+
+    def __init__(self, wire: Wire, scope: Scope, head: Head, options: Options) -> None:
+        self.scope = scope
+        self.keep_alive = head.keep_alive
+        """Whether another request may follow; final once the response has started."""
+        self.task: asyncio.Task[None] | None = None
+        self.body_complete = False
+        self.unread = 0
+        """Bytes of the body that have arrived and that the application has not taken."""
+        self.response_started = False
+        self.response_complete = False
+        self.is_detached = False
+        """Whether the connection has given the exchange up: nothing is sent or received any more."""
+        self._wire = wire
+        self._options = options
+        self._budget: Budget = options.body_bytes
+        self._charged = 0
+        """Bytes of the body that count against the budget."""
+        self._over_budget = False
+        self._chunks: list[bytes] = []
+        self._delivered = False
+        """Whether the application has taken the end of the body."""
+        self._expects_continue = head.expects_continue
+        self._waiter: asyncio.Future[None] | None = None
+        self._pending_head: bytes | None = None
+        """The head of the response, which leaves together with the first bytes of its body."""
+        self._framing = _LENGTH
+        self._unsent = 0
+        """Bytes of the response that `Content-Length` announces and that have not been sent."""
+
+    # the connection calls these
+
+    def add(self, chunk: bytes) -> None:
+        """Take a piece of the body."""
+        if self._over_budget:
+            return
+        if self._budget.take(len(chunk)):
+            self._charged += len(chunk)
+            self._chunks.append(chunk)
+            self.unread += len(chunk)
+            self._expects_continue = False
+        else:
+            self._over_budget = True
+            self._chunks.clear()
+            self.unread = 0
+            self._give_back()
+        self._wake()
+
+    def end_body(self) -> None:
+        """Take the end of the body."""
+        self.body_complete = True
+        self._wake()
+
+    def detach(self) -> None:
+        """Give the exchange up: the client has gone or gets another response."""
+        self.is_detached = True
+        self._chunks.clear()
+        self._give_back()
+        if self.task is not None:
+            self.task.cancel()
+
+    # the application calls these
+
+    async def receive(self) -> Message:
+        """Return the body as far as it has arrived; after its end, wait for the end of the exchange.
+
+        Raises:
+            Exception: what `Options.overloaded` makes, if the bodies of all connections are too much together.
+        """
+        while not self._chunks and (self._delivered or not self.body_complete):
+            if self.response_complete or self.is_detached:
+                return {"type": "http.disconnect"}
+            if self._over_budget:
+                raise self._options.overloaded()
+            if self._expects_continue:
+                self._expects_continue = False
+                self._wire.write(CONTINUE)
+            self._wire.resume_reading()
+            self._waiter = self._wire.loop.create_future()
+            await self._waiter
+        if self._over_budget:
+            raise self._options.overloaded()
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self.unread = 0
+        self._delivered = self.body_complete
+        return {"type": "http.request", "body": body, "more_body": not self.body_complete}
+
+    async def send(self, message: Message) -> None:
+        """Send the response; its head leaves with the first bytes of its body.
+
+        Raises:
+            RuntimeError: the messages are not a response in ASGI, or not as long as `Content-Length` says.
+            ValueError: a header is not valid.
+        """
+        if self._wire.write_blocked is not None:
+            await self._wire.write_blocked
+        if self.is_detached:
+            return
+        if message["type"] == "http.response.start":
+            if self._pending_head is not None or self.response_started:
+                raise RuntimeError("The response has started already.")
+            self._pending_head = self._start(message["status"], message.get("headers", ()))
+            return
+        if self._pending_head is None and not self.response_started:
+            raise RuntimeError("The response has not started.")
+        if self.response_complete:
+            raise RuntimeError("The response is complete.")
+        more: bool = message.get("more_body", False)
+        data = self._frame(message.get("body", b""), more)
+        if self._pending_head is not None:
+            data, self._pending_head = self._pending_head + data, None
+            self.response_started = True
+        self._wire.write(data)
+        if not more:
+            self.response_complete = True
+            self._chunks.clear()
+            self._give_back()
+            self._wake()
+            self._wire.end_response()
+
+    def _start(self, status: int, given: Headers) -> bytes:
+        """Decide how the response is framed and whether another may follow; return its head."""
+        headers = list(given)
+        length = next((value for name, value in headers if name == b"content-length"), None)
+        if self.scope["method"] == "HEAD" or status in BODILESS_STATUSES:
+            self._framing = _NO_BODY
+        elif length is not None:
+            self._unsent = int(length)
+        elif self.scope["http_version"] == "1.1":
+            self._framing = _CHUNKED
+            headers.append((b"transfer-encoding", b"chunked"))
+        else:
+            self._framing = _TO_THE_END
+        self.keep_alive = self.keep_alive and self._persists()
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        return response_head(status, headers, self._wire.common_headers())
+
+    def _persists(self) -> bool:
+        """Whether another request may follow this response."""
+        if self._wire.is_closing or self._options.is_draining():
+            return False
+        if self.body_complete:
+            return True
+        remaining = self._wire.body_remaining()
+        # A client that waits for `100 Continue` may leave the body out: where its next request begins is unknown.
+        return not self._expects_continue and remaining is not None and remaining <= MAX_DISCARDED_BYTES
+
+    def _frame(self, body: bytes, more: bool) -> bytes:
+        if self._framing is _LENGTH:
+            self._unsent -= len(body)
+            if self._unsent < 0 or (self._unsent and not more):
+                raise RuntimeError("The response is not as long as its Content-Length.")
+        elif self._framing is _CHUNKED:
+            return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        elif self._framing is _NO_BODY:
+            return b""
+        return body
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _give_back(self) -> None:
+        self._budget.give_back(self._charged)
+        self._charged = 0
+
+
+_LENGTH, _CHUNKED, _NO_BODY, _TO_THE_END = "length", "chunked", "no body", "to the end of the connection"
+"""How the end of a response is marked (RFC 9112 section 6.3)."""
