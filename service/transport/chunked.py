@@ -79,7 +79,7 @@ class ChunkedDecoder:
         elif not line:
             self.complete = True
         elif _TRAILER.fullmatch(line):
-            self._add_overhead(len(line))
+            self._add_overhead(len(line) + 2)
         else:
             raise _malformed()
 

@@ -37,7 +37,7 @@ LINGER_SECONDS = 30.0
 """DISCARDING and LINGERING: how long a client may send."""
 LINGER_BYTES = 64 * 2**20
 """LINGERING: how much a client may send."""
-PROBE_SECONDS = 0.5
+PROBE_SECONDS = 0.1
 """How often a client is probed that has ended its side and waits for a response."""
 
 
@@ -204,7 +204,8 @@ class Connection(asyncio.Protocol):
             exchange.task = self.loop.create_task(self._run(exchange))
             self._server.tasks.add(exchange.task)
             exchange.task.add_done_callback(self._server.tasks.discard)
-        if max(exchange.unread, self._reader.unread) > MAX_UNREAD_BYTES and self._reading:
+        unread = exchange.unread if self.state is State.RECEIVING else self._reader.unread
+        if unread > MAX_UNREAD_BYTES and self._reading:
             self._reading = False
             self._transport.pause_reading()
 

@@ -26,7 +26,7 @@ _SINGLE_HEADERS = frozenset((b"host", b"authorization", b"content-type", b"conte
 _SLASH = ord("/")
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE = re.compile(rb"(%b+) ([!-~]+) HTTP/([0-9])(?:\.([0-9]))?\r\n" % _TOKEN)
-_REQUEST_LINE_START = re.compile(rb"%b{1,32}(?: |\Z)" % _TOKEN)
+_REQUEST_LINE_START = re.compile(rb"%b{1,32}(?: |\Z)|%b{33}" % (_TOKEN, _TOKEN))
 _STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
@@ -132,7 +132,7 @@ def check_beginning(raw: bytes, fresh: int) -> None:
     line_end = raw.find(b"\r\n")
     if not _REQUEST_LINE_START.match(raw[:33]) or _STRAY_LINE_END.search(raw, max(0, fresh - 1)):
         raise not_http()
-    if line_end >= fresh - 1:
+    if line_end >= max(0, fresh - 1):
         parse_request_line(raw)
 
 
