@@ -7,19 +7,17 @@ a client that hangs up cancels the task of its request, so that nothing more is 
 import asyncio
 import logging
 import math
-import re
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from service.transport.exchange import Exchange
-from service.transport.head import Head
 from service.transport.options import Options, Refusal
 from service.transport.reader import Reader
 from service.transport.response import CONTINUE, response_head
+from service.transport.scope import connection_scope, request_scope
 from service.transport.states import TRANSITIONS, Event, State
 
 logger = logging.getLogger(__name__)
@@ -85,14 +83,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._server.connections.add(self)  # type: ignore[arg-type]  # a set of uvicorn's own protocols
-        self._common_scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": transport.get_extra_info("sockname"),
-            "client": transport.get_extra_info("peername"),
-            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
-            "root_path": self._root_path,
-        }
+        self._common_scope = connection_scope(transport, self._root_path)
         self._waiting_since = self.loop.time()
         connections = self._options.connections
         self._is_admitted = connections.take(1)
@@ -214,7 +205,9 @@ class Connection(asyncio.Protocol):
         if head is not None:
             self._in_head = False
             self._move(Event.REQUEST)
-            self._exchange = Exchange(self, self._scope(head), head, self._options)
+            self._exchange = Exchange(
+                self, request_scope(self._common_scope, head, self._app_state), head, self._options
+            )
         elif self._eof or self.is_closing:
             self._close()
         elif self._reader.unread and not self._in_head:
@@ -230,18 +223,6 @@ class Connection(asyncio.Protocol):
             self._move(Event.BODY_END)
             if self._exchange is not None:
                 self._exchange.end_body()
-
-    def _scope(self, head: Head) -> Scope:
-        return {
-            **self._common_scope,
-            "http_version": head.version,
-            "method": head.method,
-            "path": self._root_path + decode_path(head.path),
-            "raw_path": head.path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "state": self._app_state.copy(),
-        }
 
     async def _run(self, exchange: Exchange) -> None:
         """Run the application; one that fails or ends early cannot leave its client waiting."""
@@ -348,13 +329,3 @@ class Connection(asyncio.Protocol):
         if self.state is State.IDLE:
             return self._waiting_since + (HEAD_SECONDS if self._in_head else self._options.keep_alive_seconds)
         return min(self._waiting_since + QUIET_SECONDS, self._linger_until)
-
-
-def decode_path(raw: bytes) -> str:
-    """Decode the escapes of a path, but for `%2F`: that is no separator, and routing could not tell it from one."""
-    if b"%" not in raw:
-        return raw.decode()
-    return b"%2F".join(unquote_to_bytes(part) for part in _ESCAPED_SLASH.split(raw)).decode("utf-8", "replace")
-
-
-_ESCAPED_SLASH = re.compile(rb"%2[Ff]")
