@@ -16,9 +16,24 @@ from uvicorn.server import ServerState
 from service.transport.exchange import Exchange
 from service.transport.options import Options, Refusal
 from service.transport.reader import Reader
-from service.transport.response import CONTINUE, response_head
+from service.transport.response import CONTINUE, header_lines, status_line
 from service.transport.scope import connection_scope, request_scope
-from service.transport.states import TRANSITIONS, Event, State
+from service.transport.states import (
+    BODY_END,
+    CLOSE,
+    CLOSED,
+    DISCARDING,
+    IDLE,
+    LAST_RESPONSE,
+    LINGERING,
+    RECEIVING,
+    REQUEST,
+    RESPONDING,
+    RESPONSE,
+    TRANSITIONS,
+    Event,
+    State,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +66,7 @@ class Connection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.loop = _loop or asyncio.get_running_loop()
-        self.state = State.IDLE
+        self.state: State = IDLE
         self.write_blocked: asyncio.Future[None] | None = None
         self.is_closing = False
         self._options = options
@@ -95,23 +110,23 @@ class Connection(asyncio.Protocol):
             self._abort()
 
     def data_received(self, data: bytes) -> None:
-        if self.state is State.LINGERING:
+        if self.state is LINGERING:
             self._drop(data)
-        elif self.state is not State.CLOSED:
-            self._reader.feed(data)
+        elif self.state is not CLOSED:
+            self._reader.buffer += data
             self._read()
 
     def eof_received(self) -> bool:
         """Keep the connection if the client waits for a response; else close it."""
         self._eof = True
-        if self.state is State.RESPONDING and self._transport.can_write_eof():
+        if self.state is RESPONDING and self._transport.can_write_eof():
             self._probe_timer = self.loop.call_later(PROBE_SECONDS, self._probe)
             return True
         self._close()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._move(Event.CLOSE)
+        self._move(CLOSE)
         self._give_exchange_up()
         self.resume_writing()
         self._server.connections.discard(self)
@@ -135,7 +150,7 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Take no further request: close now if idle, else after the present response."""
         self.is_closing = True
-        if self.state is State.IDLE:
+        if self.state is IDLE:
             self._close()
 
     # the exchange calls these
@@ -162,13 +177,13 @@ class Connection(asyncio.Protocol):
         if not keep_alive:
             self._linger()
             return
-        self._move(Event.RESPONSE)
+        self._move(RESPONSE)
         self._waiting_since = self.loop.time()
         self.resume_reading()
-        if self.state is State.DISCARDING:
+        if self.state is DISCARDING:
             self._linger_until = self._waiting_since + LINGER_SECONDS
             self._watch()
-        if self._reader.unread or self._eof:
+        if self._reader.buffer or self._eof:
             self._read()
 
     # requests
@@ -179,12 +194,12 @@ class Connection(asyncio.Protocol):
     def _read(self) -> None:
         """Read what has arrived, as far as the state allows."""
         try:
-            if self.state is State.DISCARDING:
+            if self.state is DISCARDING:
                 self._waiting_since = self.loop.time()
                 self._read_body()
-            if self.state is State.IDLE:
+            if self.state is IDLE:
                 self._read_head()
-            if self.state is State.RECEIVING:
+            if self.state is RECEIVING:
                 self._read_body()
         except Refusal as refusal:
             self._refuse(refusal)
@@ -194,8 +209,7 @@ class Connection(asyncio.Protocol):
         if exchange.task is None:
             exchange.task = self.loop.create_task(self._run(exchange))
             self._server.tasks.add(exchange.task)
-            exchange.task.add_done_callback(self._server.tasks.discard)
-        unread = exchange.unread if self.state is State.RECEIVING else self._reader.unread
+        unread = exchange.unread if self.state is RECEIVING else len(self._reader.buffer)
         if unread > MAX_UNREAD_BYTES and self._reading:
             self._reading = False
             self._transport.pause_reading()
@@ -204,13 +218,13 @@ class Connection(asyncio.Protocol):
         head = self._reader.read_head()
         if head is not None:
             self._in_head = False
-            self._move(Event.REQUEST)
+            self._move(REQUEST)
             self._exchange = Exchange(
                 self, request_scope(self._common_scope, head, self._app_state), head, self._options
             )
         elif self._eof or self.is_closing:
             self._close()
-        elif self._reader.unread and not self._in_head:
+        elif self._reader.buffer and not self._in_head:
             self._in_head = True
             self._waiting_since = self.loop.time()
             self._watch()
@@ -220,17 +234,20 @@ class Connection(asyncio.Protocol):
         if data and self._exchange is not None:
             self._exchange.add(data)
         if self._reader.remaining == 0:
-            self._move(Event.BODY_END)
+            self._move(BODY_END)
             if self._exchange is not None:
                 self._exchange.end_body()
 
     async def _run(self, exchange: Exchange) -> None:
         """Run the application; one that fails or ends early cannot leave its client waiting."""
+        task = exchange.task
+        assert task is not None
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
         except Exception:
             logger.exception("the application failed")
         finally:
+            self._server.tasks.discard(task)
             exchange.task = None
             if exchange is self._exchange:
                 self._refuse(Refusal(500, "The server failed to answer."))
@@ -245,27 +262,27 @@ class Connection(asyncio.Protocol):
                 return
         self._give_exchange_up()
         response = self._options.refuse(refusal)
-        headers = [
-            *response.headers,
-            (b"content-length", b"%d" % len(response.body)),
-            (b"connection", b"close"),
-        ]
-        head = response_head(response.status, headers, self.common_headers())
+        lines, _ = header_lines([*response.headers, (b"content-length", b"%d" % len(response.body))])
+        head = b"%b%b%bconnection: close\r\n\r\n" % (status_line(response.status), self.common_headers(), lines)
         self.write(head if refusal.method == "HEAD" else head + response.body)
         self._linger()
 
     def _give_exchange_up(self) -> None:
-        if self._exchange is not None:
-            self._exchange.detach()
-            self._exchange = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        exchange.detach()
+        if exchange.task is not None:
+            exchange.task.add_done_callback(self._server.tasks.discard)  # `_run` does not if it has not begun
+            exchange.task.cancel()
 
     # the end of the connection
 
     def _linger(self) -> None:
         """End the server's side, and read on until the client ends its own (RFC 9112 section 9.6)."""
-        nothing_follows = self.state is State.RESPONDING and not self._reader.unread
-        self._move(Event.LAST_RESPONSE)
-        self._reader.clear()
+        nothing_follows = self.state is RESPONDING and not self._reader.buffer
+        self._move(LAST_RESPONSE)
+        self._reader.buffer = b""
         has_half_close = self._transport.can_write_eof()
         if self._eof or self._transport.is_closing() or (nothing_follows and not has_half_close):
             self._close()
@@ -285,14 +302,14 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close the connection once the client has what was written."""
-        self._move(Event.CLOSE)
+        self._move(CLOSE)
         self._give_exchange_up()
         self._waiting_since = self.loop.time()
         self._transport.close()
 
     def _abort(self) -> None:
         """Close the connection at once."""
-        self._move(Event.CLOSE)
+        self._move(CLOSE)
         self._give_exchange_up()
         self._transport.abort()
 
@@ -320,12 +337,12 @@ class Connection(asyncio.Protocol):
 
     def _deadline(self) -> float:
         """Return when the present wait has lasted too long, by the clock of the event loop."""
-        if self.write_blocked is not None or self.state is State.CLOSED:
+        if self.write_blocked is not None or self.state is CLOSED:
             return self._waiting_since + WRITE_SECONDS
-        if self.state is State.RECEIVING or self.state is State.RESPONDING:
+        if self.state is RECEIVING or self.state is RESPONDING:
             return math.inf
         if self._transport.get_write_buffer_size():
             return self._waiting_since + WRITE_SECONDS
-        if self.state is State.IDLE:
+        if self.state is IDLE:
             return self._waiting_since + (HEAD_SECONDS if self._in_head else self._options.keep_alive_seconds)
         return min(self._waiting_since + QUIET_SECONDS, self._linger_until)

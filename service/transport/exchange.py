@@ -1,13 +1,14 @@
 """One request and its response, as an ASGI application sees them: its `receive` and its `send`."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from starlette.types import Message, Scope
 
 from service.transport.head import Head
-from service.transport.options import Budget, Headers, Options
-from service.transport.response import BODILESS_STATUSES, CONTINUE, response_head
+from service.transport.options import Budget, Options
+from service.transport.response import BODILESS_STATUSES, CONTINUE, header_lines, status_line
 
 MAX_DISCARDED_BYTES = 65536
 """Rest of a body that is read and dropped after the response, so that the connection can be kept; for a longer rest a
@@ -110,20 +111,20 @@ class Exchange:
             self._chunks.clear()
             self.unread = 0
             self._give_back()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def end_body(self) -> None:
         """Take the end of the body."""
         self.body_complete = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def detach(self) -> None:
         """Give the exchange up: the client has gone or gets another response."""
         self.is_detached = True
         self._chunks.clear()
         self._give_back()
-        if self.task is not None:
-            self.task.cancel()
 
     # the application calls these
 
@@ -182,28 +183,28 @@ class Exchange:
             self.response_complete = True
             self._chunks.clear()
             self._give_back()
-            self._wake()
+            if self._waiter is not None:
+                self._wake()
             self._wire.end_response()
 
-    def _start(self, status: int, given: Headers) -> bytes:
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Decide how the response is framed and whether another may follow; return its head."""
-        headers = list(given)
-        length = next((value for name, value in headers if name == b"content-length"), None)
+        lines, length = header_lines(headers)
         if self.scope["method"] == "HEAD" or status in BODILESS_STATUSES:
             self._framing = _NO_BODY
         elif length is not None:
-            self._unsent = int(length)
+            self._unsent = length
         elif self.scope["http_version"] == "1.1":
             self._framing = _CHUNKED
-            headers.append((b"transfer-encoding", b"chunked"))
+            lines += b"transfer-encoding: chunked\r\n"
         else:
             self._framing = _TO_THE_END
-        self.keep_alive = self.keep_alive and self._persists()
-        if not self.keep_alive:
-            headers.append((b"connection", b"close"))
-        return response_head(status, headers, self._wire.common_headers())
+        if not (self.keep_alive and self._may_persist()):
+            self.keep_alive = False
+            lines += b"connection: close\r\n"
+        return b"%b%b%b\r\n" % (status_line(status), self._wire.common_headers(), lines)
 
-    def _persists(self) -> bool:
+    def _may_persist(self) -> bool:
         """Whether another request may follow this response."""
         if self._wire.is_closing or self._options.is_draining():
             return False
@@ -225,7 +226,8 @@ class Exchange:
         return body
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        assert self._waiter is not None
+        if not self._waiter.done():
             self._waiter.set_result(None)
 
     def _give_back(self) -> None:

@@ -8,7 +8,7 @@ that no verdict depends on how the bytes were split into packets.
 import re
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httptools
 
@@ -18,15 +18,15 @@ MAX_REQUEST_LINE_BYTES = 65536
 MAX_HEADER_BYTES = 65536
 """Of all header lines of a request together, and of all its trailers."""
 
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"))
-"""RFC 9110 and 5789. CONNECT is missing: an origin server need not implement it."""
+_METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")}
+"""Those of RFC 9110 and 5789. CONNECT is missing: an origin server need not implement it."""
 
 _SINGLE_HEADERS = frozenset((b"host", b"authorization", b"content-type", b"content-length", b"origin"))
 
 _SLASH = ord("/")
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE = re.compile(rb"(%b+) ([!-~]+) HTTP/([0-9])(?:\.([0-9]))?\r\n" % _TOKEN)
-_REQUEST_LINE_START = re.compile(rb"%b{1,32}(?: |\Z)|%b{33}" % (_TOKEN, _TOKEN))
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VERSION = re.compile(rb"HTTP/([0-9])(?:\.([0-9]))?")
+_REQUEST_LINE_START = re.compile(rb"%b(?: |\Z)" % _TOKEN.pattern)
 _STRAY_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
@@ -61,20 +61,21 @@ def parse_head(raw: bytes, single_headers: frozenset[bytes]) -> Head:
     Raises:
         Refusal: with status 400, 414, 417, 431, 501 or 505.
     """
-    check_size(raw)
-    method, target, minor = parse_request_line(raw)
+    if len(raw) > MAX_REQUEST_LINE_BYTES:
+        check_size(raw)
+    lines = raw.split(b"\r\n")
+    method, target, minor = parse_request_line(lines[0])
     try:
-        return _parse_fields(raw, method, target, minor, single_headers)
+        if minor > 1:  # RFC 9110 section 2.5: served as the highest minor version that is known here
+            raw = b" ".join((method.encode(), target, b"HTTP/1.1")) + raw[len(lines[0]) :]
+        return _interpret(method, target, minor, _parse_headers(raw, lines[1:-2]), single_headers)
     except Refusal as refusal:
-        refusal.method, refusal.path = method, target.partition(b"?")[0].decode()
+        refusal.method, refusal.path = method, target.partition(b"?")[0].decode("ascii", "replace")
         raise
 
 
-def _parse_fields(raw: bytes, method: str, target: bytes, minor: int, single_headers: frozenset[bytes]) -> Head:
-    if minor > 1:  # RFC 9110 section 2.5: served as the highest minor version that is known here
-        raw = raw.replace(b" HTTP/1.%d\r\n" % minor, b" HTTP/1.1\r\n", 1)
-    fields = _Fields(raw)
-    headers, by_name = fields.headers, dict(fields.headers)
+def _interpret(method: str, target: bytes, minor: int, headers: Headers, single_headers: frozenset[bytes]) -> Head:
+    by_name = dict(headers)
     if len(by_name) != len(headers):
         _check_not_repeated(headers, _SINGLE_HEADERS | single_headers)
     host = by_name.get(b"host")
@@ -94,28 +95,32 @@ def _parse_fields(raw: bytes, method: str, target: bytes, minor: int, single_hea
     expects_continue = b"expect" in by_name and minor > 0
     if expects_continue and by_name[b"expect"].lower() != b"100-continue":
         raise Refusal(417, "The only expectation that is met here is 100-continue.")
-    version, keep_alive = ("1.1", fields.keep_alive) if minor else ("1.0", False)
+    keep_alive = minor > 0 and not (b"connection" in by_name and _ends_connection(headers))
+    version = "1.1" if minor else "1.0"
     return Head(method, path, query, version, headers, body_bytes, keep_alive, expects_continue)
 
 
-def parse_request_line(raw: bytes) -> tuple[str, bytes, int]:
-    """Return the method, the target and the minor version of the request line that `raw` begins with.
+def parse_request_line(line: bytes) -> tuple[str, bytes, int]:
+    """Return the method, the target and the minor version of a request line; the target is not checked.
 
     Raises:
         Refusal: 400 if it is none, 501 for a method that is unknown, 505 for a major version other than 1.
     """
-    found = _REQUEST_LINE.match(raw)
-    if found is None:
+    name, _, rest = line.partition(b" ")
+    target, _, version = rest.partition(b" ")
+    method = _METHODS.get(name)
+    if method is not None and version == b"HTTP/1.1":
+        return method, target, 1
+    found = _VERSION.fullmatch(version)
+    if found is None or not target or not _TOKEN.fullmatch(name):
         raise not_http()
-    name, target, major, minor = found.groups()
-    if major != b"1":
+    if found[1] != b"1":
         raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-    if minor is None:
+    if found[2] is None:
         raise not_http()
-    method = name.decode()
-    if method not in _METHODS:
+    if method is None:
         raise Refusal(501, "The method is unknown here.")
-    return method, target, int(minor)
+    return method, target, int(found[2])
 
 
 def check_beginning(raw: bytes, fresh: int) -> None:
@@ -123,17 +128,17 @@ def check_beginning(raw: bytes, fresh: int) -> None:
 
     Args:
         raw: the beginning of the head.
-        fresh: where the bytes start that have not been checked yet.
+        fresh: where the bytes begin that have not been checked.
 
     Raises:
         Refusal: as `parse_head` would.
     """
     check_size(raw)
     line_end = raw.find(b"\r\n")
-    if not _REQUEST_LINE_START.match(raw[:33]) or _STRAY_LINE_END.search(raw, max(0, fresh - 1)):
+    if not _REQUEST_LINE_START.match(raw[:64]) or _STRAY_LINE_END.search(raw, fresh):
         raise not_http()
-    if line_end >= max(0, fresh - 1):
-        parse_request_line(raw)
+    if line_end >= fresh:
+        parse_request_line(raw[:line_end])
 
 
 def check_size(raw: bytes) -> None:
@@ -142,10 +147,8 @@ def check_size(raw: bytes) -> None:
     Raises:
         Refusal: 414 or 431.
     """
-    if len(raw) <= min(MAX_REQUEST_LINE_BYTES, MAX_HEADER_BYTES):
-        return
     line_end = raw.find(b"\r\n")
-    if not 0 <= line_end <= MAX_REQUEST_LINE_BYTES:
+    if max(line_end, len(raw) * (line_end < 0)) > MAX_REQUEST_LINE_BYTES:
         raise Refusal(414, f"The request line may have at most {MAX_REQUEST_LINE_BYTES:,} bytes.")
     if len(raw) - line_end > MAX_HEADER_BYTES:
         raise Refusal(431, f"The headers may have at most {MAX_HEADER_BYTES:,} bytes together.")
@@ -169,27 +172,32 @@ def is_host(value: bytes) -> bool:
     return True
 
 
-class _Fields:
-    """The header lines as httptools finds them."""
+class _NoCallbacks:
+    """What httptools is to call; it would pay for each attribute that is missing."""
 
-    __slots__ = ("_parser", "headers", "keep_alive")
+    on_message_begin = on_url = on_header = on_headers_complete = None
+    on_body = on_message_complete = on_chunk_header = on_chunk_complete = on_status = None
 
-    def __init__(self, raw: bytes) -> None:
-        self.headers: Headers = []
-        self.keep_alive = True
-        self._parser: Any = httptools.HttpRequestParser(self)
-        try:
-            self._parser.feed_data(raw)
-        except httptools.HttpParserUpgrade:
-            pass  # the offer of another protocol is declined: RFC 9110 section 7.8
-        except httptools.HttpParserError as error:
-            raise not_http() from error
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.rstrip(b" \t")))
+def _parse_headers(raw: bytes, lines: list[bytes]) -> Headers:
+    """Have llhttp check the whole head; then the header lines are what they look like, and splitting them is safe."""
+    try:
+        httptools.HttpRequestParser(_NoCallbacks).feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # the offer of another protocol is declined: RFC 9110 section 7.8
+    except httptools.HttpParserError as error:
+        raise not_http() from error
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        headers.append((name.lower(), value.strip(b" \t")))
+    return headers
 
-    def on_headers_complete(self) -> None:
-        self.keep_alive = self._parser.should_keep_alive()
+
+def _ends_connection(headers: Headers) -> bool:
+    """Return whether a `Connection` header has the option `close` (RFC 9112 section 9.6)."""
+    values = b",".join(value for name, value in headers if name == b"connection")
+    return b"close" in (option.strip().lower() for option in values.split(b","))
 
 
 def _check_not_repeated(headers: Headers, single_headers: frozenset[bytes]) -> None:

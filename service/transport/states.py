@@ -65,32 +65,35 @@ class Event(StrEnum):
     """The transport closes: the client has gone, waited too long, or has nothing more to say or to get."""
 
 
+IDLE, RECEIVING, RESPONDING, DISCARDING, LINGERING, CLOSED = State
+REQUEST, BODY_END, RESPONSE, LAST_RESPONSE, CLOSE = Event
+
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
-    State.IDLE: {
-        Event.REQUEST: State.RECEIVING,
-        Event.LAST_RESPONSE: State.LINGERING,
-        Event.CLOSE: State.CLOSED,
+    IDLE: {
+        REQUEST: RECEIVING,
+        LAST_RESPONSE: LINGERING,
+        CLOSE: CLOSED,
     },
-    State.RECEIVING: {
-        Event.BODY_END: State.RESPONDING,
-        Event.RESPONSE: State.DISCARDING,
-        Event.LAST_RESPONSE: State.LINGERING,
-        Event.CLOSE: State.CLOSED,
+    RECEIVING: {
+        BODY_END: RESPONDING,
+        RESPONSE: DISCARDING,
+        LAST_RESPONSE: LINGERING,
+        CLOSE: CLOSED,
     },
-    State.RESPONDING: {
-        Event.RESPONSE: State.IDLE,
-        Event.LAST_RESPONSE: State.LINGERING,
-        Event.CLOSE: State.CLOSED,
+    RESPONDING: {
+        RESPONSE: IDLE,
+        LAST_RESPONSE: LINGERING,
+        CLOSE: CLOSED,
     },
-    State.DISCARDING: {
-        Event.BODY_END: State.IDLE,
-        Event.CLOSE: State.CLOSED,
+    DISCARDING: {
+        BODY_END: IDLE,
+        CLOSE: CLOSED,
     },
-    State.LINGERING: {
-        Event.CLOSE: State.CLOSED,
+    LINGERING: {
+        CLOSE: CLOSED,
     },
-    State.CLOSED: {
-        Event.CLOSE: State.CLOSED,
+    CLOSED: {
+        CLOSE: CLOSED,
     },
 }
 """By state and event, the next state. Any other pair is a bug and raises `KeyError`."""
