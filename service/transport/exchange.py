@@ -7,12 +7,15 @@ from typing import Protocol
 from starlette.types import Message, Scope
 
 from service.transport.head import Head
-from service.transport.options import Budget, Options
+from service.transport.options import Options
 from service.transport.response import BODILESS_STATUSES, CONTINUE, header_lines, status_line
 
 MAX_DISCARDED_BYTES = 65536
 """Rest of a body that is read and dropped after the response, so that the connection can be kept; for a longer rest a
 new connection costs less."""
+
+_LENGTH, _CHUNKED, _NO_BODY, _TO_THE_END = "length", "chunked", "no body", "to the end of the connection"
+"""How the end of a response is marked (RFC 9112 section 6.3)."""
 
 
 class Wire(Protocol):
@@ -44,7 +47,6 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
-        "_budget",
         "_charged",
         "_chunks",
         "_delivered",
@@ -71,6 +73,7 @@ class Exchange:
         self.keep_alive = head.keep_alive
         """Whether another request may follow; final once the response has started."""
         self.task: asyncio.Task[None] | None = None
+        """Runs the application."""
         self.body_complete = False
         self.unread = 0
         """Bytes of the body that have arrived and that the application has not taken."""
@@ -80,7 +83,6 @@ class Exchange:
         """Whether the connection has given the exchange up: nothing is sent or received any more."""
         self._wire = wire
         self._options = options
-        self._budget: Budget = options.body_bytes
         self._charged = 0
         """Bytes of the body that count against the budget."""
         self._over_budget = False
@@ -89,6 +91,7 @@ class Exchange:
         """Whether the application has taken the end of the body."""
         self._expects_continue = head.expects_continue
         self._waiter: asyncio.Future[None] | None = None
+        """What `receive` waits for."""
         self._pending_head: bytes | None = None
         """The head of the response, which leaves together with the first bytes of its body."""
         self._framing = _LENGTH
@@ -101,10 +104,11 @@ class Exchange:
         """Take a piece of the body."""
         if self._over_budget:
             return
-        if self._budget.take(len(chunk)):
-            self._charged += len(chunk)
+        size = len(chunk)
+        if self._options.body_bytes.take(size):
+            self._charged += size
+            self.unread += size
             self._chunks.append(chunk)
-            self.unread += len(chunk)
             self._expects_continue = False
         else:
             self._over_budget = True
@@ -160,8 +164,9 @@ class Exchange:
             RuntimeError: the messages are not a response in ASGI, or not as long as `Content-Length` says.
             ValueError: a header is not valid.
         """
-        if self._wire.write_blocked is not None:
-            await self._wire.write_blocked
+        wire = self._wire
+        if wire.write_blocked is not None:
+            await wire.write_blocked
         if self.is_detached:
             return
         if message["type"] == "http.response.start":
@@ -169,23 +174,24 @@ class Exchange:
                 raise RuntimeError("The response has started already.")
             self._pending_head = self._start(message["status"], message.get("headers", ()))
             return
-        if self._pending_head is None and not self.response_started:
-            raise RuntimeError("The response has not started.")
-        if self.response_complete:
-            raise RuntimeError("The response is complete.")
         more: bool = message.get("more_body", False)
-        data = self._frame(message.get("body", b""), more)
+        data: bytes = message.get("body", b"")
+        if self._framing is not _LENGTH:
+            data = self._frame(data, more)
+        elif self._unsent != len(data) or more:
+            self._check_length(len(data), more)
         if self._pending_head is not None:
             data, self._pending_head = self._pending_head + data, None
             self.response_started = True
-        self._wire.write(data)
+        elif not self.response_started or self.response_complete:
+            raise RuntimeError("The response has not started, or is complete.")
+        wire.write(data)
         if not more:
             self.response_complete = True
-            self._chunks.clear()
-            self._give_back()
             if self._waiter is not None:
                 self._wake()
-            self._wire.end_response()
+            self._give_back()
+            wire.end_response()
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Decide how the response is framed and whether another may follow; return its head."""
@@ -214,16 +220,15 @@ class Exchange:
         # A client that waits for `100 Continue` may leave the body out: where its next request begins is unknown.
         return not self._expects_continue and remaining is not None and remaining <= MAX_DISCARDED_BYTES
 
+    def _check_length(self, size: int, more: bool) -> None:
+        self._unsent -= size
+        if self._unsent < 0 or (self._unsent and not more):
+            raise RuntimeError("The response is not as long as its Content-Length.")
+
     def _frame(self, body: bytes, more: bool) -> bytes:
-        if self._framing is _LENGTH:
-            self._unsent -= len(body)
-            if self._unsent < 0 or (self._unsent and not more):
-                raise RuntimeError("The response is not as long as its Content-Length.")
-        elif self._framing is _CHUNKED:
+        if self._framing is _CHUNKED:
             return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
-        elif self._framing is _NO_BODY:
-            return b""
-        return body
+        return b"" if self._framing is _NO_BODY else body
 
     def _wake(self) -> None:
         assert self._waiter is not None
@@ -231,9 +236,5 @@ class Exchange:
             self._waiter.set_result(None)
 
     def _give_back(self) -> None:
-        self._budget.give_back(self._charged)
+        self._options.body_bytes.give_back(self._charged)
         self._charged = 0
-
-
-_LENGTH, _CHUNKED, _NO_BODY, _TO_THE_END = "length", "chunked", "no body", "to the end of the connection"
-"""How the end of a response is marked (RFC 9112 section 6.3)."""

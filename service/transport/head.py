@@ -23,6 +23,8 @@ _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELE
 
 _SINGLE_HEADERS = frozenset((b"host", b"authorization", b"content-type", b"content-length", b"origin"))
 
+_CONTROL_HEADERS = frozenset((b"transfer-encoding", b"expect", b"connection"))
+
 _SLASH = ord("/")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION = re.compile(rb"HTTP/([0-9])(?:\.([0-9]))?")
@@ -89,13 +91,13 @@ def _interpret(method: str, target: bytes, minor: int, headers: Headers, single_
     else:
         path, query = _parse_target(method, target, headers)
     body_bytes: int | None = int(by_name.get(b"content-length", 0))
-    if b"transfer-encoding" in by_name:
-        _check_transfer_coding(by_name[b"transfer-encoding"], minor)
-        body_bytes = None
-    expects_continue = b"expect" in by_name and minor > 0
-    if expects_continue and by_name[b"expect"].lower() != b"100-continue":
-        raise Refusal(417, "The only expectation that is met here is 100-continue.")
-    keep_alive = minor > 0 and not (b"connection" in by_name and _ends_connection(headers))
+    keep_alive, expects_continue = minor > 0, False
+    if not _CONTROL_HEADERS.isdisjoint(by_name):
+        if b"transfer-encoding" in by_name:
+            _check_transfer_coding(by_name[b"transfer-encoding"], minor)
+            body_bytes = None
+        expects_continue = minor > 0 and _expects_continue(by_name.get(b"expect"))
+        keep_alive = keep_alive and not _ends_connection(headers)
     version = "1.1" if minor else "1.0"
     return Head(method, path, query, version, headers, body_bytes, keep_alive, expects_continue)
 
@@ -172,26 +174,16 @@ def is_host(value: bytes) -> bool:
     return True
 
 
-class _NoCallbacks:
-    """What httptools is to call; it would pay for each attribute that is missing."""
-
-    on_message_begin = on_url = on_header = on_headers_complete = None
-    on_body = on_message_complete = on_chunk_header = on_chunk_complete = on_status = None
-
-
 def _parse_headers(raw: bytes, lines: list[bytes]) -> Headers:
     """Have llhttp check the whole head; then the header lines are what they look like, and splitting them is safe."""
     try:
-        httptools.HttpRequestParser(_NoCallbacks).feed_data(raw)
+        httptools.HttpRequestParser(None).feed_data(raw)
     except httptools.HttpParserUpgrade:
         pass  # the offer of another protocol is declined: RFC 9110 section 7.8
     except httptools.HttpParserError as error:
         raise not_http() from error
-    headers = []
-    for line in lines:
-        name, _, value = line.partition(b":")
-        headers.append((name.lower(), value.strip(b" \t")))
-    return headers
+    fields = [line.partition(b":") for line in lines]
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in fields]
 
 
 def _ends_connection(headers: Headers) -> bool:
@@ -220,6 +212,12 @@ def _parse_target(method: str, target: bytes, headers: Headers) -> tuple[bytes, 
     authority, path, query = found.groups(b"")
     headers[:] = [(name, authority if name == b"host" else value) for name, value in headers]
     return path or b"/", query
+
+
+def _expects_continue(value: bytes | None) -> bool:
+    if value is not None and value.lower() != b"100-continue":
+        raise Refusal(417, "The only expectation that is met here is 100-continue.")
+    return value is not None
 
 
 def _check_transfer_coding(value: bytes, minor: int) -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from http import HTTPStatus
 
-
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 BODILESS_STATUSES = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
