@@ -150,9 +150,10 @@ def check_size(raw: bytes) -> None:
         Refusal: 414 or 431.
     """
     line_end = raw.find(b"\r\n")
-    if max(line_end, len(raw) * (line_end < 0)) > MAX_REQUEST_LINE_BYTES:
+    line_bytes = len(raw) if line_end < 0 else line_end
+    if line_bytes > MAX_REQUEST_LINE_BYTES:
         raise Refusal(414, f"The request line may have at most {MAX_REQUEST_LINE_BYTES:,} bytes.")
-    if len(raw) - line_end > MAX_HEADER_BYTES:
+    if len(raw) - line_bytes > MAX_HEADER_BYTES:
         raise Refusal(431, f"The headers may have at most {MAX_HEADER_BYTES:,} bytes together.")
 
 

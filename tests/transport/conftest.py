@@ -48,7 +48,7 @@ class Server:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(TIMEOUT):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
 
@@ -191,7 +191,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, 200, scope["path"].encode() + b" " + await read_body(receive))
 
 
-async def reject(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+async def reject(scope: Scope, receive: Receive, send: Send) -> None:
     """Send 404 and read no body; at `/echo` do as `echo`."""
     if scope["path"] == "/echo":
         await echo(scope, receive, send)

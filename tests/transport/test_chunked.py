@@ -111,7 +111,25 @@ def test_extensions_and_trailers_have_a_limit(coded: bytes) -> None:
 
 
 pieces = st.sampled_from(
-    [b"0", b"5", b"1", b"a", b"F", b"\r\n", b"\r", b"\n", b"hello", b"x", b";e", b"=v", b" ", b"\t", b"A: b", b":", b"\0"]
+    [
+        b"0",
+        b"5",
+        b"1",
+        b"a",
+        b"F",
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"hello",
+        b"x",
+        b";e",
+        b"=v",
+        b" ",
+        b"\t",
+        b"A: b",
+        b":",
+        b"\0",
+    ]
 )
 
 
