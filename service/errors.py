@@ -110,7 +110,7 @@ class NotServed(ClientError):
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
         self.status = status
-        self.title = HTTPStatus(status).phrase
+        self.title = HTTPStatus(status).phrase.removeprefix("Request-")  # what Python < 3.13 says for 414
 
 
 class TooManyRequests(ServiceError):
