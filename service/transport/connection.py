@@ -79,6 +79,9 @@ class Connection(asyncio.Protocol):
         """The request that is received or answered; None in every other state."""
         self._transport: asyncio.Transport
         self._common_scope: Scope
+        self._common_headers: list[tuple[bytes, bytes]] | None = None
+        self._common_lines = b""
+        """`_common_headers` as they are sent."""
         self._is_admitted = False
         """Whether the connection counts as one of those that may be open at once."""
         self._reading = True
@@ -164,7 +167,11 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def common_headers(self) -> bytes:
-        return b"".join([b"%b: %b\r\n" % pair for pair in self._server.default_headers])
+        headers = self._server.default_headers
+        if headers is not self._common_headers:  # uvicorn makes a new list each second
+            self._common_headers = headers
+            self._common_lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        return self._common_lines
 
     def body_remaining(self) -> int | None:
         return self._reader.remaining
@@ -179,7 +186,8 @@ class Connection(asyncio.Protocol):
             return
         self._move(RESPONSE)
         self._waiting_since = self.loop.time()
-        self.resume_reading()
+        if not self._reading:
+            self.resume_reading()
         if self.state is DISCARDING:
             self._linger_until = self._waiting_since + LINGER_SECONDS
             self._watch()

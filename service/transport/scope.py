@@ -26,14 +26,14 @@ def connection_scope(transport: asyncio.Transport, root_path: str) -> Scope:
 
 def request_scope(common: Scope, head: Head, state: dict[str, Any]) -> Scope:
     """Return the scope of a request; the application may change its `state`."""
-    path = decode_path(head.path) if b"%" in head.path else head.path.decode()
+    method, _, raw_path, query, minor, _ = head.line
     return {
         **common,
-        "http_version": head.version,
-        "method": head.method,
-        "path": common["root_path"] + path,
-        "raw_path": head.path,
-        "query_string": head.query,
+        "http_version": "1.1" if minor else "1.0",
+        "method": method,
+        "path": common["root_path"] + decode_path(raw_path),
+        "raw_path": raw_path,
+        "query_string": query,
         "headers": head.headers,
         "state": state.copy(),
     }
@@ -41,4 +41,6 @@ def request_scope(common: Scope, head: Head, state: dict[str, Any]) -> Scope:
 
 def decode_path(raw: bytes) -> str:
     """Decode the escapes of a path, but for `%2F`: that is no separator, and routing could not tell it from one."""
+    if b"%" not in raw:
+        return raw.decode()
     return b"%2F".join(unquote_to_bytes(part) for part in _ESCAPED_SLASH.split(raw)).decode("utf-8", "replace")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from service.transport.head import Head, is_host, parse_head
+from service.transport.head import Head, parse_head
 from service.transport.options import Refusal
+from service.transport.request_line import RequestLine, is_host
 from service.transport.scope import decode_path
 
 NO_MORE: frozenset[bytes] = frozenset()
@@ -24,10 +25,7 @@ def status(*lines: str, line: str = "POST /a?b=c HTTP/1.1", host: str | None = "
 def test_a_head_says_what_is_asked() -> None:
     found = head("X-Some:  value with spaces \t", "Content-Length: 12")
     assert found == Head(
-        method="POST",
-        path=b"/a",
-        query=b"b=c",
-        version="1.1",
+        line=RequestLine("POST", b"/a?b=c", b"/a", b"b=c", 1, None),
         headers=[(b"host", b"example.org"), (b"x-some", b"value with spaces"), (b"content-length", b"12")],
         body_bytes=12,
         keep_alive=True,
@@ -37,7 +35,7 @@ def test_a_head_says_what_is_asked() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
 def test_methods_of_http_are_left_to_the_application(method: str) -> None:
-    assert head(line=f"{method} / HTTP/1.1").method == method
+    assert head(line=f"{method} / HTTP/1.1").line.method == method
 
 
 @pytest.mark.parametrize("method", ["BREW", "get", "PROPFIND", "CONNECT", "M-SEARCH", "X" * 100])
@@ -81,13 +79,13 @@ def test_a_malformed_request_line_is_a_400(line: str) -> None:
 @pytest.mark.parametrize("minor", range(2, 10))
 def test_a_later_minor_version_is_served_as_1_1(minor: int) -> None:
     found = head(line=f"GET / HTTP/1.{minor}")
-    assert (found.version, found.keep_alive) == ("1.1", True)
+    assert (found.line.minor, found.keep_alive) == (minor, True)
 
 
 @pytest.mark.parametrize("lines", [(), ("Connection: keep-alive",)])
 def test_http_1_0_is_one_request_a_connection(lines: tuple[str, ...]) -> None:
     found = head(*lines, line="GET / HTTP/1.0", host=None)
-    assert (found.version, found.keep_alive) == ("1.0", False)
+    assert (found.line.minor, found.keep_alive) == (0, False)
 
 
 @pytest.mark.parametrize("value", ["close", "Close", "foo, close", "keep-alive, close"])
@@ -109,7 +107,7 @@ def test_a_client_may_end_the_connection(value: str) -> None:
 )
 def test_a_target_may_be_a_url(target: str, path: bytes, query: bytes) -> None:
     found = head(line=f"GET {target} HTTP/1.1")
-    assert (found.path, found.query) == (path, query)
+    assert (found.line.path, found.line.query) == (path, query)
 
 
 def test_the_host_of_a_url_takes_the_place_of_the_header() -> None:
@@ -138,7 +136,7 @@ def test_a_target_that_is_neither_path_nor_url_is_a_400(target: str) -> None:
 
 
 def test_the_asterisk_is_for_options_alone() -> None:
-    assert head(line="OPTIONS * HTTP/1.1").path == b"*"
+    assert head(line="OPTIONS * HTTP/1.1").line.path == b"*"
     for method in ("GET", "POST", "HEAD", "DELETE"):
         assert status(line=f"{method} * HTTP/1.1") == 400
 
