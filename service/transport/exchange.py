@@ -190,7 +190,8 @@ class Exchange:
             self.response_complete = True
             if self._waiter is not None:
                 self._wake()
-            self._give_back()
+            if self._charged:
+                self._give_back()
             wire.end_response()
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

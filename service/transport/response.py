@@ -20,15 +20,19 @@ def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, int | N
     Raises:
         ValueError: a name or a value is not valid (RFC 9110 section 5), such as a value with a line break.
     """
-    pairs = list(headers)
-    by_name = dict(pairs)
-    if not by_name.keys() <= _CHECKED_NAMES:
-        _check_names(by_name)
-    lines = b"".join([b"%b: %b\r\n" % pair for pair in pairs])
-    if lines.count(b"\n") != len(pairs) or lines.count(b"\r") != len(pairs) or b"\0" in lines:
+    parts: list[bytes] = []
+    length = None
+    for name, value in headers:
+        if name not in _CHECKED_NAMES:
+            _check_name(name)
+        if name == b"content-length":
+            length = int(value)
+        parts += (name, b": ", value, b"\r\n")
+    lines = b"".join(parts)
+    count = len(parts) // 4
+    if lines.count(b"\n") != count or lines.count(b"\r") != count or b"\0" in lines:
         raise ValueError(f"invalid value of a response header: {lines!r}")
-    length = by_name.get(b"content-length")
-    return lines, None if length is None else int(length)
+    return lines, length
 
 
 def status_line(status: int) -> bytes:
@@ -36,9 +40,8 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def _check_names(names: Iterable[bytes]) -> None:
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"invalid name of a response header: {name!r}")
-        if len(_CHECKED_NAMES) < MAX_CHECKED_NAMES:
-            _CHECKED_NAMES.add(name)
+def _check_name(name: bytes) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"invalid name of a response header: {name!r}")
+    if len(_CHECKED_NAMES) < MAX_CHECKED_NAMES:
+        _CHECKED_NAMES.add(name)
