@@ -73,3 +73,11 @@ def test_settings_of_a_model_for_which_there_is_no_task_end_the_start(misspelt: 
     [(name, models)] = misspelt.items()
     with pytest.raises(StartupError, match=f"^DEEPSERVE_{name.upper()}: there is no task {list(models)[-1]}$"):
         check_models(Settings(**misspelt))
+
+
+def test_one_body_must_fit_into_those_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSERVE_MAX_BODY_BYTES", "100000")
+    assert Settings().max_body_bytes_in_flight == 256 * 2**20
+    monkeypatch.setenv("DEEPSERVE_MAX_BODY_BYTES_IN_FLIGHT", "99999")
+    with pytest.raises(ValidationError, match="less than DEEPSERVE_MAX_BODY_BYTES"):
+        Settings()

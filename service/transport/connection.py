@@ -42,6 +42,8 @@ MAX_UNREAD_BYTES = 65536
 that exceeds them is still held."""
 HEAD_SECONDS = 20.0
 """From the first byte of a head to its last."""
+DRAIN_IDLE_SECONDS = 2.5
+"""How long a connection may wait for its next request while the server drains, and how often each wait is looked at."""
 WRITE_SECONDS = 60.0
 """How long a client may leave a response unread."""
 QUIET_SECONDS = 5.0
@@ -339,9 +341,14 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         delay = self._deadline() - self.loop.time()
         if delay > 0:
-            self._timer = self.loop.call_later(min(delay, self._options.keep_alive_seconds), self._watch)
+            self._timer = self.loop.call_later(min(delay, self._idle_seconds, DRAIN_IDLE_SECONDS), self._watch)
         else:
             self._abort()
+
+    @property
+    def _idle_seconds(self) -> float:
+        seconds = self._options.keep_alive_seconds
+        return min(seconds, DRAIN_IDLE_SECONDS) if self._options.is_draining() else seconds
 
     def _deadline(self) -> float:
         """Return when the present wait has lasted too long, by the clock of the event loop."""
@@ -352,5 +359,5 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             return self._waiting_since + WRITE_SECONDS
         if self.state is IDLE:
-            return self._waiting_since + (HEAD_SECONDS if self._in_head else self._options.keep_alive_seconds)
+            return self._waiting_since + (HEAD_SECONDS if self._in_head else self._idle_seconds)
         return min(self._waiting_since + QUIET_SECONDS, self._linger_until)

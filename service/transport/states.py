@@ -31,8 +31,8 @@ probes one that waits long.
 
 A response to an incomplete request leads to DISCARDING if the rest of the body is known to be small, else to LINGERING.
 An offer of another protocol (`Upgrade`) is declined by ignoring it (RFC 9110 section 7.8), which needs no state.
-The shutdown of the server and its drain need none either: they close an idle connection, or make the next response the
-last one.
+The shutdown of the server and its drain need none either: they close idle connections, the drain after
+`DRAIN_IDLE_SECONDS`, and make the next response the last one.
 """
 
 from collections.abc import Mapping

@@ -60,12 +60,7 @@ backend deepserve
 PROXIES = {
     "nginx, HTTP/1.0": ("nginx", ""),
     "nginx, HTTP/1.1 kept alive": ("nginx", 'proxy_http_version 1.1; proxy_set_header Connection "";'),
-    "nginx, unbuffered": (
-        "nginx",
-        'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_request_buffering off;',
-    ),
     "HAProxy": ("haproxy", ""),
-    "HAProxy, always reuse": ("haproxy", "http-reuse always"),
 }
 
 

@@ -112,6 +112,17 @@ async def test_an_idle_connection_is_closed(asked: bool) -> None:
         assert 0.1 < asyncio.get_running_loop().time() - started < 1
 
 
+async def test_while_the_server_drains_an_idle_connection_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DRAIN_IDLE_SECONDS", 0.2)
+    async with serving(echo) as server:
+        client = await server.connect()
+        await client.ask(request())
+        await asyncio.sleep(0.5)
+        assert server.connections
+        server.drains = True
+        assert await closed_in_order(client)
+
+
 async def test_a_request_that_takes_longer_than_that_is_answered() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.5)
