@@ -15,7 +15,7 @@ import sysconfig
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from load_tests.processes import Process, ServerError, free_ports, running
@@ -88,6 +88,8 @@ BARE = Subject(
     checked=False,
 )
 """The server under deepserve with nothing to do."""
+UVICORN = replace(BARE, title="the same under uvicorn's own protocol class", environment={"BARE_PROTOCOL": "httptools"})
+"""What `service/transport/` has to beat."""
 
 
 def deepserve(route: str, **settings: str) -> Subject:

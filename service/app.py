@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import warnings
+from functools import partial
 from typing import Any
 
 import bentoml
@@ -19,7 +20,10 @@ from starlette.types import ASGIApp
 
 from service.call import current_call
 from service.http.admission import Admission
+from service.http.draining import DRAIN
 from service.http.front_door import FrontDoor
+from service.http.messages import SINGLE_HEADERS
+from service.http.refusals import overloaded, refuse
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference
 from service.predictors import Answer, Payload
@@ -38,6 +42,8 @@ from service.serving.workers import Workers
 from service.settings import settings
 from service.telemetry import logs, metrics, traces
 from service.tls import following_context
+from service.transport.connection import Connection
+from service.transport.options import Budget, Options
 
 SETTINGS = settings()
 FOLDER = shared_folder()  # made on import if `bentoml serve` supervises: it comes by here before it starts workers
@@ -74,7 +80,8 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         metrics.share(FOLDER)
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
-        uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
+        protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
+        protocols["auto"] = partial(Connection, _transport_options())
         # Likewise for TLS: uvicorn's own context has BentoML's ciphers, those of TLS 1.0, and keeps its certificate.
         uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: following_context(certfile, keyfile)
         tasks = [
@@ -89,6 +96,18 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
             tracing = Tracing()
         admission = Admission(SETTINGS, FOLDER)
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
+
+
+def _transport_options() -> Options:
+    return Options(
+        refuse=refuse,
+        overloaded=overloaded,
+        is_draining=lambda: DRAIN.under_way,
+        keep_alive_seconds=SETTINGS.keep_alive_seconds,
+        connections=Budget(SETTINGS.max_connections),
+        body_bytes=Budget(SETTINGS.max_body_bytes_in_flight),
+        single_headers=SINGLE_HEADERS,
+    )
 
 
 def _instance() -> "DeepServe":
