@@ -1,7 +1,7 @@
 """The protocol class that uvicorn makes for each connection, in place of its own: HTTP/1.1 between a socket and ASGI.
 
 It drives the state machine of `states`. A response leaves in one write, one timer watches a connection, and a client
-that hangs up cancels the task of its request. `load_tests.bench.protocol` measures what it costs beside uvicorn's class.
+that hangs up cancels the task of its request. `load_tests.bench.protocol` measures its cost beside uvicorn's class.
 """
 
 import asyncio
