@@ -109,7 +109,8 @@ def under(*places: str) -> set[str]:
             "training",
             (
                 *("training/", "load_tests/gpu/models.py"),
-                *("load_tests/inputs.py", "load_tests/prepare.py", "load_tests/bench/__main__.py"),  # their data
+                *("load_tests/inputs.py", "load_tests/prepare.py"),  # their data
+                *("load_tests/bench/__main__.py", "load_tests/bench/protocol.py"),
             ),
         ),
         ("onnxruntime", ("service/engine/onnx_runtime.py", "load_tests/gpu/ways.py", "load_tests/peers/")),

@@ -16,6 +16,7 @@ from load_tests.bench.results import BATCHED
 from load_tests.bench.rig import Rig
 from load_tests.bench.scenarios import digits
 from load_tests.subjects import BARE, UVICORN
+from training.published import DataError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_tools()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, ExitStack() as stack:
         rig = Rig.on_this_machine(options.seconds, Path(directory))
-        ours, theirs = (stack.enter_context(rig.trying(subject, digits())) for subject in (BARE, UVICORN))
+        try:
+            pictures = digits()
+        except DataError as error:
+            raise SystemExit(str(error)) from error
+        ours, theirs = (stack.enter_context(rig.trying(subject, pictures)) for subject in (BARE, UVICORN))
         rounds = [(ours.load(BATCHED).cpu_us, theirs.load(BATCHED).cpu_us) for _ in range(options.rounds)]
     for title, figures in zip((BARE.title, UVICORN.title), zip(*rounds, strict=True), strict=True):
         print(f"{median(figures):7.1f} us a request, least {min(figures):.1f}: {title}")

@@ -1,7 +1,7 @@
 """The protocol class that uvicorn makes for each connection, in place of its own: HTTP/1.1 between a socket and ASGI.
 
-`states` has the state machine that it drives. Besides: a response leaves in one write; one timer watches a connection;
-a client that hangs up cancels the task of its request, so that nothing more is computed for it.
+It drives the state machine of `states`. A response leaves in one write, one timer watches a connection, and a client
+that hangs up cancels the task of its request. `load_tests.bench.protocol` measures its cost beside uvicorn's class.
 """
 
 import asyncio
