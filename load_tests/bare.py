@@ -1,9 +1,13 @@
 """The server under deepserve with nothing to do: it takes the whole body and answers every request alike.
 
-`bentoml serve load_tests.bare:Bare` starts it: the same processes, event loop and HTTP protocol as deepserve's.
+`bentoml serve load_tests.bare:Bare` starts it: the same worker, event loop and HTTP protocol class as deepserve's.
+With `BARE_PROTOCOL` set, uvicorn's choice of classes by that name replaces the protocol class: `httptools` or `h11`.
 """
 
+import os
+
 import bentoml
+import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app import FrontedService
@@ -18,6 +22,8 @@ class BareService(FrontedService):
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """The constant; BentoML's app still starts and stops the service."""
         app = super().to_asgi(is_main)
+        if (protocol := os.environ.get("BARE_PROTOCOL")) is not None:
+            uvicorn.config.HTTP_PROTOCOLS["auto"] = uvicorn.config.HTTP_PROTOCOLS[protocol]
 
         async def constant(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort  # of either package
+from service.engine.onnx_runtime import ort
 
 OUT = Path(__file__).parent / "results"
 QUIET = 0.03

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card
 from service.engine.layout import versions
+from service.engine.onnx_runtime import ort
 from service.predictors.fashion import CLASSES, png
 from service.predictors.mammogram import LEVELS
 from service.serving.binding import AnyPredictor, bind, task

@@ -15,7 +15,7 @@ import sysconfig
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from load_tests.processes import Process, ServerError, free_ports, running
@@ -63,6 +63,7 @@ class Subject:
             # Whoever runs the benchmark may have settings of the service of their own.
             **{name: value for name, value in os.environ.items() if not name.startswith("DEEPSERVE_")},
             "BENTOML_DO_NOT_TRACK": "True",
+            "ORT_DISABLE_TELEMETRY": "1",  # the peers have it too, which do not import service/
             "GRAPH": str(graph),
             "PYTHONPATH": str(ROOT),
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
@@ -87,6 +88,8 @@ BARE = Subject(
     checked=False,
 )
 """The server under deepserve with nothing to do."""
+UVICORN = replace(BARE, title="the same under uvicorn's own protocol class", environment={"BARE_PROTOCOL": "httptools"})
+"""What `service/transport/` has to beat."""
 
 
 def deepserve(route: str, **settings: str) -> Subject:

@@ -1,29 +1,64 @@
-"""`python -m service`: serves, and says before what could not be served and why."""
+"""`python -m service`: serve, or say what would be served here and why not."""
 
 import argparse
 import os
+import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-from service.commands import startup
 from service.errors import StartupError
-from service.settings import settings, strangers
-from service.telemetry import logs
 
 
 def main() -> None:
-    """Does what the command line asks for.
+    """Run the command line.
 
-    Exits with 0 if all is well, 1 if something is not, 2 if the command line is wrong.
+    Exit with 0 if all is well or a signal has stopped the server, 1 if something is wrong, 2 if the command line is.
     """
+    _use_utf8()
+    _open_standard_streams()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's pool has a thread for each core of the host
     chosen = _command_line().parse_args()
     try:
-        chosen.run(chosen)
+        status = chosen.run(chosen)
+        sys.stdout.flush()
     except StartupError as error:
         raise SystemExit(f"deepserve: {error}") from error
+    except OSError as error:  # a full disk, say, or a reader of the output that is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries to write the rest when it ends
+        raise SystemExit(f"deepserve: {error}") from error
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    raise SystemExit(status)
+
+
+def _use_utf8() -> None:
+    """Start again in UTF-8 mode if the locale has another encoding: paths and files are UTF-8 nevertheless."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _open_standard_streams() -> None:
+    """Open those of the three streams that are closed, so that no other file gets their numbers."""
+    closed = {number for number in range(3) if not _is_open(number)}
+    for _ in closed:
+        null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        os.set_inheritable(null, True)
+    if 1 in closed and 2 not in closed:
+        os.dup2(2, 1)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def _command_line() -> argparse.ArgumentParser:
@@ -43,24 +78,26 @@ def _command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(_: argparse.Namespace) -> None:
-    """Has BentoML serve and supervise the workers, once the settings have been checked."""
-    chosen = settings()
-    startup.check(chosen)
-    for stranger in strangers(os.environ):
-        print(f"deepserve: warning: {stranger}", file=sys.stderr)
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-    # BentoML makes a folder in its home and empties it at each start: no two servers may share it.
-    with TemporaryDirectory(prefix="deepserve-") as home:
-        os.environ["BENTOML_HOME"] = home
-        from service.app import DeepServe  # BentoML reads the environment when it is imported
+def _serve(_: argparse.Namespace) -> int:
+    """Serve. Signals that stop the server count from here on, while it is being imported too."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
+    from service.commands.serve import serve
 
-        logs.set_up(chosen.log_level, chosen.log_format)
-        served: Any = DeepServe  # a class that the decorator has made a service
-        served.serve()
+    serve()
+    return 0
 
 
-def _verify(asked: argparse.Namespace) -> None:
+def _stop(*_: object) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # another one would interrupt the end
+    sys.exit(0)
+
+
+def _verify(asked: argparse.Namespace) -> int:
+    from service.commands import startup
+
     startup.check_runtime()
     from service.commands import verify  # which needs it
 
@@ -68,14 +105,14 @@ def _verify(asked: argparse.Namespace) -> None:
         sound = verify.verify(asked.folder)
     except verify.NothingThereError as error:
         print(f"deepserve: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    raise SystemExit(not sound)
+        return 2
+    return int(not sound)
 
 
-def _doctor(asked: argparse.Namespace) -> None:
+def _doctor(asked: argparse.Namespace) -> int:
     from service.commands import doctor
 
-    raise SystemExit(not doctor.show(doctor.examine(), asked.json))
+    return int(not doctor.show(doctor.examine(), asked.json))
 
 
 if __name__ == "__main__":

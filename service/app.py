@@ -1,6 +1,6 @@
 """The BentoML service: one typed method per task, the models behind them, and the front door before them.
 
-`python -m service` starts it.
+A worker imports and serves it.
 """
 
 import asyncio
@@ -8,11 +8,11 @@ import gc
 import logging
 import os
 import warnings
+from functools import partial
 from typing import Any
 
 import bentoml
 import uvicorn.config
-from _bentoml_impl.server import serve_http
 from _bentoml_sdk import Service  # the class that `service_class=` extends; bentoml does not export it
 from _bentoml_sdk.method import APIMethod
 from bentoml import get_current_service  # bentoml itself looks it up anew at each access
@@ -20,7 +20,10 @@ from starlette.types import ASGIApp
 
 from service.call import current_call
 from service.http.admission import Admission
+from service.http.draining import DRAIN
 from service.http.front_door import FrontDoor
+from service.http.messages import SINGLE_HEADERS
+from service.http.refusals import overloaded, refuse
 from service.http.tasks import TaskEndpoint
 from service.http.v2.routes import OpenInference
 from service.predictors import Answer, Payload
@@ -28,18 +31,22 @@ from service.predictors.digits import DigitsPredictor
 from service.predictors.fashion import FashionPredictor
 from service.predictors.mammogram import MammogramPredictor
 from service.predictors.sentiment import SentimentPredictor
+from service.processes.folder import shared_folder
+from service.processes.worker import end_with_supervisor, tell_started
 from service.serving.answering import Answering
 from service.serving.binding import AnyPredictor
 from service.serving.control import Control
 from service.serving.models import ServedModels
 from service.serving.readiness import Readiness
-from service.serving.workers import Workers, shared_folder
+from service.serving.workers import Workers
 from service.settings import settings
 from service.telemetry import logs, metrics, traces
 from service.tls import following_context
+from service.transport.connection import Connection
+from service.transport.options import Budget, Options
 
 SETTINGS = settings()
-FOLDER = shared_folder()  # made on import: here the supervisor of the workers comes by before it starts them
+FOLDER = shared_folder()  # made on import if `bentoml serve` supervises: it comes by here before it starts workers
 
 for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -67,17 +74,14 @@ def endpoint(predictor: type[AnyPredictor]) -> APIMethod[..., Any]:
 class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not typed for users
     """A BentoML service whose task endpoints are served by the front door instead of BentoML's own HTTP stack."""
 
-    def serve(self) -> None:
-        """Serves until told to stop: `serve_http`, but for the log, which that would set up once more."""
-        self.inject_config()
-        serve_http(self, host=SETTINGS.host, port=SETTINGS.port)
-
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
+        end_with_supervisor()  # in a worker that `bentoml serve` has started
         metrics.share(FOLDER)
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
-        uvicorn.config.HTTP_PROTOCOLS["auto"] = "service.http.connection:Connection"
+        protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
+        protocols["auto"] = partial(Connection, _transport_options())
         # Likewise for TLS: uvicorn's own context has BentoML's ciphers, those of TLS 1.0, and keeps its certificate.
         uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: following_context(certfile, keyfile)
         tasks = [
@@ -92,6 +96,18 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
             tracing = Tracing()
         admission = Admission(SETTINGS, FOLDER)
         return FrontDoor(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
+
+
+def _transport_options() -> Options:
+    return Options(
+        refuse=refuse,
+        overloaded=overloaded,
+        is_draining=lambda: DRAIN.under_way,
+        keep_alive_seconds=SETTINGS.keep_alive_seconds,
+        connections=Budget(SETTINGS.max_connections),
+        body_bytes=Budget(SETTINGS.max_body_bytes_in_flight),
+        single_headers=SINGLE_HEADERS,
+    )
 
 
 def _instance() -> "DeepServe":
@@ -138,6 +154,7 @@ class DeepServe:
     async def follow(self) -> None:
         """Begins to make the changes that other workers ask for."""
         self._following = asyncio.create_task(self.control.follow())
+        tell_started()
 
     async def predict(self, name: str, request: Payload) -> Answer:
         """Answers a request for the task `name` that has not come by the front door.

@@ -4,6 +4,7 @@ Whoever finds the fault raises the error; `service.http.problems` alone turns it
 """
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,9 @@ class TooLarge(ClientError):
 
 
 class UnsupportedMediaType(ClientError):
-    """A Content-Type that the endpoint does not take."""
+    """A Content-Type or Content-Encoding that the endpoint does not take; a header says which it takes: `Accept` or
+    `Accept-Encoding` (RFC 9110 section 15.5.16).
+    """
 
     status = 415
     title = "Unsupported Media Type"
@@ -115,11 +118,13 @@ class Invalid(ClientError):
     title = "Unprocessable Content"
 
 
-class HeadTooLarge(ClientError):
-    """The request line and headers have too many bytes."""
+class NotServed(ClientError):
+    """A request that HTTP/1.1 forbids or that the server does not implement; `status` says which."""
 
-    status = 431
-    title = "Request Header Fields Too Large"
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = HTTPStatus(status).phrase.removeprefix("Request-")  # what Python < 3.13 says for 414
 
 
 class TooManyRequests(ServiceError):

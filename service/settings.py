@@ -125,6 +125,19 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(10 * 2**20, ge=1024)
     """Largest request body, in bytes; a larger one is turned away while it arrives."""
 
+    max_body_bytes_in_flight: int = Field(
+        default_factory=lambda chosen: max(256 * 2**20, 4 * chosen["max_body_bytes"]), ge=1024
+    )
+    """Bytes of request bodies that one worker holds at most, over all connections; a request whose body exceeds them
+    gets 503. Unless set, 256 MiB or four of the largest bodies, whichever is more."""
+
+    max_connections: int = Field(1000, ge=1)
+    """Connections that one worker has open at most; one more gets 503. Each takes a file descriptor (`ulimit -n`)."""
+
+    keep_alive_seconds: float = Field(75.0, gt=0, le=86400)
+    """How long a connection may stay open without a request. A load balancer in front should close first, or it sends
+    a request on a connection that the server is closing: the default is above the 60 seconds that are usual there."""
+
     max_batch_rows: int = Field(64, ge=1)
     """Most rows of one run."""
 
@@ -242,6 +255,13 @@ class Settings(BaseSettings):
     def _none_or_some(cls, value: float) -> float:
         if 0 < value < LEAST_RATE:
             raise ValueError(f"neither 0, for no limit, nor at least {LEAST_RATE:g} requests a second")
+        return value
+
+    @field_validator("max_body_bytes_in_flight")
+    @classmethod
+    def _hold_one_body(cls, value: int, info: ValidationInfo) -> int:
+        if value < (largest := info.data.get("max_body_bytes", 0)):
+            raise ValueError(f"less than {PREFIX}MAX_BODY_BYTES, {largest}")
         return value
 
     @field_validator("models_dir", "tls_certificate_file", "tls_key_file")

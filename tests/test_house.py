@@ -25,14 +25,16 @@ GROUND = "ground"
 GROUND_FLOOR = {"addresses", "arrays", "bins", "call", "errors", "machine", "settings", "tls", "traffic", "versions"}
 BELOW: dict[str, dict[str, set[str]]] = {
     "service": {
-        "__main__": {"app", "commands", "telemetry", GROUND},
-        "app": {"http", "serving", "telemetry", "predictors", GROUND},
-        "commands": {"serving", "telemetry", "engine", GROUND},
-        "http": {"serving", "telemetry", "engine", "predictors", GROUND},
+        "__main__": {"commands", GROUND},
+        "app": {"http", "processes", "serving", "telemetry", "transport", "predictors", GROUND},
+        "commands": {"processes", "serving", "telemetry", "engine", GROUND},
+        "processes": {GROUND},
+        "http": {"serving", "telemetry", "transport", "engine", "predictors", GROUND},
         "serving": {"telemetry", "engine", "predictors", GROUND},
         "engine": {GROUND},
         "predictors": {GROUND},
         "telemetry": {GROUND},
+        "transport": set(),
         GROUND: set(),
     },
     "load_tests": {
@@ -107,25 +109,20 @@ def under(*places: str) -> set[str]:
             "training",
             (
                 *("training/", "load_tests/gpu/models.py"),
-                *("load_tests/inputs.py", "load_tests/prepare.py", "load_tests/bench/__main__.py"),  # their data
+                *("load_tests/inputs.py", "load_tests/prepare.py"),  # their data
+                *("load_tests/bench/__main__.py", "load_tests/bench/protocol.py"),
             ),
         ),
-        (
-            "onnxruntime",
-            (
-                *("service/engine/inference.py", "service/engine/gpu.py", "service/engine/fixed_shapes.py"),
-                *("training/", "load_tests/"),
-            ),
-        ),
+        ("onnxruntime", ("service/engine/onnx_runtime.py", "load_tests/gpu/ways.py", "load_tests/peers/")),
         ("bentoml", ("service/app.py", "load_tests/bare.py", "load_tests/peers/")),
         ("_bentoml_sdk", ("service/app.py",)),
-        ("_bentoml_impl", ("service/app.py",)),
+        ("_bentoml_impl", ("service/processes/worker.py",)),
         ("opentelemetry", ("service/telemetry/spans.py",)),
-        ("uvicorn", ("service/app.py", "service/http/connection.py")),
-        ("httptools", ("service/http/parsing.py",)),
+        ("uvicorn", ("service/app.py", "service/transport/connection.py", "load_tests/bare.py")),
+        ("httptools", ("service/transport/head.py",)),
         ("load_tests", ("load_tests/",)),
-        ("starlette", ("service/app.py", "service/http/", "load_tests/bare.py")),
-        ("service.app", ("service/__main__.py", "load_tests/bare.py")),
+        ("starlette", ("service/app.py", "service/http/", "service/transport/", "load_tests/bare.py")),
+        ("service.app", ("load_tests/bare.py",)),
         ("service.serving", ("service/", "load_tests/prepare.py")),
     ],
 )

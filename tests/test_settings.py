@@ -122,3 +122,11 @@ def test_files_are_found_from_where_the_server_is_started(monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     found = Settings(tls_certificate_file=Path("server.pem"), tls_key_file=Path("server.key"))
     assert (found.tls_certificate_file, found.tls_key_file) == (tmp_path / "server.pem", tmp_path / "server.key")
+
+
+def test_one_body_must_fit_into_those_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSERVE_MAX_BODY_BYTES", "100000")
+    assert Settings().max_body_bytes_in_flight == 256 * 2**20
+    monkeypatch.setenv("DEEPSERVE_MAX_BODY_BYTES_IN_FLIGHT", "99999")
+    with pytest.raises(ValidationError, match="less than DEEPSERVE_MAX_BODY_BYTES"):
+        Settings()

@@ -1,10 +1,12 @@
 """`python -m training`: train a model, evaluate a version, render the cards' pages, measure distributions."""
 
 import importlib
+import os
 import signal
 import sys
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -209,7 +211,9 @@ def command_line() -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; exit with 1 if it found a fault, 2 if it could not start, 130 if it was interrupted."""
     try:
-        CliApp.run(command_line(), cli_args=arguments)
+        with TemporaryDirectory() as folder:
+            os.environ.setdefault("MPLCONFIGDIR", folder)  # matplotlib's caches, in place of the home
+            CliApp.run(command_line(), cli_args=arguments)
     except ValidationError as error:
         faults = (f"--{str(fault['loc'][-1]).replace('_', '-')}: {fault['msg']}" for fault in error.errors())
         _refuse("; ".join(faults))

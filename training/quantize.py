@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Figure, Int8
+from service.engine.onnx_runtime import ort
 from training import metrics
 from training.version import add_int8_golden, open_session
 

@@ -16,13 +16,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from service.arrays import Array
 from service.engine.card import Step, Training
+from service.engine.onnx_runtime import ort
 
 Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class Run:
             finished=now(),
             seconds=round(self.seconds, 1),
             hardware=_hardware(self.device),
-            libraries={module.__name__: module.__version__ for module in (torch, np, onnx, onnxruntime)},
+            libraries={module.__name__: module.__version__ for module in (torch, np, onnx, ort)},
         )
 
     def command(self, hyperparameters: Hyperparameters) -> str:

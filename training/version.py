@@ -19,7 +19,6 @@ from typing import Any, Self
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch import nn
 
@@ -27,6 +26,7 @@ from service.arrays import Array, Tensors
 from service.engine.card import FILE_NAME, GOLDEN, GRAPHS, Card, digests
 from service.engine.inference import Runtime
 from service.engine.layout import VERSION_NUMBER
+from service.engine.onnx_runtime import ort
 from service.engine.verification import verify_files, verify_graph
 from training.cards import PAGE, render_page
 from training.ledger import describe_use, earlier_uses, graph_digest, ledger_of, record_use

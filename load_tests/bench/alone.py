@@ -9,7 +9,8 @@ import time
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import onnxruntime as ort
+
+from service.engine.onnx_runtime import ort
 
 BATCHES = 16
 

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from load_tests import inputs
 from load_tests.subjects import ROOT
 from service.engine.card import GRAPHS, Card
+from service.engine.onnx_runtime import ort
 from service.predictors.sentiment import ReviewReader, pad
 
 MODELS = ROOT / "models"

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 import torch
 
 from load_tests.bench.load import check_tools
@@ -25,6 +24,7 @@ from load_tests.gpu.ways import Device, ways
 from load_tests.machine import OUT, say
 from load_tests.processes import ServerError
 from service.engine import gpu
+from service.engine.onnx_runtime import ort
 
 PARTS = ("models", "service")
 

@@ -12,12 +12,12 @@ from math import prod
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from onnx import helper, numpy_helper
 
 from load_tests.gpu.models import Model
 from service.arrays import Tensors
+from service.engine.onnx_runtime import ort
 
 Shape = tuple[int, ...]
 SECONDS = 0.2

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
-import onnxruntime as ort
 import torch
 
 from load_tests.gpu.models import Model, on_torch
 from service.arrays import Tensors
 from service.engine import gpu
 from service.engine.fixed_shapes import FixedShapes
+from service.engine.onnx_runtime import ort
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "float16"]

@@ -1,18 +1,14 @@
-"""`python -m service doctor`: would the server start here with these settings and be ready, and what would it serve?
+"""`python -m service doctor`: say whether the server would start here and be ready, and what it would serve.
 
-It does what a start does, by the same code: it reads the settings, tries the address and the device, and loads and
-verifies every version.
+It checks the requirements of a start, all of `startup.REQUIREMENTS`, and loads and verifies every version.
 """
 
 import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -28,43 +24,23 @@ if TYPE_CHECKING:  # without ONNX Runtime they cannot be imported, which is what
     from service.engine.repository import Repository
     from service.serving.models import ServedModels
 
-LIBRARIES = (
-    "bentoml",
-    "uvicorn",
-    "starlette",
-    "httptools",
-    "uvloop",
-    "msgspec",
-    "numpy",
-    "pydantic",
-    "pydantic-settings",
-    "python-multipart",
-    "prometheus-client",
-    "opencv-python-headless",
-    "pillow",
-    "tokenizers",
-)
-"""What the service needs beside ONNX Runtime."""
-
 Report = dict[str, list[Check]]
 """What was found, by what it is about."""
 
 
 def examine() -> Report:
-    """Looks at the machine, the settings and the models, as far as what is found allows."""
+    """Look at the machine, the settings and the models, as far as what is found allows."""
     logging.basicConfig(format="%(message)s", level=logging.CRITICAL)  # what the log would say, the report does
     report = {"machine": list(_machine())}
     try:
         chosen = settings()
     except StartupError as error:
         return report | {"settings": [Check("settings", str(error), "FAIL"), *_strangers()]}
-    report["start"] = list(_start(chosen))
-    if not _failed(report):
+    report["start"] = [_processes(chosen), *(_check(requirement, chosen) for requirement in startup.REQUIREMENTS)]
+    # An address that is taken does not keep the models from being looked at: a server may run here already.
+    if all(check.subject == startup.ADDRESS for check in report["start"] if check.failed):
+        report["machine"] += _runtime()
         report[f"models in {chosen.models_dir}"] = list(_models(chosen))
-    # Last, so that the models are told of where a server already runs too.
-    report["start"].append(
-        _attempt("address", lambda: startup.check_port(chosen), lambda: f"{chosen.host}:{chosen.port} is free")
-    )
     return report | {"settings": [*_settings(chosen), *_strangers()]}
 
 
@@ -88,31 +64,21 @@ def _failed(report: Report) -> bool:
 def _machine() -> Iterator[Check]:
     yield Check("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
     yield Check("Python", platform.python_version())
-    yield _attempt("ONNX Runtime", startup.check_runtime, _runtime)
-    versions = {library: _version(library) for library in LIBRARIES}
-    if missing := [library for library, found in versions.items() if found is None]:
-        yield Check("libraries", f"not installed: {', '.join(missing)}", "FAIL")
-    listed = ", ".join(f"{library}\0{found}" for library, found in versions.items() if found is not None)
-    yield Check("libraries", fill(listed, 90, break_on_hyphens=False).replace("\0", " "))
     yield Check("cores", f"{machine.cores()} of the host's {os.cpu_count()}")
     limit = machine.memory()
     yield Check("memory", "unknown" if limit is None else f"{limit / 2**30:.1f} GiB")
     yield Check("GPUs", _gpus())
 
 
-def _version(library: str) -> str | None:
-    try:
-        return version_of(library)
-    except PackageNotFoundError:
-        return None
-
-
-def _runtime() -> str:
+def _runtime() -> Iterator[Check]:
+    """What can run models. Neither answer decides whether the server starts."""
     from service.engine.inference import runtime_found
 
-    if _version("onnxruntime") and _version("onnxruntime-gpu"):
-        return f"{runtime_found()}; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
-    return runtime_found()
+    both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
+    hidden = "; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
+    yield Check("ONNX Runtime", f"{runtime_found()}{hidden if both else ''}")
+    trouble = startup.trouble_with("cuda")
+    yield Check("cuda", "works" if trouble is None else f"does not work: {trouble}")
 
 
 def _gpus() -> str:
@@ -121,31 +87,16 @@ def _gpus() -> str:
     return "; ".join(f"{gpu.number}: {gpu.name}, {gpu.total / 2**30:.1f} GiB" for gpu in gpus.found()) or "none"
 
 
-def _start(chosen: Settings) -> Iterator[Check]:
+def _processes(chosen: Settings) -> Check:
     workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
-    yield Check("processes", f"{workers}, runs of {chosen.threads} thread{'s' if chosen.threads > 1 else ''}")
-    yield _tls(chosen)
-    yield _attempt("tasks", lambda: startup.check_models(chosen), lambda: "one for each model that a setting names")
-    if chosen.device in machine.GPUS:
-        yield _attempt("device", lambda: startup.check_device(chosen), lambda: f"{chosen.device} works")
-        return
-    trouble = startup.trouble_with("cuda")
-    yield Check("device", f"{chosen.device}; cuda {'works' if trouble is None else f'does not work: {trouble}'}")
+    return Check("processes", f"{workers}, runs of {chosen.threads} thread{'s' if chosen.threads > 1 else ''}")
 
 
-def _tls(chosen: Settings) -> Check:
+def _check(requirement: startup.Requirement, chosen: Settings) -> Check:
     try:
-        return Check("TLS", startup.check_tls(chosen))
+        return Check(requirement.subject, requirement.check(chosen))
     except StartupError as error:
-        return Check("TLS", str(error), "FAIL")
-
-
-def _attempt(subject: str, check: Callable[[], None], finding: Callable[[], str]) -> Check:
-    try:
-        check()
-    except StartupError as error:
-        return Check(subject, str(error), "FAIL")
-    return Check(subject, finding())
+        return Check(requirement.subject, str(error), "FAIL")
 
 
 def _models(chosen: Settings) -> Iterator[Check]:

@@ -1,47 +1,103 @@
-"""What must hold before the service starts: each check tells in one line what is wrong."""
+"""What a start needs. `serve` stops at the first requirement that is not met; `doctor` shows them all."""
 
-import importlib.util
 import os
-import socket
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from multiprocessing import get_context
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from socket import AF_INET, AI_PASSIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
+from tempfile import TemporaryFile
+from textwrap import fill
+from threading import Event, Thread
 
 from service.errors import StartupError
 from service.machine import GPU, GPUS
+from service.processes.folder import temporary_folder
 from service.settings import PREFIX, Settings
 from service.telemetry import traces
 from service.tls import rejection, server_context
 
+LIBRARIES = (
+    "bentoml",
+    "uvicorn",
+    "starlette",
+    "httptools",
+    "uvloop",
+    "msgspec",
+    "numpy",
+    "pydantic",
+    "pydantic-settings",
+    "python-multipart",
+    "prometheus-client",
+    "opencv-python-headless",
+    "pillow",
+    "tokenizers",
+)
+"""What the service needs beside ONNX Runtime."""
+
+LEAST_OPEN_FILES = 64
+"""File descriptors of a process: a worker with the shipped models has 20 open before its first connection."""
+LEAST_ADDRESS_SPACE = 2**30
+"""Bytes: a worker with the shipped models takes 0.98 GB, of which 0.2 GB are resident."""
+
+_OTHER_THREADS, _MOST_THREADS_TRIED = 8, 256
+"""Threads of a worker beside those of a run; and how many of all workers are tried at most."""
+
+ADDRESS = "address"
+"""The subject of the requirement that the host and the port are free."""
+
+_TEMPORARY_BYTES, _TEMPORARY_BYTES_OF_WORKER = 2 * 2**20, 2 * 2**20
+"""Room for temporary files: rate limits and what is small; metrics of each worker, twice while it is replaced."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that a start needs."""
+
+    subject: str
+    check: Callable[[Settings], str]
+    """Return what was found, or raise `StartupError`."""
+
 
 def check(chosen: Settings) -> None:
-    """All of them, in turn.
+    """Check every requirement, in turn.
 
     Raises:
-        StartupError: the service cannot start with these settings here.
+        StartupError: one is not met. The message is one line that names the setting, the variable or the file.
     """
-    check_port(chosen)
-    check_tls(chosen)
-    check_runtime()
-    check_models_dir(chosen)
-    check_models(chosen)
-    check_device(chosen)
-    traces.check(os.environ)
+    for requirement in REQUIREMENTS:
+        requirement.check(chosen)
 
 
-def check_port(chosen: Settings) -> None:
-    """The port is free. BentoML would say so too, below a stack trace.
+def bind(chosen: Settings) -> socket:
+    """Return a socket that is bound to the host and port. Of several addresses of a name it takes the first of IPv4.
 
     Raises:
-        StartupError: it is not, or the address is none of this machine.
+        StartupError: the host has no address, or the address is taken, forbidden or not one of this machine.
     """
-    family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if not chosen.host:
+        raise StartupError(f"{PREFIX}HOST is empty: 0.0.0.0 and :: are all addresses of this machine")
+    try:
+        found = getaddrinfo(chosen.host, chosen.port, type=SOCK_STREAM, flags=AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise StartupError(f"{PREFIX}HOST: {chosen.host}: {reason}") from error
+    family, _, _, _, address = min(found, key=lambda each: each[0] != AF_INET)
+    with ExitStack() as unless_bound:
         try:
-            probe.bind((chosen.host, chosen.port))
+            bound = unless_bound.enter_context(socket(family, SOCK_STREAM))
+            bound.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            bound.bind(address)
         except OSError as error:
             message = f"{PREFIX}HOST and {PREFIX}PORT: {chosen.host}:{chosen.port}: {error.strerror}"
             raise StartupError(message) from error
+        unless_bound.pop_all()
+        return bound
 
 
 def check_tls(chosen: Settings) -> str:
@@ -58,57 +114,150 @@ def check_tls(chosen: Settings) -> str:
 
 
 def check_runtime() -> None:
-    """ONNX Runtime, which is one of two packages, is installed.
+    """Check that ONNX Runtime, which is one of two packages, is installed.
 
     Raises:
         StartupError: it is not.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
+    if find_spec("onnxruntime") is None:
         raise StartupError("ONNX Runtime is not installed: install deepserve[cpu] or deepserve[gpu]")
 
 
-def check_models_dir(chosen: Settings) -> None:
-    """The models folder can be read. A worker that starts later waits for it: a mount may be lost for a moment.
-
-    Raises:
-        StartupError: it cannot.
-    """
+def installed(library: str) -> str | None:
+    """Return the version of a library, None if it is not installed."""
     try:
-        os.scandir(chosen.models_dir).close()
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def trouble_with(device: GPU) -> str | None:
+    """Return why a GPU does not work, None if it does. Another process tries it, which may keep its memory or die."""
+    program = "import sys; from service.engine import gpu; print(gpu.trouble(sys.argv[1]) or '')"
+    try:
+        tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
     except OSError as error:
-        raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {error.strerror}") from error
+        return f"no process can be started: {error.strerror}"
+    if tried.returncode:
+        return "the process that tried it died"
+    return tried.stdout.decode(errors="replace").strip() or None
 
 
-def check_models(chosen: Settings) -> None:
-    """The models that settings name can be served. Which versions there are is not asked: they come and go.
+def check_libraries(_: Settings) -> str:
+    """Check that every library is installed."""
+    check_runtime()
+    versions = {library: installed(library) for library in LIBRARIES}
+    if missing := [library for library, found in versions.items() if found is None]:
+        raise StartupError(f"not installed: {', '.join(missing)}")
+    listed = ", ".join(f"{library}\0{found}" for library, found in versions.items())
+    return fill(listed, 90, break_on_hyphens=False).replace("\0", " ")
 
-    Raises:
-        StartupError: there is no task of such a name.
-    """
+
+def check_working_directory(_: Settings) -> str:
+    """Check that the working directory exists: libraries ask for it."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise StartupError(f"the working directory: {error.strerror}") from error
+
+
+def check_open_files(_: Settings) -> str:
+    """Check that a process may open enough files."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed < LEAST_OPEN_FILES:
+        raise StartupError(f"ulimit -n: {allowed} open files are too few, a worker needs {LEAST_OPEN_FILES}")
+    return str(allowed)
+
+
+def check_address_space(_: Settings) -> str:
+    """Check that a process may take enough memory."""
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return "no limit"
+    if allowed < LEAST_ADDRESS_SPACE:
+        raise StartupError(f"ulimit -v: {allowed >> 10} KiB are too few, a worker needs {LEAST_ADDRESS_SPACE >> 10}")
+    return f"{allowed / 2**30:.1f} GiB"
+
+
+def check_threads(chosen: Settings) -> str:
+    """Check that the threads of all workers can be started, by starting them for a moment."""
+    needed = min(chosen.workers * (chosen.threads + _OTHER_THREADS), _MOST_THREADS_TRIED)
+    end, started = Event(), 0
+    try:
+        while started < needed:
+            Thread(target=end.wait, daemon=True).start()
+            started += 1
+    except RuntimeError as error:
+        message = f"{started} threads can be started and {needed} are needed: ulimit -u or pids.max is too low"
+        raise StartupError(message) from error
+    finally:
+        end.set()
+    return f"{needed} can be started"
+
+
+def check_temporary_files(chosen: Settings) -> str:
+    """Check that there is room for what the workers share, by taking it for a moment."""
+    folder = temporary_folder()
+    if "$" in str(folder):  # BentoML would replace it and what follows
+        raise StartupError(f"TMPDIR: {folder}: its name has a $")
+    needed = _TEMPORARY_BYTES + _TEMPORARY_BYTES_OF_WORKER * chosen.workers
+    try:
+        with TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        raise StartupError(f"TMPDIR: {folder}: {error.strerror} ({needed / 2**20:.0f} MiB are needed)") from error
+    return str(folder)
+
+
+def check_models(chosen: Settings) -> str:
+    """Check that the folder can be read, and that there is a task for each model that a setting names."""
+    try:
+        str(chosen.models_dir).encode()  # as ONNX Runtime does
+        next(chosen.models_dir.iterdir(), None)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is not UTF-8"
+        raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {reason}") from error
     if any(chosen.by_model.values()):
         from service.serving.binding import task  # which needs the runtime
 
         for setting, models in chosen.by_model.items():
-            if strangers := sorted(model for model in models if task(model) is None):
-                raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(strangers)}")
+            if unknown := sorted(model for model in models if task(model) is None):
+                raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(unknown)}")
+    return str(chosen.models_dir)
 
 
-def check_device(chosen: Settings) -> None:
-    """The GPU that was asked for, if one was, works.
-
-    Raises:
-        StartupError: it does not.
-    """
-    if chosen.device in GPUS and (trouble := trouble_with(chosen.device)) is not None:
+def check_device(chosen: Settings) -> str:
+    """Try the GPU, if the settings name one."""
+    if chosen.device not in GPUS:
+        return chosen.device
+    if (trouble := trouble_with(chosen.device)) is not None:
         raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {trouble}")
+    return f"{chosen.device} works"
 
 
-def trouble_with(device: GPU) -> str | None:
-    """Why a GPU does not work, None if it does; tried in a process apart, which may keep its memory or die of it."""
-    from service.engine import gpu
+def check_tracing(_: Settings) -> str:
+    """Check that traces can be sent, if they are to be."""
+    return "on" if traces.check(os.environ) else "off"
 
-    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-        try:
-            return apart.submit(gpu.trouble, device).result()
-        except BrokenExecutor:
-            return "the process that tried it died"
+
+def check_address(chosen: Settings) -> str:
+    """Check that the host and the port can be listened on."""
+    with bind(chosen):
+        return f"{chosen.host}:{chosen.port} is free"
+
+
+REQUIREMENTS = (
+    Requirement("working directory", check_working_directory),
+    Requirement("open files", check_open_files),
+    Requirement("address space", check_address_space),
+    Requirement("threads", check_threads),
+    Requirement("temporary files", check_temporary_files),
+    Requirement("libraries", check_libraries),
+    Requirement("models", check_models),
+    Requirement("device", check_device),
+    Requirement("TLS", check_tls),
+    Requirement("tracing", check_tracing),
+    Requirement(ADDRESS, check_address),
+)
+"""In the order in which they are checked: what others need comes first."""

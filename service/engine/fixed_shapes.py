@@ -13,10 +13,10 @@ from math import prod
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 
 from service.arrays import Array, Tensors
 from service.engine.card import TensorSpec
+from service.engine.onnx_runtime import ort
 
 BATCH = "batch"
 """The dimension that is the rows."""

@@ -14,10 +14,8 @@ from importlib.metadata import distributions
 from io import StringIO
 from pathlib import Path
 
-import onnxruntime as ort
-from onnxruntime.datasets import get_example
-
 from service.engine.failures import readable
+from service.engine.onnx_runtime import ort
 from service.machine import GPU
 
 PROVIDERS: dict[GPU, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -36,6 +34,9 @@ _REMEDIES = {
 }
 """For a library that cannot be loaded, by the beginning of its name."""
 
+_TINY_GRAPH = Path(ort.__file__).parent / "datasets" / "sigmoid.onnx"
+"""Comes with ONNX Runtime."""
+
 
 @cache
 def trouble(device: GPU) -> str | None:
@@ -49,7 +50,7 @@ def trouble(device: GPU) -> str | None:
         return "; ".join(missing)
     ort.set_default_logger_severity(4)
     try:
-        session = ort.InferenceSession(get_example("sigmoid.onnx"), providers=[provider], enable_fallback=0)
+        session = ort.InferenceSession(_TINY_GRAPH, providers=[provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
         return _missing_behind(device) or _explained(readable(error))
     finally:

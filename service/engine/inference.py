@@ -8,13 +8,12 @@ from pathlib import Path
 from threading import Timer
 from typing import Literal
 
-import onnxruntime as ort
-
 from service.arrays import Tensors
 from service.engine import gpu
 from service.engine.card import GOLDEN, GRAPHS, Card, Precision, TensorSpec
 from service.engine.failures import lacks_memory, readable
 from service.engine.fixed_shapes import FixedShapes
+from service.engine.onnx_runtime import ort
 from service.engine.queue import RUN_ELEMENTS
 from service.errors import Unavailable
 from service.machine import GPU, Device
@@ -185,6 +184,10 @@ def _start(
     directory: Path, card: Card, precision: Precision, options: ort.SessionOptions, providers: Sequence[object]
 ) -> ort.InferenceSession:
     graph = directory / GRAPHS[precision]
+    try:
+        str(graph).encode()
+    except UnicodeError as error:
+        raise SessionError(f"{graph.name} does not load: its path is not UTF-8") from error
     try:
         # ONNX Runtime maps the files in which a graph keeps weights, and a mapped file that is truncated ends the
         # process by SIGBUS. It copies what it is given here.

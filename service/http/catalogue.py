@@ -23,7 +23,7 @@ class VersionState(BaseModel):
     version: str
     state: State
     reason: Reason = None
-    """Why it, or a change of its files, is not served; absent if all is."""
+    """Why the version, or a change of its files, is not served; absent if there is no reason."""
 
 
 class ModelSummary(BaseModel):
@@ -34,7 +34,7 @@ class ModelSummary(BaseModel):
     """What the model does; null if no version is ready."""
     versions: list[VersionState]
     reason: Reason = None
-    """Why no version is known; absent if one is."""
+    """Why no version of the model is known; absent if one is."""
 
 
 class ModelSummaries(BaseModel):

@@ -10,6 +10,8 @@ from starlette.types import Receive
 from service.call import Call
 
 JSON = "application/json"
+SINGLE_HEADERS = frozenset((b"x-request-id", b"x-request-timeout", b"inference-header-content-length"))
+"""Headers of this API that a request must not repeat: which of two values counts would be anybody's guess."""
 
 
 @dataclass(slots=True)

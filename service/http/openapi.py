@@ -172,7 +172,7 @@ def _catalogue_paths() -> Document:
 
 
 def _operations_paths() -> Document:
-    """Return the paths for those who run the server, and those of the documentation."""
+    """Return the paths of operations and of the documentation."""
     text, page = content("text/plain", TEXT), content("text/html", TEXT)
     described = {
         "/livez": ("get_livez", "Whether the process can answer.", text),

@@ -106,9 +106,9 @@ def operation(
 
 
 def add_formats(schema: Any) -> None:
-    """Say in place, of every integer and number below `schema`, how many bits it may take.
+    """Add a `format` to every integer and number below `schema`, in place.
 
-    Generators for typed languages make 32-bit integers of those that do not say so.
+    Without one, generators for typed languages choose 32-bit integers.
     """
     if isinstance(schema, dict):
         if schema.get("type") == "integer":

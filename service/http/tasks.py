@@ -55,10 +55,10 @@ class TaskEndpoint:
         kind = media_type(content_type) or JSON
         takes_files = self.predictor.files_field is not None
         if request.header(b"content-encoding").lower() not in ("", "identity"):
-            raise UnsupportedMediaType("A compressed body is not taken here.")
+            raise UnsupportedMediaType("A compressed body is not taken here.", headers={"Accept-Encoding": "identity"})
         if kind != JSON and not (takes_files and (kind == MULTIPART or kind.startswith("image/"))):
-            accepted = f"{JSON}, {MULTIPART} and image/*" if takes_files else JSON
-            raise UnsupportedMediaType(f"{kind} is not taken here; {accepted} is.")
+            accepted = f"{JSON}, {MULTIPART}, image/*" if takes_files else JSON
+            raise UnsupportedMediaType(f"{kind} is not taken here.", headers={"Accept": accepted})
         length = request.headers.get(b"content-length")
         body = await read_body(request.receive, length, self.settings.max_body_bytes)
         call.received = time.perf_counter()

@@ -27,7 +27,7 @@ CLASSES: tuple[Label, ...] = get_args(Label)
 LATENT = 64
 """Numbers from which the generator draws one picture."""
 COUNT, TRUNCATION = 16, 1.0
-"""What an order has that says nothing else."""
+"""The defaults of an order."""
 MAX_SEED = 2**63 - 1
 EXACT_SEEDS = 2**53
 """Seeds below are drawn where a client names none: every JSON reader takes them for what they are."""

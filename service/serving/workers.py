@@ -6,16 +6,13 @@ In the lock's file is the worker's pulse, the time of its last beat: one that li
 hangs, is silent.
 """
 
-import atexit
 import fcntl
 import os
-import shutil
 import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import IO
 
 import msgspec
@@ -27,8 +24,6 @@ _LOOK = 0.01
 """Seconds between looks whether a lock is free."""
 _PULSE = struct.Struct("d")
 """Seconds of the monotonic clock."""
-_FOLDER = "_DEEPSERVE_WORKERS"
-"""The environment variable by which workers inherit their folder."""
 
 
 class WantedModel(msgspec.Struct, frozen=True):
@@ -78,16 +73,6 @@ class Report(msgspec.Struct, frozen=True):
     """Model, number and content of each version that is ready."""
     failures: dict[str, str] = {}
     """By model, what went wrong when it was last asked for."""
-
-
-def shared_folder() -> Path:
-    """The folder of this server: whoever asks first, the supervisor of the workers, makes it and takes it away."""
-    if _FOLDER not in os.environ:
-        os.environ[_FOLDER] = mkdtemp(prefix="deepserve-workers-")
-        # While it is locked, systemd-tmpfiles does not take it for forgotten (tmpfiles.d(5), Age).
-        fcntl.flock(os.open(os.environ[_FOLDER], os.O_RDONLY), fcntl.LOCK_SH)
-        atexit.register(shutil.rmtree, os.environ[_FOLDER], ignore_errors=True)
-    return Path(os.environ[_FOLDER])
 
 
 class Workers:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from load_tests.processes import free_ports
-from service.commands.doctor import LIBRARIES
+from service.commands.startup import LIBRARIES
 from service.engine import gpu
 from service.settings import Settings
 from tests.live.conftest import clean_environment
@@ -105,7 +105,10 @@ def test_a_model_that_cannot_be_read_is_told(models: Path) -> None:
 def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     done = doctor(port=str(free_ports(1)[0]), models_dir=str(tmp_path / "nowhere"))
     assert (done.returncode, done.stderr) == (1, "")
-    assert f"FAIL  folder  DEEPSERVE_MODELS_DIR: {tmp_path / 'nowhere'}: No such file or directory" in done.stdout
+    assert (
+        f"FAIL  models             DEEPSERVE_MODELS_DIR: {tmp_path / 'nowhere'}: No such file or directory"
+        in done.stdout
+    )
 
 
 def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:

@@ -1,10 +1,10 @@
 """What ONNX Runtime fails of, told apart by what it says: it has no class of its own for want of memory."""
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from service.engine.failures import lacks_memory
+from service.engine.onnx_runtime import ort
 from tests.places import MODELS
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from service.engine import gpu
 from service.engine.card import Card
 from service.engine.fixed_shapes import BATCH, SHORTEST, FixedShapes, padded_size
 from service.engine.inference import Runtime, Session, SessionError
+from service.engine.onnx_runtime import ort
 from tests.places import MODELS
 
 DIGITS = MODELS / "digits" / "2"

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import psutil
 import pytest
 
@@ -19,6 +18,7 @@ from service.engine import gpu
 from service.engine.card import Card
 from service.engine.fixed_shapes import FixedShapes
 from service.engine.inference import NoMemoryError, Runtime, Session
+from service.engine.onnx_runtime import ort
 from service.engine.queue import RUN_ELEMENTS
 from service.engine.verification import GOLDEN_TOLERANCE, verify
 from service.errors import Unavailable

@@ -22,7 +22,7 @@ def open_connection(server: str) -> Iterator[Open]:
     opened: list[socket.socket] = []
 
     def connect() -> socket.socket:
-        opened.append(socket.create_connection((address.hostname, address.port), timeout=20))
+        opened.append(socket.create_connection((address.hostname, address.port), timeout=30))
         return opened[-1]
 
     yield connect
@@ -53,10 +53,8 @@ def answer(connection: socket.socket) -> tuple[int, str, bytes]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1) == b""
-    except ConnectionResetError:
-        return True
+    """Whether the connection ends in order; a reset is an error."""
+    return connection.recv(1) == b""
 
 
 def test_bytes_may_come_one_by_one(open_connection: Open) -> None:
@@ -86,16 +84,28 @@ def test_a_reader_that_is_slow_gets_every_byte(open_connection: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage",
-    [b"nonsense\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
-    ids=["words", "no path", "TLS", "HTTP/2"],
+    ("garbage", "expected", "title"),
+    [
+        (b"nonsense\r\n\r\n", 400, "Bad Request"),
+        (b"GET /\r\n\r\n", 400, "Bad Request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400, "Bad Request"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP Version Not Supported"),
+        (b"BREW / HTTP/1.1\r\n\r\n", 501, "Not Implemented"),
+        (b"GET /" + b"x" * 100_000, 414, "URI Too Long"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n", 417, "Expectation Failed"),
+    ],
+    ids=["words", "no version", "TLS", "HTTP/2", "method", "URI", "expectation"],
 )
-def test_what_is_not_http_gets_a_problem_and_the_connection_ends(open_connection: Open, garbage: bytes) -> None:
+def test_what_is_not_served_gets_a_problem_and_the_connection_ends(
+    open_connection: Open, garbage: bytes, expected: int, title: str
+) -> None:
     connection = open_connection()
     connection.sendall(garbage)
     status, head, body = answer(connection)
-    assert status == 400
+    assert status == expected
     assert "application/problem+json" in head
+    problem = json.loads(body)
+    assert (problem["status"], problem["title"]) == (expected, title)
     assert f"x-request-id: {json.loads(body)['request_id']}" in head
     assert is_closed(connection)
 
@@ -103,7 +113,7 @@ def test_what_is_not_http_gets_a_problem_and_the_connection_ends(open_connection
 def test_a_request_before_garbage_is_answered(open_connection: Open) -> None:
     connection = open_connection()
     connection.sendall(request("/v1/fashion", {"seed": 3}) + b"nonsense\r\n\r\n")
-    assert answer(connection)[0] == 200
+    assert [answer(connection)[0] for _ in range(2)] == [200, 400]
     assert is_closed(connection)
 
 
@@ -130,7 +140,6 @@ def test_a_head_without_end_is_refused(open_connection: Open, lines: bytes) -> N
 def test_chunks_without_end_are_refused(open_connection: Open, rest: bytes) -> None:
     connection = open_connection()
     connection.sendall(b"POST /v1/fashion HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-    time.sleep(0.1)  # bytes are counted from one packet to the next
     connection.sendall(rest)
     assert answer(connection)[0] == 431
     assert is_closed(connection)
@@ -151,14 +160,6 @@ def test_many_offers_of_another_protocol_are_declined_in_order(open_connection: 
     connection.sendall(b"".join(request("/v1/fashion", {"seed": seed}, offer) for seed in range(300)))
     for seed in range(300):
         assert f"x-seed: {seed}\r\n" in answer(connection)[1]
-
-
-def test_half_a_head_does_not_hold_a_connection(open_connection: Open) -> None:
-    connection = open_connection()
-    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
-    started = time.monotonic()
-    assert is_closed(connection)
-    assert time.monotonic() - started < 10
 
 
 def test_a_connection_is_kept_between_requests(open_connection: Open) -> None:
@@ -209,6 +210,61 @@ def test_a_url_may_name_its_host_and_have_escapes(open_connection: Open) -> None
     assert "x-seed: 4" in answer(connection)[1]
 
 
+@pytest.mark.parametrize("name", ["Host", "Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout"])
+@pytest.mark.parametrize("path", ["/v1/fashion", "/v2/models/digits/infer"])
+def test_a_header_that_has_one_value_must_not_repeat(open_connection: Open, name: str, path: str) -> None:
+    connection = open_connection()
+    connection.sendall(request(path, {}, f"{name}: 1\r\n{name}: 1\r\n"))
+    status, _, body = answer(connection)
+    assert status == 400
+    assert ("error" in json.loads(body)) == path.startswith("/v2")
+    assert is_closed(connection)
+
+
+def test_an_escaped_slash_is_no_separator(open_connection: Open) -> None:
+    connection = open_connection()
+    for path in ("/v1%2Ffashion", "/v2/models/digits%2Fready", "/v2%2fmodels/digits"):
+        connection.sendall(request(path, method="GET"))
+        assert answer(connection)[0] == 404
+
+
+def test_a_client_that_has_ended_its_side_gets_its_response(open_connection: Open) -> None:
+    connection = open_connection()
+    connection.sendall(request("/v1/fashion", {"seed": 5}))
+    connection.shutdown(socket.SHUT_WR)
+    assert "x-seed: 5" in answer(connection)[1]
+    assert is_closed(connection)
+
+
+def test_a_rejected_body_does_not_take_the_next_request_along(open_connection: Open) -> None:
+    for size in (1_000, 4 * 2**20):
+        connection = open_connection()
+        connection.sendall(request("/nope", "x" * size) + request("/v1/fashion", {"seed": 6}))
+        status, head, _ = answer(connection)
+        assert status == 404
+        if "connection: close" in head:
+            assert is_closed(connection)
+        else:
+            assert "x-seed: 6" in answer(connection)[1]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "name", "accepted"),
+    [
+        ("text/plain", "accept", "application/json, multipart/form-data, image/*"),
+        ("application/json\r\nContent-Encoding: br", "accept-encoding", "identity"),
+    ],
+)
+def test_a_415_says_what_is_taken(open_connection: Open, content_type: str, name: str, accepted: str) -> None:
+    connection = open_connection()
+    connection.sendall(
+        f"POST /v1/digits HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+    )
+    status, head, _ = answer(connection)
+    assert status == 415
+    assert f"\r\n{name}: {accepted}\r\n" in head
+
+
 def metric(client: httpx.Client, name: str, *labels: str) -> float:
     """The sum of the series of that name that have all these labels."""
     lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{name}{{")]
@@ -223,7 +279,7 @@ def test_nothing_is_computed_for_clients_that_hang_up_while_they_wait(
         return abandoned, metric(client, "deepserve_run_rows_sum", 'model="sentiment"')
 
     abandoned, rows = measured()
-    for _ in range(4):
+    for _ in range(8):
         open_connection().sendall(request("/v1/sentiment", LONG_REVIEWS))
     time.sleep(0.3)
     waiting = [open_connection() for _ in range(10)]
@@ -234,4 +290,4 @@ def test_nothing_is_computed_for_clients_that_hang_up_while_they_wait(
         connection.close()
     assert client.post("/v1/sentiment", json={"reviews": ["the end"]}).status_code == 200
     assert measured()[0] == abandoned + 10
-    assert measured()[1] <= rows + 4 * 64 + 1
+    assert measured()[1] <= rows + 8 * 64 + 1

@@ -19,7 +19,7 @@ from load_tests.bench.report import publish
 from load_tests.bench.results import Record, Results, Standings, Strain
 from load_tests.bench.scenarios import WrongAnswer, digits
 from load_tests.processes import Memory, ServerError, free_ports, running
-from load_tests.subjects import BARE, PEERS, peers
+from load_tests.subjects import BARE, PEERS, UVICORN, Subject, peers
 
 CORES = sorted(os.sched_getaffinity(0))[:1]
 
@@ -81,13 +81,16 @@ def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> N
         pass
 
 
-def test_the_bare_server_answers_and_its_constant_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subject", [BARE, UVICORN], ids=["own protocol class", "uvicorn's"])
+def test_the_bare_server_answers_and_its_constant_is_noticed(subject: Subject, tmp_path: Path) -> None:
     scenario = digits()
-    with BARE.serving(scenario.graph, CORES, tmp_path) as server:
-        answer = httpx.post(server.url + BARE.route, content=scenario.bodies[0])
+    with subject.serving(scenario.graph, CORES, tmp_path) as server:
+        answer = httpx.post(server.url + subject.route, content=scenario.bodies[0])
         assert answer.status_code == 200
+        bad = httpx.post(server.url + subject.route, headers={"Expect": "tea"})
+        assert bad.status_code == (417 if subject is BARE else 200), "which class serves"
         with pytest.raises(WrongAnswer):
-            scenario.check(server.url + BARE.route)
+            scenario.check(server.url + subject.route)
 
 
 def test_onnx_runtime_alone_takes_time_for_a_row(tmp_path: Path) -> None:

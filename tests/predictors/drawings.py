@@ -5,9 +5,9 @@ import io
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from PIL import Image
 
+from service.engine.onnx_runtime import ort
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from tests.places import MODELS

@@ -46,7 +46,7 @@ class Worker:
     def index(self) -> dict[str, tuple[str, str]]:
         """State and reason by model and version."""
         index = metadata.index(self.models.repository, only_ready=False)
-        return {f"{each['name']} {each['version']}": (each["state"], each["reason"]) for each in index}
+        return {f"{each.name} {each.version}": (each.state, each.reason) for each in index}
 
     @property
     def not_ready(self) -> str:

@@ -6,12 +6,12 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
 
 from service.engine.card import GRAPHS, Card, Precision, digests
+from service.engine.onnx_runtime import ort
 from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from tests.places import MODELS

@@ -2,10 +2,10 @@
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 
 from service.engine.card import Card
+from service.engine.onnx_runtime import ort
 from service.predictors.fashion import CLASSES, LATENT, FashionPredictor, FashionRequest, latents
 from tests.places import MODELS
 from training import version

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.card import Card, digests
+from service.engine.onnx_runtime import ort
 from service.predictors.mammogram import LEVELS, SEVERITIES
 from tests.places import MODELS
 from training import version

@@ -8,13 +8,13 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.card import GRAPHS, Card, Precision, digests
+from service.engine.onnx_runtime import ort
 from service.predictors.sentiment import ReviewReader, pad
 from tests.places import MODELS
 from training import version

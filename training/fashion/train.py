@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, Card
+from service.engine.onnx_runtime import ort
 from service.predictors.fashion import CLASSES, LATENT, latents
 from training import cards, plots, version
 from training.data.images import FASHION_MNIST, Bytes, Labels, Pictures, load_images

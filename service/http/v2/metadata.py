@@ -73,7 +73,7 @@ class IndexEntry(msgspec.Struct, frozen=True):
     version: str
     state: State
     reason: str
-    """Why it, or a change of its files, is not served; empty if all is."""
+    """Why the version, or a change of its files, is not served; empty if there is no reason."""
 
 
 def server(*, controlled: bool) -> ServerMetadata:

@@ -93,10 +93,13 @@ class ModelRepository:
 
     async def _load(self, request: HttpRequest, call: Call) -> Reply:
         wanted = await _read(request, LoadRequest, "a request to load a model")
-        name = _model(request)
-        cards = await asyncio.to_thread(_cards, self._repository(), name)
-        policy = requested_policy(wanted.parameters.config or "{}", cards, self._max_wait)
-        return await self._make(self._control().load(name, policy), request, call)
+        name, config = _model(request), wanted.parameters.config or "{}"
+
+        async def load() -> None:
+            cards = await asyncio.to_thread(_cards, self._repository(), name)
+            await self._control().load(name, requested_policy(config, cards, self._max_wait))
+
+        return await self._make(load(), request, call)
 
     async def _unload(self, request: HttpRequest, call: Call) -> Reply:
         await _read(request, UnloadRequest, "a request to unload a model")

@@ -1,8 +1,8 @@
 """The routes of Triton's extensions that need more than this server has: shared memory, trace settings, log settings.
 
-Clients call some of them as a matter of course. So they answer as a Triton without these extensions does: nothing is
-registered, to unregister succeeds, and everything else is refused with the reason. (Triton from 24.01 on refuses trace
-and log settings with 503. Here that would invite a retry, so it is 400, as from Triton before.)
+Some clients call them by default, so they answer as a Triton without these extensions does: nothing is registered,
+unregistering succeeds, and everything else is refused with the reason. Newer releases of Triton refuse trace and log
+settings with 503 and registering with 501. Here all of these are 400, as in older releases: a 503 would invite a retry.
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,140 @@
+"""Signals: whenever one comes that should stop the server, it stops; nothing outlives a supervisor that is killed."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree
+from threading import Event
+
+import httpx
+import psutil
+import pytest
+
+from load_tests.processes import free_ports
+from tests.live.conftest import clean_environment, wait_until
+from tests.places import MODELS, ROOT
+
+BODY = {"masses": [{"age": 50}]}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server with one model."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Exit status, once it has ended, and what of the log tells of a fault."""
+        status = self.process.wait(30)
+        log = self.log.read_text()
+        return status, log if "Traceback" in log or "ERROR" in log else ""
+
+
+@contextmanager
+def started(tmp_path: Path, **settings: str) -> Iterator[Server]:
+    """A server that has just been started, and is killed at the end if it still runs."""
+    [port] = free_ports(1)
+    if not (tmp_path / "models").exists():
+        copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
+    environment = {
+        **clean_environment(),
+        "DEEPSERVE_PORT": str(port),
+        "DEEPSERVE_MODELS_DIR": str(tmp_path / "models"),
+        **{f"DEEPSERVE_{name.upper()}": value for name, value in settings.items()},
+    }
+    log = tmp_path / "log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stdout=output, stderr=output
+        ) as process,
+    ):
+        try:
+            yield Server(process, f"http://127.0.0.1:{port}", log)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def serving(tmp_path: Path, **settings: str) -> Iterator[Server]:
+    """The same once it is ready."""
+    with started(tmp_path, **settings) as server:
+        wait_until(server.url, server.process, server.log, ready=True)
+        yield server
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.8, 0.95])
+def test_a_server_that_is_told_to_stop_while_it_starts_stops(share: float, tmp_path: Path, seconds: float) -> None:
+    with started(tmp_path) as server:
+        time.sleep(share * seconds)
+        server.send(signal.SIGTERM)
+        server.send(signal.SIGHUP)  # systemd sends both
+        assert server.end() == (0, "")
+
+
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """What a start takes here, now."""
+    begun = time.monotonic()
+    with serving(tmp_path_factory.mktemp("first")) as server:
+        server.send(signal.SIGHUP)  # and it is told to stop while it reloads
+        server.send(signal.SIGTERM)
+        ready = time.monotonic() - begun
+        assert server.end() == (0, "")
+    return ready
+
+
+def test_the_second_signal_ends_the_drain(tmp_path: Path) -> None:
+    with serving(tmp_path, drain_seconds="600", workers="2") as server:
+        server.send(signal.SIGTERM)
+        while httpx.get(f"{server.url}/readyz").status_code == 200:
+            time.sleep(0.05)
+        assert httpx.post(f"{server.url}/v1/mammogram", json=BODY).status_code == 200
+        server.send(signal.SIGTERM)
+        assert server.end() == (0, "")
+
+
+def test_a_reload_costs_no_request_and_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool, serving(tmp_path, workers="2") as server:
+        old, enough = set(server.workers), Event()
+        asked = pool.submit(ask, server.url, enough)
+        try:
+            server.send(signal.SIGHUP)
+            while old & set(server.workers) or len(server.workers) < 2:
+                time.sleep(0.05)
+            wait_until(server.url, server.process, server.log, ready=True)
+        finally:
+            enough.set()
+        statuses = asked.result()
+        assert set(statuses) == {200}, statuses
+        workers = server.workers
+        server.send(signal.SIGKILL)
+        server.process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=5)
+        assert alive == []
+        with socket.create_server(("127.0.0.1", int(server.url.rpartition(":")[2]))):  # is free
+            pass
+
+
+def ask(url: str, enough: Event) -> list[int]:
+    """The status of each of the requests that follow each other on connections of their own."""
+    statuses = []
+    while not enough.is_set():
+        statuses.append(httpx.post(f"{url}/v1/mammogram", json=BODY, timeout=30).status_code)
+    return statuses
