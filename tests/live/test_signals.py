@@ -51,7 +51,7 @@ def started(tmp_path: Path, **settings: str) -> Iterator[Server]:
     """A server that has just been started, and is killed at the end if it still runs."""
     [port] = free_ports(1)
     if not (tmp_path / "models").exists():
-        copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
+        copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
     environment = {
         **clean_environment(),
         "DEEPSERVE_PORT": str(port),

@@ -78,7 +78,7 @@ def mount_namespace() -> list[str]:
 @pytest.fixture
 def tmp(tmp_path: Path) -> Path:
     """A folder with one model."""
-    shutil.copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
     return tmp_path
 
 

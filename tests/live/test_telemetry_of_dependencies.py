@@ -87,7 +87,7 @@ class Sandbox:
 def sandbox(tmp_path: Path) -> Sandbox:
     for name in ("home", "tmp", "out"):
         (tmp_path / name).mkdir()
-    shutil.copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
+    shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
     tried = subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
     if "PTRACE" in tried.stderr or "ptrace" in tried.stderr:
         pytest.skip(f"processes cannot be traced here: {tried.stderr.strip()}")

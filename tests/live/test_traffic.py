@@ -129,7 +129,7 @@ def test_who_asks_for_a_version_gets_it_whatever_the_canary(client: httpx.Client
 def test_a_canary_that_is_not_ready_answers_nobody(client: httpx.Client) -> None:
     for age in range(20, 30):
         answer = client.post("/v1/mammogram", json={"masses": [{"age": age}]})
-        assert answer.headers["X-Model-Version"] == "1"
+        assert answer.headers["X-Model-Version"] == "2"
 
 
 @pytest.fixture(scope="module")

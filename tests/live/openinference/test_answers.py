@@ -96,7 +96,7 @@ def test_outputs_are_those_asked_for_in_the_form_asked_for(client: httpx.Client)
 
 
 def test_every_response_has_an_id(client: httpx.Client) -> None:
-    inputs, _ = golden(MODELS / "mammogram" / "1")
+    inputs, _ = golden(MODELS / "mammogram" / "2")
     row = inputs["masses"][:1]
     requests = [
         {"json": {"inputs": [in_json("masses", np.ones((1, 4), np.float32))], "id": None}},
@@ -117,7 +117,7 @@ def test_the_id_of_a_request_comes_back(client: httpx.Client) -> None:
 
 
 def test_classes_come_with_their_labels(client: httpx.Client) -> None:
-    inputs, expected = golden(MODELS / "mammogram" / "1")
+    inputs, expected = golden(MODELS / "mammogram" / "2")
     known = [row for row in range(20) if not np.isnan(inputs["masses"][row]).any()][:3]
 
     def ask(count: int) -> Document:
