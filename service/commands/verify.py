@@ -113,7 +113,8 @@ def _worse_than_baselines(card: Card) -> Iterator[str]:
             if (own := card.figures.get(name)) is None:
                 continue
             lower = lower_is_better(name)
-            best = (own.low if lower else own.high) or own.value
+            bound = own.low if lower else own.high
+            best = own.value if bound is None else bound
             if (other.value < best) if lower else (other.value > best):
                 yield f"{name}, {own.value:.4g}, is worse than that of {baseline}, {other.value:.4g}"
 

@@ -92,7 +92,7 @@ class DataSource(Section):
 
 
 class Training(Section):
-    """How the version came to be: with these, the commit and the data it can be made again."""
+    """How the network was trained. `Card.provenance` says which commit made the other files."""
 
     command: str
     hyperparameters: dict[str, Any]
