@@ -98,7 +98,9 @@ def test_a_run_is_interrupted_continued_and_guarded(tmp_path: Path) -> None:
     run(command("digits-mlp", cut, *options, "--resume"))
     assert (cut / "model.onnx").read_bytes() == (whole / "model.onnx").read_bytes()
     assert not checkpoint.exists()
-    assert Card.read(cut).training.command == "python -m training train digits-mlp --smoke --epochs 3"
+    assert Card.read(cut).training.command == (
+        "python -m training train digits-mlp --smoke --epochs 3 --batch-size 64 --held-out 1000"
+    )
 
 
 @pytest.mark.parametrize(
