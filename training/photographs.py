@@ -52,7 +52,7 @@ def photograph(digit: Grey, random: np.random.Generator, scene: Scene = Scene())
     """
     height = int(random.integers(scene.height[0], scene.height[1], endpoint=True))
     width = int(height * random.uniform(*scene.aspect))
-    ink, size = _place(digit, height, width, random, scene)
+    ink, size = place(digit, height, width, random, scene)
     paper = random.uniform(*scene.paper)
     tone: Floats = np.float32(paper) * (1 - ink * np.float32(random.uniform(*scene.contrast)))
     if random.random() < 0.5:
@@ -65,7 +65,7 @@ def photograph(digit: Grey, random: np.random.Generator, scene: Scene = Scene())
     return _encode(np.clip(tone, 0, 255).astype(np.uint8), random, scene)
 
 
-def _place(digit: Grey, height: int, width: int, random: np.random.Generator, scene: Scene) -> tuple[Floats, float]:
+def place(digit: Grey, height: int, width: int, random: np.random.Generator, scene: Scene) -> tuple[Floats, float]:
     """The digit's ink, 0 to 1, somewhere in a picture of the given size and wholly inside; and its size in pixels."""
     size = random.uniform(*scene.digit) * min(height, width) * 0.95
     scale = size / 20
