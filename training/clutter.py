@@ -211,20 +211,38 @@ def cropped(digit: Grey, margin: int, side: int | None = None, negative: bool = 
 
 
 def detached_heavy_bar(digit: Grey, random: Random) -> bytes:
-    """A digit whose top is written with a heavy pen, apart from the rest: the bar of a 5."""
-    _, top, _, height = cv2.boundingRect(digit)
-    cut = top + max(3, round(height * random.uniform(0.2, 0.3)))
-    upper, lower = digit.copy(), digit.copy()
-    upper[cut:], lower[: cut + 2] = 0, 0
-    pen = np.ones((2, 2), np.uint8)
-    both = np.maximum(cv2.dilate(upper, pen, iterations=2), cv2.erode(lower, pen))
-    left, top, width, height = cv2.boundingRect(both)
-    y, x = (int(random.integers(1, 27 - length, endpoint=True)) for length in (height, width))
-    canvas = np.zeros((28, 28), np.uint8)
-    canvas[y : y + height, x : x + width] = both[top : top + height, left : left + width]
-    factor = int(random.integers(1, 6))
-    large = cv2.resize(canvas, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    return finish(255 - np.asarray(large, np.float32), random, noise=2.0)
+    """A digit whose top is written with a heavy pen, apart from the fine rest: the bar of a 5."""
+    left, top, width, height = cv2.boundingRect(digit)
+    scale = 4
+    large = cv2.resize(digit[top : top + height, left : left + width], None, fx=scale, fy=scale) > 128
+    strokes = np.pad(large.astype(np.uint8), 8 * scale)
+    cut = 8 * scale + round(height * scale * random.uniform(0.22, 0.3))
+    gap = round(scale * random.uniform(1.5, 3))
+    bar, rest = strokes.copy(), _thinned(strokes, round(scale * random.uniform(0.8, 1.8)))
+    bar[cut:] = rest[: cut + gap] = 0
+    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3 * scale, 2 * scale))
+    ink = np.maximum(np.roll(cv2.dilate(bar, pen), -scale, 0), rest).astype(np.float32)
+    side = int(random.integers(28, 140))
+    page = np.asarray(cv2.resize(_squared(ink), (side, side), interpolation=cv2.INTER_AREA), np.float32)
+    return finish(255 - np.float32(random.uniform(150, 250)) * page, random, noise=2.0)
+
+
+def _thinned(strokes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
+    """Return strokes of the given width in pixels, along the middle of other strokes."""
+    distance = cv2.distanceTransform(strokes, cv2.DIST_L2, 5)
+    ridge = (distance >= cv2.dilate(distance, np.ones((3, 3), np.uint8)) - 0.5) & (distance > 1)
+    joined = cv2.morphologyEx(ridge.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    return np.asarray(cv2.dilate(joined, np.ones((width, width), np.uint8)), np.uint8)
+
+
+def _squared(ink: Floats) -> Floats:
+    """Pad to a square, the ink in its middle."""
+    height, width = ink.shape
+    side = max(height, width)
+    square = np.zeros((side, side), np.float32)
+    y, x = (side - height) // 2, (side - width) // 2
+    square[y : y + height, x : x + width] = ink
+    return square
 
 
 def scan_line(digit: Grey, random: Random) -> bytes:

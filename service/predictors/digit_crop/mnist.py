@@ -50,12 +50,11 @@ def _scaled(darkness: Floats, strokes: Mask) -> Floats:
     x, y, width, height = cv2.boundingRect(strokes)
     scale = BOX / max(width, height)
     soft: Floats = darkness * cv2.dilate(strokes, np.ones((SOFT_EDGE, SOFT_EDGE), np.uint8))
-    inside = cv2.distanceTransform(strokes, cv2.DIST_L2, 3)
-    stroke = 4 * float(inside[strokes > 0].mean())
-    if stroke * scale < LEAST_STROKE:
-        radius = max(1, round((LEAST_STROKE / scale - stroke) / 2))
+    radius = round((LEAST_STROKE / scale - 1) / 2)
+    if radius > 0:
         pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
-        soft = np.asarray(cv2.dilate(soft, pen), np.float32)
+        fine = soft * (cv2.morphologyEx(strokes, cv2.MORPH_OPEN, pen) == 0)
+        soft = np.maximum(soft, cv2.dilate(fine, pen))
     cut = soft[y : y + height, x : x + width]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
