@@ -4,16 +4,12 @@ Paper and ink of any tone, dark on light or light on dark, a digit of any size a
 thinner or thicker, uneven light with a bright spot, a lens out of focus, the noise of a sensor, a lossy encoder.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
-
-from service.errors import Invalid
-from service.predictors.framing import frame
-from service.predictors.pictures import read_grey
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -112,20 +108,8 @@ def _encode(grey: Grey, random: np.random.Generator, scene: Scene) -> bytes:
     return encoded.tobytes()
 
 
-def read_back(digits: Grey, seed: int, scene: Scene = Scene()) -> tuple[Grey, npt.NDArray[np.bool_]]:
-    """What serving makes of photographs of the digits.
-
-    Args:
-        digits: uint8 `[n, 28, 28]`.
-
-    Returns:
-        The digits as found and framed, uint8 `[n, 28, 28]`, and which were found at all, bool `[n]`.
-    """
+def photographs(digits: Grey, seed: int) -> Iterator[bytes]:
+    """Yield a photograph of each digit, uint8 `[n, 28, 28]`; the same seed gives the same photographs."""
     random = np.random.default_rng(seed)
-    framed, found = np.zeros_like(digits), np.ones(len(digits), np.bool_)
-    for row, digit in enumerate(tqdm(digits, "photographs", leave=False, disable=None)):
-        try:
-            framed[row] = frame(read_grey(photograph(digit, random, scene)))
-        except Invalid:
-            found[row] = False
-    return framed, found
+    for digit in digits:
+        yield photograph(digit, random)

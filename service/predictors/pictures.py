@@ -44,7 +44,7 @@ _EIGHT_BIT_GREY = b"\x08\x00"
 """Bit depth and colour type, behind the size in a PNG's header."""
 _NOT_PLAIN = (b"tRNS", b"eXIf", b"acTL")
 """Chunks of a PNG with transparency, with an orientation perhaps, with an animation."""
-_GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_GREY_MODES = ("1", "L", "LA", "I", "F")
 _DRAFT_SIZE = (WORKING_SIDE // 2, WORKING_SIDE // 2)
 _START_OF_SCAN = b"\xff\xda"
 _ORIENTATION = 0x0112
@@ -70,7 +70,7 @@ def read_grey(data: bytes) -> Grey:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             _check_scans(image, data)
-            has_colours = image.mode not in _GREY_MODES
+            has_colours = image.mode.partition(";")[0] not in _GREY_MODES
             image.draft("L", _DRAFT_SIZE)
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -181,7 +181,7 @@ def _to_colours(image: Image.Image, data: bytes) -> Colours:
     if image.has_transparency_data:
         return _compose(image)
     if image.mode == "L":
-        with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as again:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as again:
             again.draft("RGB", _DRAFT_SIZE)
             return _shrink(np.asarray(again.convert("RGB")))
     return _shrink(np.asarray(image.convert("RGB")))

@@ -19,8 +19,7 @@ NEIGHBOURHOOD: Final = 0.35
 """Side of the surroundings as a fraction of the picture's longer side: wider than any stroke, narrower than paper."""
 LEAST_CONTRAST: Final = 5.0
 """Grey levels, of 255, between ink and paper. A blank picture compressed as JPEG varies by up to four."""
-LEAST_CONTRAST_TO_NOISE: Final = 6.0
-LEAST_SEPARATION: Final = 0.8
+LEAST_TWO_TONES: Final = 0.8
 """Fraction of the variance that two tones explain. They explain 0.64 of noise and 0.75 of an even slope of light."""
 LEAST_INK: Final = 0.0004
 """Fraction of the picture that ink covers at least: ten pixels, the smallest digit that can be read."""
@@ -56,11 +55,11 @@ def darkness(picture: Grey) -> Floats | None:
     padded = cv2.copyMakeBorder(picture, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     height, width = picture.shape
-    contrast = closed[reach : reach + height, reach : reach + width] - picture
+    contrast = np.asarray(closed[reach : reach + height, reach : reach + width] - picture, np.uint8)
     full = _exceeded_by(contrast, LEAST_INK)
-    if full < max(LEAST_CONTRAST, LEAST_CONTRAST_TO_NOISE * _noise(picture)):
+    if full < LEAST_CONTRAST:
         return None
-    return np.minimum(contrast * np.float32(1 / full), np.float32(1))
+    return np.asarray(np.minimum(contrast * np.float32(1 / full), np.float32(1)), np.float32)
 
 
 def overall_darkness(picture: Grey) -> Floats | None:
@@ -85,19 +84,13 @@ def overall_darkness(picture: Grey) -> Floats | None:
     if not 0 < share < 1:
         return None
     between = share * (1 - share) * (float(dark[is_dark].mean()) - float(dark[~is_dark].mean())) ** 2
-    if between < LEAST_SEPARATION * float(dark.var()):
+    if between < LEAST_TWO_TONES * float(dark.var()):
         return None
     paper = np.float32(otsu / 510)  # half of the threshold: edges stay soft
     return np.where(is_dark, (dark - paper) / (1 - paper), np.float32(0))
 
 
-def _exceeded_by(values: Grey, share: float) -> float:
+def _exceeded_by(values: npt.NDArray[np.uint8], share: float) -> float:
     """Return the level, 0 to 255, that the given fraction of the pixels exceeds."""
     counts = np.bincount(values.ravel(), minlength=256)
-    return float(np.searchsorted(np.cumsum(counts), (1 - share) * values.size)) + 0.5
-
-
-def _noise(picture: Grey) -> float:
-    """Estimate the standard deviation of the noise from the differences of neighbours."""
-    steps = cv2.absdiff(picture[::2, 1::2], picture[::2, : picture.shape[1] // 2 * 2 : 2])
-    return 1.5 * float(np.median(steps)) if steps is not None and steps.size else 0.0
+    return float(np.searchsorted(np.cumsum(counts), (1 - share) * values.size))

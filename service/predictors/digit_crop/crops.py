@@ -13,8 +13,8 @@ from service.predictors.digit_crop.lines import Mask
 from service.predictors.digit_crop.mnist import as_mnist, to_mnist
 from service.predictors.digit_crop.strokes import digit_strokes
 
-MOST_CROPS: Final = 4
-"""Of one picture: dark and light ink, by contrast with the surroundings and by that of the whole picture."""
+MOST_CROPS: Final = 6
+"""Of one picture: dark and light ink, each without and with pieces that may belong to it, or all of one tone."""
 ZOOM_BELOW: Final = 56
 """Longer side of a digit, in pixels of the working copy, up to which it is looked at again from nearer."""
 MARGIN: Final = 0.6
@@ -23,6 +23,13 @@ RING: Final = (3, 7)
 """Sides of the squares by which strokes are widened to get the ring around them, without their soft edges."""
 LEAST_UNEVENNESS: Final = 1.0
 """Grey levels; less is noise and rounding."""
+ROUNDING: Final = 0.5
+"""Grey levels."""
+STILL: Final = 0.04
+"""Darkness of most of the picture, up to which it has no noise that matters."""
+LEAST_SEPARATION: Final = 2.1
+"""By how many standard deviations ink is darker than the tones around it. What is found in the noise of a blank picture
+comes to 2.0."""
 CLEAR: Final = 4.0
 """A crop whose surroundings are this many times as uneven as another's is no digit. Of 5,000 crops of validation
 pictures for which this holds, four were digits."""
@@ -59,9 +66,9 @@ def crops(grey: Grey) -> list[Crop]:
     if (digit := as_mnist(grey)) is not None:
         return [Crop(digit)]
     both = (grey, 255 - grey)
-    found = [ink for dark_ink in both if (ink := _local_ink(dark_ink)) is not None]
+    found = [ink for dark_ink in both for ink in _local_ink(dark_ink)]
     if not found or _touched_rims(min(found, key=_unevenness).strokes) > 1:
-        found += [ink for dark_ink in both if (ink := _overall_ink(dark_ink)) is not None]
+        found += [ink for dark_ink in both for ink in _overall_ink(dark_ink)]
     if not found:
         raise Invalid("No digit is found in the picture: nothing stands out from its background")
     return _likely([Crop(to_mnist(ink.darkness, ink.strokes), _unevenness(ink)) for ink in found])
@@ -73,27 +80,28 @@ def _likely(found: Sequence[Crop]) -> list[Crop]:
     return [first, *(crop for crop in others if crop.unevenness < CLEAR * first.unevenness)]
 
 
-def _local_ink(grey: Grey) -> Ink | None:
+def _local_ink(grey: Grey) -> list[Ink]:
     """Return the most prominent strokes that are darker than their surroundings, seen from near if they are small."""
-    ink = _darker_than_surroundings(grey)
-    if ink is not None and max(cv2.boundingRect(ink.strokes)[2:]) < ZOOM_BELOW < max(grey.shape):
-        return _darker_than_surroundings(_surroundings(ink.strokes, grey)) or ink
-    return ink
+    found = _darker_than_surroundings(grey)
+    if found and max(cv2.boundingRect(found[-1].strokes)[2:]) < ZOOM_BELOW < max(grey.shape):
+        return _darker_than_surroundings(_surroundings(found[-1].strokes, grey)) or found
+    return found
 
 
-def _darker_than_surroundings(grey: Grey) -> Ink | None:
+def _darker_than_surroundings(grey: Grey) -> list[Ink]:
     picture = working_copy(grey)
     dark = darkness(picture)
-    if dark is None or (strokes := digit_strokes(dark)) is None:
-        return None
-    return Ink(picture, dark, strokes)
+    if dark is None:
+        return []
+    found = [Ink(picture, dark, strokes) for strokes in digit_strokes(dark)]
+    return [ink for ink in found if not _is_noise(ink)]
 
 
-def _overall_ink(grey: Grey) -> Ink | None:
+def _overall_ink(grey: Grey) -> list[Ink]:
     """Return all that is dark in a picture of two tones: a digit that fills it."""
     picture = working_copy(grey)
     dark = overall_darkness(picture)
-    return None if dark is None else Ink(picture, dark, (dark > 0).astype(np.uint8))
+    return [] if dark is None else [Ink(picture, dark, (dark > 0).astype(np.uint8))]
 
 
 def _surroundings(strokes: Mask, grey: Grey) -> Grey:
@@ -110,7 +118,21 @@ def _touched_rims(strokes: Mask) -> int:
     return sum(bool(rim.any()) for rim in (strokes[0], strokes[-1], strokes[:, 0], strokes[:, -1]))
 
 
+def _is_noise(ink: Ink) -> bool:
+    """Whether what was taken for ink is noise: paper varies too, and the strokes hardly differ from it."""
+    if np.median(ink.darkness) <= STILL:
+        return False
+    around = _tones_around(ink)
+    paper = np.median(around) if around.size else 0.0
+    deviation = 1.4826 * float(np.median(np.abs(around - paper))) + ROUNDING if around.size else ROUNDING
+    return float(paper - np.median(ink.picture[ink.strokes > 0])) < LEAST_SEPARATION * deviation
+
+
 def _unevenness(ink: Ink) -> float:
-    near, far = (cv2.dilate(ink.strokes, np.ones((side, side), np.uint8)) for side in RING)
-    around = ink.picture[far > near]
+    around = _tones_around(ink)
     return max(LEAST_UNEVENNESS, float(around.std())) if around.size else LEAST_UNEVENNESS
+
+
+def _tones_around(ink: Ink) -> Grey:
+    near, far = (cv2.dilate(ink.strokes, np.ones((side, side), np.uint8)) for side in RING)
+    return ink.picture[far > near]

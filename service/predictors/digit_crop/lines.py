@@ -16,7 +16,7 @@ TILT: Final = 0.05
 MOST_THICKNESS: Final = 0.05
 """Of the picture's side; what is thicker is no line."""
 CROSSING: Final = 1.5
-"""Where ink is this many times as thick as the line, a stroke crosses it and stays."""
+"""Where ink is this many times as thick as the line, a stroke crosses it, or ends in it, and stays."""
 
 
 def remove_lines(mask: Mask) -> Mask:
@@ -76,12 +76,14 @@ def _line_at(level: Mask, row: int) -> Mask:
     above, below = _run(level[max(0, row - 3 * most) : row + 1][::-1]), _run(level[row : row + 3 * most + 1])
     thickness = above + below - 1
     usual = float(np.median(thickness[above > 0]))
-    line = np.zeros_like(level)
-    if usual <= most:
-        rows = np.arange(len(level))[:, None]
-        is_line = (above > 0) & (thickness <= CROSSING * usual + 1.5)
-        line[(rows > row - above) & (rows < row + below) & is_line] = 1
-    return line
+    if usual > most:
+        return np.zeros_like(level)
+    rows = np.arange(len(level))[:, None] - row
+    half = usual / 2 + 1
+    is_line = (above > 0) & (thickness <= CROSSING * usual + 1.5)
+    ends_in_it = (above <= half) | (below <= half)
+    removed = is_line & (rows > -above) & (rows < below) | ~is_line & ends_in_it & (np.abs(rows) < half)
+    return removed.astype(np.uint8) & level
 
 
 def _run(mask: Mask) -> npt.NDArray[np.int64]:

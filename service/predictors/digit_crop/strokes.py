@@ -1,12 +1,13 @@
 """Choose the strokes that form the digit."""
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.predictors.digit_crop.contrast import Floats
+from service.predictors.digit_crop.contrast import Floats, Grey
 from service.predictors.digit_crop.lines import Mask, remove_lines
 
 LEAST_SURE: Final = 0.3
@@ -15,68 +16,115 @@ FAINT: Final = 0.5
 """Of what is sure: a stroke may fade to it, since the pen is lifted slowly."""
 SPECK: Final = 0.01
 """Of the largest piece's area; what is smaller is dirt or noise."""
-GAP: Final = 0.2
-"""Pieces closer than this fraction of the largest one's size belong together."""
+GAPS: Final = (0.2, 0.4)
+"""Pieces closer than this fraction of the largest one's size belong together: surely, and perhaps."""
+LEAST_GAIN: Final = 1.05
+"""With the wider gap the ink must grow by this factor, or it is the same digit."""
 AT_THE_RIM: Final = 0.3
 """Weight of strokes that touch the rim: they are more often fingers and the edges of things."""
-AT_THE_CORNER: Final = 0.5
+IN_THE_CORNER: Final = 0.5
 """Weight of strokes in a corner of the picture, against 1 in its middle."""
 FRAMING: Final = 0.3
 """Weight of strokes that span the picture: a frame."""
 SPAN: Final = 0.9
 """Of the picture's side."""
 
+Numbers = npt.NDArray[np.intp]
 
-def digit_strokes(darkness: Floats) -> Mask | None:
-    """Return the strokes of the most prominent digit.
+
+class Pieces(NamedTuple):
+    """The connected pieces of a mask, the background among them as number 0."""
+
+    labels: npt.NDArray[np.int32]
+    """`[height, width]`, the number of the piece."""
+    starts: Numbers
+    """`[n, 2]`, the first row and column."""
+    ends: Numbers
+    """`[n, 2]`, those behind the last."""
+    areas: Numbers
+    """`[n]`, pixels; 0 for what is no stroke."""
+    ink: npt.NDArray[np.float64]
+    """`[n]`, the sum of the darkness; 0 for what is no stroke."""
+
+
+def digit_strokes(darkness: Floats) -> Iterator[Mask]:
+    """Yield the strokes of the most prominent digit, then those with pieces farther off that may belong to it.
 
     Args:
         darkness: `[height, width]`, 0 to 1.
 
-    Returns:
-        uint8 `[height, width]`, 1 where there are strokes; None if there are none.
+    Yields:
+        uint8 `[height, width]`, 1 where there are strokes; nothing if there are none, at most one mask for each of
+        `GAPS`.
     """
     levels = (darkness * 255).astype(np.uint8)
     otsu, _ = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     sure = max(otsu, 255 * LEAST_SURE)
-    mask = remove_lines((levels > FAINT * sure).astype(np.uint8))
-    count, pieces, boxes, _ = cv2.connectedComponentsWithStats(mask)
-    is_sure = np.bincount(pieces[levels > sure], minlength=count) > 0
-    area = boxes[:, cv2.CC_STAT_AREA] * is_sure
-    area[0] = 0
-    largest = int(area.argmax())
-    if area[largest] == 0:
-        return None
-    kept = area >= max(1, SPECK * area[largest])
-    group = _groups(kept[pieces].astype(np.uint8), pieces, boxes, largest)
-    ink = np.bincount(pieces.ravel(), darkness.ravel(), count) * kept
-    scores = np.bincount(group, ink) * _weights(group, boxes, kept, mask.shape)
-    chosen = kept & (group == int(scores.argmax()))
-    return chosen[pieces].astype(np.uint8)
+    pieces = _pieces(remove_lines((levels > FAINT * sure).astype(np.uint8)), levels > sure, darkness)
+    if not pieces.areas.any():
+        return
+    least = 0.0
+    for gap in GAPS:
+        chosen = _most_prominent(pieces, gap)
+        ink = float(pieces.ink[chosen].sum())
+        if ink > least:
+            yield chosen[pieces.labels].astype(np.uint8)
+        least = LEAST_GAIN * ink
 
 
-def _groups(mask: Mask, pieces: npt.NDArray[np.int32], boxes: npt.NDArray[np.int32], largest: int) -> npt.NDArray[np.intp]:
-    """Return the number of the group of each piece: those that touch once their gaps are closed."""
-    size = max(boxes[largest, cv2.CC_STAT_WIDTH], boxes[largest, cv2.CC_STAT_HEIGHT])
-    reach = 2 * max(1, round(GAP * size / 2)) + 1
-    _, joined = cv2.connectedComponents(cv2.dilate(mask, np.ones((reach, reach), np.uint8)))
-    group = np.zeros(len(boxes), np.intp)
-    group[pieces.ravel()] = joined.ravel()
+def _pieces(mask: Mask, sure: npt.NDArray[np.bool_], darkness: Floats) -> Pieces:
+    """Return the pieces of a mask; those that nowhere are surely ink, and specks, are no strokes."""
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
+    boxes = boxes.astype(np.intp)
+    starts = boxes[:, [cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT]]
+    ends = starts + boxes[:, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
+    areas = boxes[:, cv2.CC_STAT_AREA] * (np.bincount(labels[sure], minlength=count) > 0)
+    areas[0] = 0
+    areas *= areas >= SPECK * areas.max()
+    ink = np.bincount(labels.ravel(), darkness.ravel(), count) * (areas > 0)
+    return Pieces(labels.astype(np.int32), starts, ends, areas, ink)
+
+
+def _most_prominent(pieces: Pieces, gap: float) -> npt.NDArray[np.bool_]:
+    """Return which pieces form the group with most ink, weighted by its place."""
+    group = _groups(pieces, gap)
+    scores = np.bincount(group, pieces.ink) * _weights(pieces, group)
+    return (pieces.areas > 0) & (group == int(scores.argmax()))
+
+
+def _groups(pieces: Pieces, gap: float) -> Numbers:
+    """Return the number of each piece's group: pieces that touch once gaps between them are closed.
+
+    What touches the rim does not belong to what does not.
+    """
+    largest = int(pieces.areas.argmax())
+    size = int((pieces.ends - pieces.starts)[largest].max())
+    reach = 2 * max(1, round(gap * size / 2)) + 1
+    at_rim = _touch_rim(pieces.starts, pieces.ends, pieces.labels.shape)
+    group = np.zeros(len(pieces.areas), np.intp)
+    for kind in (at_rim, ~at_rim):
+        kept = kind & (pieces.areas > 0)
+        _, joined = cv2.connectedComponents(cv2.dilate(kept[pieces.labels].astype(np.uint8), np.ones((reach, reach))))
+        numbers = np.zeros(len(group), np.intp)
+        numbers[pieces.labels.ravel()] = joined.ravel()
+        group = np.where(kept, group.max() + numbers, group)
     return group
 
 
-def _weights(
-    group: npt.NDArray[np.intp], boxes: npt.NDArray[np.int32], kept: npt.NDArray[np.bool_], shape: tuple[int, ...]
-) -> npt.NDArray[np.float64]:
-    """Return how likely each group is the digit by its place: 1 in the middle, less at the rim."""
-    start = np.full((group.max() + 1, 2), max(shape), np.float64)
-    end = np.zeros_like(start)
-    corners = boxes[:, [cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT]]
-    sizes = boxes[:, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
-    np.minimum.at(start, group[kept], corners[kept])
-    np.maximum.at(end, group[kept], (corners + sizes)[kept])
-    touches = ((start <= 0) | (end >= shape)).any(1)
-    spans = ((end - start) > SPAN * np.array(shape)).any(1)
-    distance = np.abs((start + end) / (2 * np.array(shape)) - 0.5).max(1).clip(0, 0.5) * 2
-    weights: npt.NDArray[np.float64] = 1 - (1 - AT_THE_CORNER) * distance
-    return weights * np.where(touches, AT_THE_RIM, 1) * np.where(spans, FRAMING, 1)
+def _weights(pieces: Pieces, group: Numbers) -> npt.NDArray[np.float64]:
+    """Return for each group how likely it is the digit by its place: 1 in the middle, less at the rim."""
+    shape = np.array(pieces.labels.shape)
+    starts = np.full((int(group.max()) + 1, 2), shape.max())
+    ends = np.zeros_like(starts)
+    kept = pieces.areas > 0
+    np.minimum.at(starts, group[kept], pieces.starts[kept])
+    np.maximum.at(ends, group[kept], pieces.ends[kept])
+    spans = (ends - starts > SPAN * shape).any(1)
+    distance = np.abs((starts + ends) / shape - 1).max(1).clip(0, 1)
+    at_rim = _touch_rim(starts, ends, pieces.labels.shape)
+    weights = 1 - (1 - IN_THE_CORNER) * distance
+    return np.asarray(weights * np.where(at_rim, AT_THE_RIM, 1) * np.where(spans, FRAMING, 1), np.float64)
+
+
+def _touch_rim(starts: Numbers, ends: Numbers, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    return np.asarray(((starts <= 0) | (ends >= np.array(shape))).any(1))
