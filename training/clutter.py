@@ -5,7 +5,7 @@
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
@@ -41,7 +41,7 @@ class Sheet:
 
     @property
     def side(self) -> int:
-        return min(self.ink.shape)
+        return int(min(self.ink.shape))
 
     def add(self, coverage: Floats, strength: float = 1.0) -> None:
         """Draw with the same ink, or with one that is `strength` times as dark."""
@@ -313,6 +313,13 @@ KINDS: Final = MappingProxyType(
 """Every kind by name. `detached-heavy-bar` is meant for fives: other digits may lose their shape."""
 
 
+def pictures(name: str, digits: Grey, seed: int) -> Iterator[bytes]:
+    """Yield a picture of a kind for each digit, uint8 `[n, 28, 28]`; the same seed gives the same pictures."""
+    random = np.random.default_rng(seed)
+    for digit in digits:
+        yield KINDS[name](digit, random)
+
+
 def finish(tone: Floats, random: Random, noise: float = 4.0) -> bytes:
     """Invert some of the pictures, blur, add noise of up to `noise` grey levels, and encode."""
     if random.random() < NEGATIVE:
@@ -320,8 +327,8 @@ def finish(tone: Floats, random: Random, noise: float = 4.0) -> bytes:
     sigma = random.uniform(0, 0.006) * max(tone.shape)
     if sigma > 0.3:
         tone = np.asarray(cv2.GaussianBlur(tone, (0, 0), sigma), np.float32)
-    tone = tone + random.normal(0, random.uniform(0, noise), tone.shape)
-    return encode(np.rint(tone).clip(0, 255).astype(np.uint8), random)
+    noisy = tone + random.normal(0, random.uniform(0, noise), tone.shape)
+    return encode(np.rint(noisy).clip(0, 255).astype(np.uint8), random)
 
 
 def encode(pixels: Grey | Colour, random: Random) -> bytes:

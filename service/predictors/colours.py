@@ -46,7 +46,8 @@ def along_main_axis(colours: Colours, grey: Grey) -> Grey:
     if _contrast(differences @ axis) < GAIN * _contrast(_local_differences(grey)):
         return grey
     lowest = 255 * axis.clip(max=0).sum()
-    return np.rint(colours.astype(np.float32) @ axis - lowest).clip(0, 255).astype(np.uint8)
+    projected: Floats = colours.astype(np.float32) @ axis - lowest
+    return np.rint(projected).clip(0, 255).astype(np.uint8)
 
 
 def _local_differences(pixels: npt.NDArray[np.uint8]) -> Floats:

@@ -213,7 +213,7 @@ def _compose(image: Image.Image) -> Colours:
     is_card = _is_solid(opaque) and (high - low).max() > SEVERAL_TONES
     ground = common if is_card else np.full(3, 255.0 * (np.median(visible @ LUMA) < 128))
     opacity = alpha[:, :, None].astype(np.float32) / 255
-    return np.rint(ground + (colours - ground) * opacity).astype(np.uint8)
+    return np.asarray(np.rint(ground + (colours - ground) * opacity), np.uint8)
 
 
 def _is_solid(mask: npt.NDArray[np.bool_]) -> bool:

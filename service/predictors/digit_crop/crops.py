@@ -23,6 +23,8 @@ RING: Final = (3, 7)
 """Sides of the squares by which strokes are widened to get the ring around them, without their soft edges."""
 LEAST_UNEVENNESS: Final = 1.0
 """Grey levels; less is noise and rounding."""
+LEFT_OUT: Final = 2.0
+"""Factor of the unevenness of strokes beside which a piece is left out that may belong to them."""
 ROUNDING: Final = 0.5
 """Grey levels."""
 STILL: Final = 0.04
@@ -51,6 +53,8 @@ class Ink(NamedTuple):
     picture: Grey
     darkness: Floats
     strokes: Mask
+    is_whole: bool = True
+    """Whether no piece near the strokes is left out that may belong to them."""
 
 
 def crops(grey: Grey) -> list[Crop]:
@@ -93,7 +97,8 @@ def _darker_than_surroundings(grey: Grey) -> list[Ink]:
     dark = darkness(picture)
     if dark is None:
         return []
-    found = [Ink(picture, dark, strokes) for strokes in digit_strokes(dark)]
+    dark, masks = digit_strokes(dark)
+    found = [Ink(picture, dark, strokes, is_whole=strokes is masks[-1]) for strokes in masks]
     return [ink for ink in found if not _is_noise(ink)]
 
 
@@ -130,7 +135,8 @@ def _is_noise(ink: Ink) -> bool:
 
 def _unevenness(ink: Ink) -> float:
     around = _tones_around(ink)
-    return max(LEAST_UNEVENNESS, float(around.std())) if around.size else LEAST_UNEVENNESS
+    deviation = float(around.std()) if around.size else 0.0
+    return max(LEAST_UNEVENNESS, deviation) * (1 if ink.is_whole else LEFT_OUT)
 
 
 def _tones_around(ink: Ink) -> Grey:

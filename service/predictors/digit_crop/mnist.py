@@ -60,7 +60,7 @@ def _scaled(darkness: Floats, strokes: Mask) -> Floats:
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small: Floats = np.asarray(cv2.resize(cut, size, interpolation=how), np.float32)
     full = np.percentile(small[small > 0.1], 90)
-    return np.minimum(small / np.float32(full), np.float32(1))
+    return np.asarray(np.minimum(small / np.float32(full), np.float32(1)), np.float32)
 
 
 def _centred(digit: Floats) -> Grey:

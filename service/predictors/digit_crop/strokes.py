@@ -1,13 +1,12 @@
 """Choose the strokes that form the digit."""
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.predictors.digit_crop.contrast import Floats, Grey
+from service.predictors.digit_crop.contrast import Floats
 from service.predictors.digit_crop.lines import Mask, remove_lines
 
 LEAST_SURE: Final = 0.3
@@ -47,49 +46,57 @@ class Pieces(NamedTuple):
     """`[n]`, the sum of the darkness; 0 for what is no stroke."""
 
 
-def digit_strokes(darkness: Floats) -> Iterator[Mask]:
-    """Yield the strokes of the most prominent digit, then those with pieces farther off that may belong to it.
+def digit_strokes(darkness: Floats) -> tuple[Floats, list[Mask]]:
+    """Return the strokes of the most prominent digit.
 
     Args:
         darkness: `[height, width]`, 0 to 1.
 
-    Yields:
-        uint8 `[height, width]`, 1 where there are strokes; nothing if there are none, at most one mask for each of
-        `GAPS`.
+    Returns:
+        The darkness without straight lines, and the strokes: uint8 `[height, width]`, 1 where there are strokes. No mask
+        if there are none; a second one if pieces farther off may belong to the digit.
     """
     levels = (darkness * 255).astype(np.uint8)
     otsu, _ = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     sure = max(otsu, 255 * LEAST_SURE)
-    pieces = _pieces(remove_lines((levels > FAINT * sure).astype(np.uint8)), levels > sure, darkness)
-    if not pieces.areas.any():
-        return
+    ink = (levels > FAINT * sure).astype(np.uint8)
+    rest = remove_lines(ink)
+    pieces = _pieces(rest, levels > sure, darkness)
+    masks = _likely_groups(pieces) if pieces.areas.any() else []
+    return np.where(ink > rest, np.float32(0), darkness), masks
+
+
+def _likely_groups(pieces: Pieces) -> list[Mask]:
+    """Return the most prominent group of pieces at each of `GAPS`, unless it hardly has more ink than the one before."""
+    masks: list[Mask] = []
     least = 0.0
     for gap in GAPS:
         chosen = _most_prominent(pieces, gap)
         ink = float(pieces.ink[chosen].sum())
         if ink > least:
-            yield chosen[pieces.labels].astype(np.uint8)
+            masks.append(chosen[pieces.labels].astype(np.uint8))
         least = LEAST_GAIN * ink
+    return masks
 
 
 def _pieces(mask: Mask, sure: npt.NDArray[np.bool_], darkness: Floats) -> Pieces:
     """Return the pieces of a mask; those that nowhere are surely ink, and specks, are no strokes."""
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
-    boxes = boxes.astype(np.intp)
-    starts = boxes[:, [cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT]]
-    ends = starts + boxes[:, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
-    areas = boxes[:, cv2.CC_STAT_AREA] * (np.bincount(labels[sure], minlength=count) > 0)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    boxes: Numbers = np.asarray(stats, np.intp)
+    starts: Numbers = boxes[:, [cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT]]
+    ends: Numbers = starts + boxes[:, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
+    areas: Numbers = boxes[:, cv2.CC_STAT_AREA] * (np.bincount(labels[sure], minlength=count) > 0)
     areas[0] = 0
     areas *= areas >= SPECK * areas.max()
-    ink = np.bincount(labels.ravel(), darkness.ravel(), count) * (areas > 0)
-    return Pieces(labels.astype(np.int32), starts, ends, areas, ink)
+    ink = np.asarray(np.bincount(labels.ravel(), darkness.ravel(), count) * (areas > 0), np.float64)
+    return Pieces(np.asarray(labels, np.int32), starts, ends, areas, ink)
 
 
 def _most_prominent(pieces: Pieces, gap: float) -> npt.NDArray[np.bool_]:
     """Return which pieces form the group with most ink, weighted by its place."""
     group = _groups(pieces, gap)
     scores = np.bincount(group, pieces.ink) * _weights(pieces, group)
-    return (pieces.areas > 0) & (group == int(scores.argmax()))
+    return np.asarray((pieces.areas > 0) & (group == int(scores.argmax())))
 
 
 def _groups(pieces: Pieces, gap: float) -> Numbers:
