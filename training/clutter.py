@@ -4,76 +4,27 @@
 `training.photographs` draws the easy case: one digit on plain paper with a margin.
 """
 
-import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from training.photographs import Floats, Grey, Scene, place
+from training.photographs import Floats, Grey
+from training.sheets import NEGATIVE, SCENE, Random, edges_of, encode, finish, png, rule, sheet, tilted
 
-Colour = npt.NDArray[np.uint8]
-Random = np.random.Generator
-
-SCENE: Final = Scene(height=(100, 400), aspect=(0.8, 1.25), digit=(0.4, 0.75), contrast=(0.55, 0.95))
-"""A digit in the middle of a form field, a cell or a sheet."""
-NEGATIVE: Final = 0.2
-"""Fraction of the grey pictures that are light on dark."""
 LUMA: Final = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in lightness (ITU-R BT.601), as Pillow and JPEG have them."""
-
-
-@dataclass
-class Sheet:
-    """A digit on plain paper, to which a kind adds what makes it difficult."""
-
-    ink: Floats
-    """Coverage by ink, `[height, width]`, 0 to 1."""
-    paper: float
-    """Grey level of the paper."""
-    contrast: float
-    """How much darker the ink is, as a fraction of the paper's level."""
-
-    @property
-    def side(self) -> int:
-        return int(min(self.ink.shape))
-
-    def add(self, coverage: Floats, strength: float = 1.0) -> None:
-        """Draw with the same ink, or with one that is `strength` times as dark."""
-        self.ink = np.maximum(self.ink, np.float32(strength) * coverage)
-
-    def tone(self) -> Floats:
-        """Grey levels, `[height, width]`, 0 to 255."""
-        return np.float32(self.paper) * (1 - np.float32(self.contrast) * self.ink)
-
-
-def sheet(digit: Grey, random: Random, scene: Scene = SCENE) -> Sheet:
-    """Return a digit near the middle of a sheet of random size, with its tones."""
-    height = int(random.integers(scene.height[0], scene.height[1], endpoint=True))
-    width = int(height * random.uniform(*scene.aspect))
-    ink, _ = place(digit, height, width, random, scene)
-    ink = _moved_to_the_middle(ink, random)
-    return Sheet(ink, random.uniform(*scene.paper), random.uniform(*scene.contrast))
-
-
-def _moved_to_the_middle(ink: Floats, random: Random, slack: float = 0.35) -> Floats:
-    """Shift the digit to the middle, give or take a fraction of the room around it."""
-    left, top, width, height = cv2.boundingRect((ink > 0.05).astype(np.uint8))
-    room_y, room_x = (ink.shape[0] - height) / 2, (ink.shape[1] - width) / 2
-    y, x = room_y * (1 + random.uniform(-slack, slack)), room_x * (1 + random.uniform(-slack, slack))
-    return np.roll(ink, (round(y) - top, round(x) - left), (0, 1))
 
 
 def frame_cut_by_the_picture(digit: Grey, random: Random) -> bytes:
     """A form field whose four edges run along the rim of the picture and out of it."""
     page = sheet(digit, random, replace(SCENE, digit=(0.4, 0.65)))
     offsets = random.uniform(0.0, 0.07, 4)
-    _rule(page, random, _edges(page, offsets), (0.008, 0.03))
+    rule(page, random, edges_of(page, offsets), (0.008, 0.03))
     return finish(page.tone(), random)
 
 
@@ -86,15 +37,15 @@ def frame_inside_the_picture(digit: Grey, random: Random) -> bytes:
     lines = np.zeros((height, width), np.float32)
     corners = (round(left), round(top)), (round(width - right), round(height - bottom))
     cv2.rectangle(lines, *corners, 1.0, thick, cv2.LINE_AA)
-    page.add(_tilted(lines, random.uniform(-1.5, 1.5)), random.uniform(0.6, 1.0))
+    page.add(tilted(lines, random.uniform(-1.5, 1.5)), random.uniform(0.6, 1.0))
     return finish(page.tone(), random)
 
 
 def two_edges_of_a_cell(digit: Grey, random: Random) -> bytes:
     """Two edges of a cell that meet in a corner of the picture."""
     page = sheet(digit, random, replace(SCENE, digit=(0.4, 0.65)))
-    edges = _edges(page, random.uniform(0.0, 0.08, 4))
-    _rule(page, random, [edges[random.integers(2)], edges[2 + random.integers(2)]], (0.01, 0.04))
+    edges = edges_of(page, random.uniform(0.0, 0.08, 4))
+    rule(page, random, [edges[random.integers(2)], edges[2 + random.integers(2)]], (0.01, 0.04))
     return finish(page.tone(), random)
 
 
@@ -103,7 +54,7 @@ def ruled_paper(digit: Grey, random: Random) -> bytes:
     page = sheet(digit, random)
     gap = random.uniform(0.15, 0.35) * page.side
     rows = np.arange(random.uniform(0, gap), page.ink.shape[0], gap)
-    _rule(page, random, [("row", row) for row in rows], (0.005, 0.014), (0.3, 0.8))
+    rule(page, random, [("row", row) for row in rows], (0.005, 0.014), (0.3, 0.8))
     return finish(page.tone(), random)
 
 
@@ -113,7 +64,7 @@ def squared_paper(digit: Grey, random: Random) -> bytes:
     gap = random.uniform(0.1, 0.25) * page.side
     rows = [("row", at) for at in np.arange(random.uniform(0, gap), page.ink.shape[0], gap)]
     columns = [("column", at) for at in np.arange(random.uniform(0, gap), page.ink.shape[1], gap)]
-    _rule(page, random, rows + columns, (0.005, 0.012), (0.25, 0.65))
+    rule(page, random, rows + columns, (0.005, 0.012), (0.25, 0.65))
     return finish(page.tone(), random)
 
 
@@ -318,69 +269,6 @@ def pictures(name: str, digits: Grey, seed: int) -> Iterator[bytes]:
     random = np.random.default_rng(seed)
     for digit in digits:
         yield KINDS[name](digit, random)
-
-
-def finish(tone: Floats, random: Random, noise: float = 4.0) -> bytes:
-    """Invert some of the pictures, blur, add noise of up to `noise` grey levels, and encode."""
-    if random.random() < NEGATIVE:
-        tone = np.float32(255) - tone
-    sigma = random.uniform(0, 0.006) * max(tone.shape)
-    if sigma > 0.3:
-        tone = np.asarray(cv2.GaussianBlur(tone, (0, 0), sigma), np.float32)
-    noisy = tone + random.normal(0, random.uniform(0, noise), tone.shape)
-    return encode(np.rint(noisy).clip(0, 255).astype(np.uint8), random)
-
-
-def encode(pixels: Grey | Colour, random: Random) -> bytes:
-    """As JPEG or PNG."""
-    if random.random() < 0.5:
-        return png(pixels)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=int(random.integers(75, 96)))
-    return buffer.getvalue()
-
-
-def png(pixels: Grey | Colour) -> bytes:
-    """As PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-Line = tuple[str, float]
-"""`row` or `column`, and which, in pixels."""
-
-
-def _edges(page: Sheet, offsets: npt.NDArray[np.float64]) -> list[Line]:
-    """Top, bottom, left and right, each at an offset from its rim as a fraction of the side."""
-    height, width = page.ink.shape
-    top, bottom, left, right = offsets * page.side
-    return [("row", top), ("row", height - 1 - bottom), ("column", left), ("column", width - 1 - right)]
-
-
-def _rule(
-    page: Sheet,
-    random: Random,
-    lines: list[Line],
-    thickness: tuple[float, float],
-    strength: tuple[float, float] = (0.6, 1.0),
-) -> None:
-    """Draw lines through the whole picture, tilted together by up to 1.5 degrees."""
-    thick = max(1, round(random.uniform(*thickness) * page.side))
-    coverage = np.zeros_like(page.ink)
-    for direction, at in lines:
-        start = max(0, round(at - thick / 2))
-        if direction == "row":
-            coverage[start : start + thick] = 1
-        else:
-            coverage[:, start : start + thick] = 1
-    page.add(_tilted(coverage, random.uniform(-1.5, 1.5)), random.uniform(*strength))
-
-
-def _tilted(coverage: Floats, degrees: float) -> Floats:
-    height, width = coverage.shape
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
-    return np.asarray(cv2.warpAffine(coverage, turn, (width, height), borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def _turned(canvas: npt.NDArray[np.float64], degrees: float) -> npt.NDArray[np.float64]:

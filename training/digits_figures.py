@@ -54,7 +54,7 @@ def write_graph(network: nn.Module, directory: Path, test: Pictures) -> Path:
 
 
 def measure(graphs: Sequence[Path], test: Pictures, drawn: Pictures) -> list[Figures]:
-    """Return each graph's figures: on the `test` pictures as they are, and on the `drawn` ones drawn into photographs."""
+    """Return each graph's figures: on the `test` pictures as they are, and on photographs of the `drawn` ones."""
     photographed = pictures_read.preprocess(photographs.photographs(drawn.pictures, PHOTOGRAPH_SEED), "photographs")
     return [_measure(graph, test, drawn.labels, photographed) for graph in graphs]
 

@@ -13,6 +13,7 @@ from service.engine.card import GRAPHS
 from training import clutter, datasets, pictures_read
 from training.clutter import KINDS
 from training.datasets import MNIST, Pictures
+from training.sheets import png
 
 SEED = 0
 """Of the test pictures; tests and the choice of constants have used others."""
@@ -52,7 +53,7 @@ def _kinds(test: Pictures) -> Iterator[tuple[str, Pictures, Iterator[bytes]]]:
 def _cut(test: Pictures, margin: int, side: int | None) -> Iterator[bytes]:
     """Yield each digit cut to its outline, every other one dark on light."""
     for number, digit in enumerate(test.pictures):
-        yield clutter.png(clutter.cropped(digit, margin, side, negative=number % 2 == 1))
+        yield png(clutter.cropped(digit, margin, side, negative=number % 2 == 1))
 
 
 def _line(name: str, graph: Path, digits: Pictures, drawn: Iterator[bytes]) -> str:

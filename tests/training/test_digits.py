@@ -21,6 +21,7 @@ from training.digits import Hyperparameters, augment
 from training.digits_figures import DIGITS
 from training.digits_network import Convolutional, fold, multiply_adds
 from training.loop import follow
+from training.sheets import png
 
 MODEL, BASELINE = (MODELS / "digits" / version for version in ("2", "1"))
 
@@ -205,6 +206,6 @@ def test_difficult_pictures_follow_the_seed_and_can_be_decoded(name: str, test_p
 
 
 def test_pictures_without_a_digit_are_read_as_none(test_pictures: Pictures) -> None:
-    blank, digit = (clutter.png(picture) for picture in (np.zeros((40, 40), np.uint8), test_pictures.pictures[0]))
+    blank, digit = (png(picture) for picture in (np.zeros((40, 40), np.uint8), test_pictures.pictures[0]))
     read = pictures_read.read(MODEL / "model.onnx", pictures_read.preprocess([blank, digit, blank], "test"))
     assert read.tolist() == [-1, test_pictures.labels[0], -1]

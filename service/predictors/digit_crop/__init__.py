@@ -7,6 +7,6 @@ Frames, ruled paper, shadows, table edges and uneven light are told from the dig
 3. `strokes.py`: choose the connected strokes that form the digit.
 4. `mnist.py`: scale them into a box of 20x20, with the centre of mass in the middle of 28x28 (LeCun et al., 1998).
 
-The steps look for dark ink; on the inverted picture they find light ink. If the picture does not show which of the two is
-the digit, both crops go to the network and its confidence decides.
+The steps look for dark ink; on the inverted picture they find light ink. If the picture does not show which of the two
+is the digit, both crops go to the network and its confidence decides.
 """

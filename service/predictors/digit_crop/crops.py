@@ -58,7 +58,7 @@ class Ink(NamedTuple):
 
 
 def crops(grey: Grey) -> list[Crop]:
-    """Return what may be the digit of a picture, one to `MOST_CROPS` crops, the one in the most even surroundings first.
+    """Return one to `MOST_CROPS` crops that may be the digit of a picture, the one in the most even surroundings first.
 
     Args:
         grey: uint8 `[height, width]` of any size, dark on light or light on dark. A picture that has MNIST's form

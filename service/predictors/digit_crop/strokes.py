@@ -53,8 +53,8 @@ def digit_strokes(darkness: Floats) -> tuple[Floats, list[Mask]]:
         darkness: `[height, width]`, 0 to 1.
 
     Returns:
-        The darkness without straight lines, and the strokes: uint8 `[height, width]`, 1 where there are strokes. No mask
-        if there are none; a second one if pieces farther off may belong to the digit.
+        The darkness without straight lines, and masks of the strokes, uint8 `[height, width]`: none if there are no
+        strokes, a second one if pieces farther off may belong to the digit.
     """
     levels = (darkness * 255).astype(np.uint8)
     otsu, _ = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
@@ -67,7 +67,7 @@ def digit_strokes(darkness: Floats) -> tuple[Floats, list[Mask]]:
 
 
 def _likely_groups(pieces: Pieces) -> list[Mask]:
-    """Return the most prominent group of pieces at each of `GAPS`, unless it hardly has more ink than the one before."""
+    """Return the most prominent group of pieces at each of `GAPS`, unless it hardly gains ink over the one before."""
     masks: list[Mask] = []
     least = 0.0
     for gap in GAPS:
