@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from service.errors import Invalid
 from service.predictors.digit_crop.contrast import Floats, Grey, darkness, overall_darkness, working_copy
@@ -23,6 +24,8 @@ RING: Final = (3, 7)
 """Sides of the squares by which strokes are widened to get the ring around them, without their soft edges."""
 LEAST_UNEVENNESS: Final = 1.0
 """Grey levels; less is noise and rounding."""
+SURROUNDED: Final = 0.9
+"""Fraction of the ring around a hole that strokes cover."""
 LEFT_OUT: Final = 2.0
 """Factor of the unevenness of strokes beside which a piece is left out that may belong to them."""
 ROUNDING: Final = 0.5
@@ -70,7 +73,8 @@ def crops(grey: Grey) -> list[Crop]:
     if (digit := as_mnist(grey)) is not None:
         return [Crop(digit)]
     both = (grey, 255 - grey)
-    found = [ink for dark_ink in both for ink in _local_ink(dark_ink)]
+    local = [_darker_than_surroundings(dark_ink) for dark_ink in both]
+    found = [ink for dark_ink, inks in zip(both, _without_holes(*local), strict=True) for ink in _nearer(inks, dark_ink)]
     if not found or _touched_rims(min(found, key=_unevenness).strokes) > 1:
         found += [ink for dark_ink in both for ink in _overall_ink(dark_ink)]
     if not found:
@@ -84,15 +88,33 @@ def _likely(found: Sequence[Crop]) -> list[Crop]:
     return [first, *(crop for crop in others if crop.unevenness < CLEAR * first.unevenness)]
 
 
-def _local_ink(grey: Grey) -> list[Ink]:
-    """Return the most prominent strokes that are darker than their surroundings, seen from near if they are small."""
-    found = _darker_than_surroundings(grey)
+def _without_holes(dark: list[Ink], light: list[Ink]) -> tuple[list[Ink], list[Ink]]:
+    """Leave out the ink of each kind that finer strokes of the other kind surround: the hole of a 0, 6 or 9."""
+    return [ink for ink in dark if not _is_hole(ink, light)], [ink for ink in light if not _is_hole(ink, dark)]
+
+
+def _is_hole(ink: Ink, others: Sequence[Ink]) -> bool:
+    around = _ring(ink.strokes)
+    return bool(around.any()) and any(
+        other.strokes[around].mean() >= SURROUNDED and _thickness(other.strokes) < _thickness(ink.strokes)
+        for other in others
+    )
+
+
+def _thickness(strokes: Mask) -> float:
+    """Return a measure of how thick strokes are: the mean distance of their pixels from their edges."""
+    return float(cv2.distanceTransform(strokes, cv2.DIST_L2, 3)[strokes > 0].mean())
+
+
+def _nearer(found: list[Ink], grey: Grey) -> list[Ink]:
+    """Look at small strokes of a picture again, in a working copy of their surroundings."""
     if found and max(cv2.boundingRect(found[-1].strokes)[2:]) < ZOOM_BELOW < max(grey.shape):
         return _darker_than_surroundings(_surroundings(found[-1].strokes, grey)) or found
     return found
 
 
 def _darker_than_surroundings(grey: Grey) -> list[Ink]:
+    """Return the most prominent strokes that are darker than their surroundings."""
     picture = working_copy(grey)
     dark = darkness(picture)
     if dark is None:
@@ -140,5 +162,9 @@ def _unevenness(ink: Ink) -> float:
 
 
 def _tones_around(ink: Ink) -> Grey:
-    near, far = (cv2.dilate(ink.strokes, np.ones((side, side), np.uint8)) for side in RING)
-    return ink.picture[far > near]
+    return ink.picture[_ring(ink.strokes)]
+
+
+def _ring(strokes: Mask) -> npt.NDArray[np.bool_]:
+    near, far = (cv2.dilate(strokes, np.ones((side, side), np.uint8)) for side in RING)
+    return np.asarray(far > near)
