@@ -26,15 +26,17 @@ LEAST_UNEVENNESS: Final = 1.0
 """Grey levels; less is noise and rounding."""
 SURROUNDED: Final = 0.9
 """Fraction of the ring around a hole that strokes cover."""
+MOST_THICKNESS: Final = 1.5
+"""Of strokes around a hole, as a multiple of the hole's own: the paper around a digit is several times as thick."""
 LEFT_OUT: Final = 2.0
 """Factor of the unevenness of strokes beside which a piece is left out that may belong to them."""
 ROUNDING: Final = 0.5
 """Grey levels."""
-STILL: Final = 0.04
+STILL: Final = 0.06
 """Darkness of most of the picture, up to which it has no noise that matters."""
-LEAST_SEPARATION: Final = 2.1
-"""By how many standard deviations ink is darker than the tones around it. What is found in the noise of a blank picture
-comes to 2.0."""
+LEAST_SEPARATION: Final = 1.8
+"""By how many standard deviations ink is darker than the tones around it. In blank pictures with noise it comes to 1.0,
+in one of twenty to 1.7."""
 CLEAR: Final = 4.0
 """A crop whose surroundings are this many times as uneven as another's is no digit. Of 5,000 crops of validation
 pictures for which this holds, four were digits."""
@@ -96,7 +98,7 @@ def _without_holes(dark: list[Ink], light: list[Ink]) -> tuple[list[Ink], list[I
 def _is_hole(ink: Ink, others: Sequence[Ink]) -> bool:
     around = _ring(ink.strokes)
     return bool(around.any()) and any(
-        other.strokes[around].mean() >= SURROUNDED and _thickness(other.strokes) < _thickness(ink.strokes)
+        other.strokes[around].mean() >= SURROUNDED and _thickness(other.strokes) < MOST_THICKNESS * _thickness(ink.strokes)
         for other in others
     )
 
