@@ -76,7 +76,7 @@ def crops(grey: Grey) -> list[Crop]:
         return [Crop(digit)]
     both = (grey, 255 - grey)
     local = [_darker_than_surroundings(dark_ink) for dark_ink in both]
-    found = [ink for dark_ink, inks in zip(both, _without_holes(*local), strict=True) for ink in _nearer(inks, dark_ink)]
+    found = [ink for each, inks in zip(both, _without_holes(*local), strict=True) for ink in _nearer(inks, each)]
     if not found or _touched_rims(min(found, key=_unevenness).strokes) > 1:
         found += [ink for dark_ink in both for ink in _overall_ink(dark_ink)]
     if not found:
@@ -92,13 +92,17 @@ def _likely(found: Sequence[Crop]) -> list[Crop]:
 
 def _without_holes(dark: list[Ink], light: list[Ink]) -> tuple[list[Ink], list[Ink]]:
     """Leave out the ink of each kind that finer strokes of the other kind surround: the hole of a 0, 6 or 9."""
-    return [ink for ink in dark if not _is_hole(ink, light)], [ink for ink in light if not _is_hole(ink, dark)]
+    return (
+        [ink for ink in dark if not _is_hole(ink, light)],
+        [ink for ink in light if not _is_hole(ink, dark)],
+    )
 
 
 def _is_hole(ink: Ink, others: Sequence[Ink]) -> bool:
     around = _ring(ink.strokes)
     return bool(around.any()) and any(
-        other.strokes[around].mean() >= SURROUNDED and _thickness(other.strokes) < MOST_THICKNESS * _thickness(ink.strokes)
+        other.strokes[around].mean() >= SURROUNDED
+        and _thickness(other.strokes) < MOST_THICKNESS * _thickness(ink.strokes)
         for other in others
     )
 
