@@ -29,7 +29,7 @@ LEAST = {
     "squared-paper": 0.92,
     "detached-heavy-bar": 0.9,
 }
-"""Where it is not 95 %. Of squared paper 96 % are read right, of these 80 pictures by chance fewer. The network takes some
+"""Where it is not 95 %. Of squared paper 96 % are read right, of these 80 by chance fewer. The network takes some
 fives with a heavy bar for threes, though they are cropped well."""
 
 

@@ -74,11 +74,11 @@ def crops(grey: Grey) -> list[Crop]:
     """
     if (digit := as_mnist(grey)) is not None:
         return [Crop(digit)]
-    both = (grey, 255 - grey)
-    local = [_darker_than_surroundings(dark_ink) for dark_ink in both]
-    found = [ink for each, inks in zip(both, _without_holes(*local), strict=True) for ink in _nearer(inks, each)]
+    picture = working_copy(grey)
+    dark, light = _without_holes(_darker_than_surroundings(picture), _darker_than_surroundings(255 - picture))
+    found = _nearer(dark, grey, negative=False) + _nearer(light, grey, negative=True)
     if not found or _touched_rims(min(found, key=_unevenness).strokes) > 1:
-        found += [ink for dark_ink in both for ink in _overall_ink(dark_ink)]
+        found += _overall_ink(picture) + _overall_ink(255 - picture)
     if not found:
         raise Invalid("No digit is found in the picture: nothing stands out from its background")
     return _likely([Crop(to_mnist(ink.darkness, ink.strokes), _unevenness(ink)) for ink in found])
@@ -112,16 +112,16 @@ def _thickness(strokes: Mask) -> float:
     return float(cv2.distanceTransform(strokes, cv2.DIST_L2, 3)[strokes > 0].mean())
 
 
-def _nearer(found: list[Ink], grey: Grey) -> list[Ink]:
-    """Look at small strokes of a picture again, in a working copy of their surroundings."""
+def _nearer(found: list[Ink], grey: Grey, *, negative: bool) -> list[Ink]:
+    """Look at small strokes again, in a working copy of their surroundings; of the inverted picture if `negative`."""
     if found and max(cv2.boundingRect(found[-1].strokes)[2:]) < ZOOM_BELOW < max(grey.shape):
-        return _darker_than_surroundings(_surroundings(found[-1].strokes, grey)) or found
+        near = working_copy(_surroundings(found[-1].strokes, grey))
+        return _darker_than_surroundings(255 - near if negative else near) or found
     return found
 
 
-def _darker_than_surroundings(grey: Grey) -> list[Ink]:
-    """Return the most prominent strokes that are darker than their surroundings."""
-    picture = working_copy(grey)
+def _darker_than_surroundings(picture: Grey) -> list[Ink]:
+    """Return the most prominent strokes of a working copy that are darker than their surroundings."""
     dark = darkness(picture)
     if dark is None:
         return []
@@ -130,9 +130,8 @@ def _darker_than_surroundings(grey: Grey) -> list[Ink]:
     return [ink for ink in found if not _is_noise(ink)]
 
 
-def _overall_ink(grey: Grey) -> list[Ink]:
-    """Return all that is dark in a picture of two tones: a digit that fills it."""
-    picture = working_copy(grey)
+def _overall_ink(picture: Grey) -> list[Ink]:
+    """Return all that is dark in a working copy of two tones: a digit that fills it."""
     dark = overall_darkness(picture)
     return [] if dark is None else [Ink(picture, dark, (dark > 0).astype(np.uint8))]
 
@@ -153,7 +152,7 @@ def _touched_rims(strokes: Mask) -> int:
 
 def _is_noise(ink: Ink) -> bool:
     """Whether what was taken for ink is noise: paper varies too, and the strokes hardly differ from it."""
-    if np.median(ink.darkness) <= STILL:
+    if 2 * np.count_nonzero(ink.darkness > STILL) <= ink.darkness.size:
         return False
     around = _tones_around(ink)
     paper = np.median(around) if around.size else 0.0

@@ -52,9 +52,9 @@ def _rise_of_lines(mask: Mask, least: float) -> int | None:
         lengths = _lengths(_sheared(mask, rise)).astype(np.float64)
         return float((lengths[lengths >= least] ** 2).sum())
 
-    found = {rise: evidence(rise) for rise in range(-most, most + 1)}
-    rise = max(found, key=lambda rise: found[rise])
-    return rise if found[rise] else None
+    rise = max(range(-most, most + 1, 2), key=evidence)
+    rise = max((rise - 1, rise, rise + 1), key=evidence)
+    return rise if evidence(rise) else None
 
 
 def _lengths(mask: Mask) -> npt.NDArray[np.int32]:
