@@ -18,7 +18,7 @@ SMOOTHING: Final = 0.8
 NEIGHBOURHOOD: Final = 0.35
 """Side of the surroundings as a fraction of the picture's longer side: wider than any stroke, narrower than paper."""
 LEAST_CONTRAST: Final = 5.0
-"""Grey levels, of 255, between ink and paper. A blank picture compressed as JPEG varies by up to four."""
+"""Grey levels, of 255, between ink and paper."""
 LEAST_TWO_TONES: Final = 0.8
 """Fraction of the variance that two tones explain. They explain 0.64 of noise and 0.75 of an even slope of light."""
 LEAST_INK: Final = 0.0004

@@ -35,11 +35,11 @@ ROUNDING: Final = 0.5
 STILL: Final = 0.06
 """Darkness of most of the picture, up to which it has no noise that matters."""
 LEAST_SEPARATION: Final = 1.8
-"""By how many standard deviations ink is darker than the tones around it. In blank pictures with noise it comes to 1.0,
-in one of twenty to 1.7."""
+"""By how many standard deviations ink is darker than the tones around it. Of 78 blank pictures with noise,
+the median came to 0.7 and one in twenty to 1.8."""
 CLEAR: Final = 4.0
-"""A crop whose surroundings are this many times as uneven as another's is no digit. Of 5,000 crops of validation
-pictures for which this holds, four were digits."""
+"""A crop whose surroundings are this many times as uneven as another's is taken for no digit. In 28 of the
+validation pictures it was one, 11 of them with a heavy bar."""
 
 
 class Crop(NamedTuple):
