@@ -25,9 +25,10 @@ RING: Final = (3, 7)
 LEAST_UNEVENNESS: Final = 1.0
 """Grey levels; less is noise and rounding."""
 SURROUNDED: Final = 0.9
-"""Fraction of the ring around a hole that strokes cover."""
-MOST_THICKNESS: Final = 1.5
-"""Of strokes around a hole, as a multiple of the hole's own: the paper around a digit is several times as thick."""
+"""Fraction of the ring around strokes that ink of the other kind covers if they may be a hole."""
+HOLE: Final = 3.0
+"""Factor of the unevenness of strokes that may be the hole of a 0, 6, 8 or 9. It is no more than that: a light digit on
+a narrow dark card is surrounded too."""
 LEFT_OUT: Final = 2.0
 """Factor of the unevenness of strokes beside which a piece is left out that may belong to them."""
 ROUNDING: Final = 0.5
@@ -37,9 +38,9 @@ STILL: Final = 0.06
 LEAST_SEPARATION: Final = 1.8
 """By how many standard deviations ink is darker than the tones around it. Of 78 blank pictures with noise,
 the median came to 0.7 and one in twenty to 1.8."""
-CLEAR: Final = 4.0
-"""A crop whose surroundings are this many times as uneven as another's is taken for no digit. In 28 of the
-validation pictures it was one, 11 of them with a heavy bar."""
+CLEAR: Final = 8.0
+"""A crop whose surroundings are this many times as uneven as another's is taken for no digit. With a larger factor
+more rows are computed, and no more validation pictures are read right."""
 
 
 class Crop(NamedTuple):
@@ -60,6 +61,8 @@ class Ink(NamedTuple):
     strokes: Mask
     is_whole: bool = True
     """Whether no piece near the strokes is left out that may belong to them."""
+    may_be_hole: bool = False
+    """Whether ink of the other kind surrounds the strokes."""
 
 
 def crops(grey: Grey) -> list[Crop]:
@@ -75,7 +78,8 @@ def crops(grey: Grey) -> list[Crop]:
     if (digit := as_mnist(grey)) is not None:
         return [Crop(digit)]
     picture = working_copy(grey)
-    dark, light = _without_holes(_darker_than_surroundings(picture), _darker_than_surroundings(255 - picture))
+    dark, light = _darker_than_surroundings(picture), _darker_than_surroundings(255 - picture)
+    dark, light = _mark_holes(dark, light), _mark_holes(light, dark)
     found = _nearer(dark, grey, negative=False) + _nearer(light, grey, negative=True)
     if not found or _touched_rims(min(found, key=_unevenness).strokes) > 1:
         found += _overall_ink(picture) + _overall_ink(255 - picture)
@@ -90,34 +94,23 @@ def _likely(found: Sequence[Crop]) -> list[Crop]:
     return [first, *(crop for crop in others if crop.unevenness < CLEAR * first.unevenness)]
 
 
-def _without_holes(dark: list[Ink], light: list[Ink]) -> tuple[list[Ink], list[Ink]]:
-    """Leave out the ink of each kind that finer strokes of the other kind surround: the hole of a 0, 6 or 9."""
-    return (
-        [ink for ink in dark if not _is_hole(ink, light)],
-        [ink for ink in light if not _is_hole(ink, dark)],
-    )
+def _mark_holes(found: list[Ink], others: list[Ink]) -> list[Ink]:
+    """Return the ink with a mark where ink of the other kind surrounds it: it may be the hole of a digit."""
+    return [ink._replace(may_be_hole=_is_surrounded(ink, others)) for ink in found]
 
 
-def _is_hole(ink: Ink, others: Sequence[Ink]) -> bool:
+def _is_surrounded(ink: Ink, others: Sequence[Ink]) -> bool:
     around = _ring(ink.strokes)
-    return bool(around.any()) and any(
-        other.strokes[around].mean() >= SURROUNDED
-        and _thickness(other.strokes) < MOST_THICKNESS * _thickness(ink.strokes)
-        for other in others
-    )
-
-
-def _thickness(strokes: Mask) -> float:
-    """Return a measure of how thick strokes are: the mean distance of their pixels from their edges."""
-    return float(cv2.distanceTransform(strokes, cv2.DIST_L2, 3)[strokes > 0].mean())
+    return bool(around.any()) and any(other.strokes[around].mean() >= SURROUNDED for other in others)
 
 
 def _nearer(found: list[Ink], grey: Grey, *, negative: bool) -> list[Ink]:
     """Look at small strokes again, in a working copy of their surroundings; of the inverted picture if `negative`."""
-    if found and max(cv2.boundingRect(found[-1].strokes)[2:]) < ZOOM_BELOW < max(grey.shape):
-        near = working_copy(_surroundings(found[-1].strokes, grey))
-        return _darker_than_surroundings(255 - near if negative else near) or found
-    return found
+    if not found or not max(cv2.boundingRect(found[-1].strokes)[2:]) < ZOOM_BELOW < max(grey.shape):
+        return found
+    near = working_copy(_surroundings(found[-1].strokes, grey))
+    nearer = _darker_than_surroundings(255 - near if negative else near)
+    return [ink._replace(may_be_hole=found[-1].may_be_hole) for ink in nearer] or found
 
 
 def _darker_than_surroundings(picture: Grey) -> list[Ink]:
@@ -163,7 +156,8 @@ def _is_noise(ink: Ink) -> bool:
 def _unevenness(ink: Ink) -> float:
     around = _tones_around(ink)
     deviation = float(around.std()) if around.size else 0.0
-    return max(LEAST_UNEVENNESS, deviation) * (1 if ink.is_whole else LEFT_OUT)
+    factor = (1 if ink.is_whole else LEFT_OUT) * (HOLE if ink.may_be_hole else 1)
+    return max(LEAST_UNEVENNESS, deviation) * factor
 
 
 def _tones_around(ink: Ink) -> Grey:
