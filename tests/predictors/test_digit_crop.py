@@ -151,7 +151,7 @@ def test_the_time_for_any_picture_is_bounded(shape: tuple[int, int]) -> None:
 def test_a_clear_picture_gives_one_crop_and_few_give_several() -> None:
     (_,) = crops(255 - drawing(7, 200))
     pictures = photographs.photographs(MNIST_TEST.pictures[SOME[:80]], seed=2)
-    assert np.mean([len(crops(read_grey(picture))) for picture in pictures]) < 1.3
+    assert np.mean([len(crops(read_grey(picture))) for picture in pictures]) < 1.5
 
 
 @pytest.mark.parametrize("tone", [0, 1, 128, 255])

@@ -34,8 +34,14 @@ Numbers = npt.NDArray[np.intp]
 class Pieces(NamedTuple):
     """The connected pieces of a mask, the background among them as number 0."""
 
-    labels: npt.NDArray[np.int32]
-    """`[height, width]`, the number of the piece."""
+    shape: tuple[int, ...]
+    """Of the mask: height and width."""
+    pixels: Numbers
+    """Pixels of all pieces, as indices into the flattened mask."""
+    numbers: Numbers
+    """For each of these pixels, the number of its piece."""
+    firsts: Numbers
+    """`[n]`, a pixel of each piece."""
     starts: Numbers
     """`[n, 2]`, the first row and column."""
     ends: Numbers
@@ -44,6 +50,12 @@ class Pieces(NamedTuple):
     """`[n]`, pixels; 0 for what is no stroke."""
     ink: npt.NDArray[np.float64]
     """`[n]`, the sum of the darkness; 0 for what is no stroke."""
+
+    def mask(self, chosen: npt.NDArray[np.bool_]) -> Mask:
+        """Return the chosen pieces, bool `[n]`, as a mask, uint8 `[height, width]`."""
+        found = np.zeros(self.shape, np.uint8)
+        found.ravel()[self.pixels] = chosen[self.numbers]
+        return found
 
 
 def digit_strokes(darkness: Floats) -> tuple[Floats, list[Mask]]:
@@ -74,7 +86,7 @@ def _likely_groups(pieces: Pieces) -> list[Mask]:
         chosen = _most_prominent(pieces, gap)
         ink = float(pieces.ink[chosen].sum())
         if ink > least:
-            masks.append(chosen[pieces.labels].astype(np.uint8))
+            masks.append(pieces.mask(chosen))
         least = LEAST_GAIN * ink
     return masks
 
@@ -85,11 +97,15 @@ def _pieces(mask: Mask, sure: npt.NDArray[np.bool_], darkness: Floats) -> Pieces
     boxes: Numbers = np.asarray(stats, np.intp)
     starts: Numbers = boxes[:, [cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT]]
     ends: Numbers = starts + boxes[:, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
-    areas: Numbers = boxes[:, cv2.CC_STAT_AREA] * (np.bincount(labels[sure], minlength=count) > 0)
+    pixels: Numbers = np.flatnonzero(mask)
+    numbers: Numbers = labels.ravel()[pixels].astype(np.intp)
+    firsts = np.zeros(count, np.intp)
+    firsts[numbers] = pixels
+    areas: Numbers = boxes[:, cv2.CC_STAT_AREA] * (np.bincount(numbers[sure.ravel()[pixels]], minlength=count) > 0)
     areas[0] = 0
     areas *= areas >= SPECK * areas.max()
-    ink = np.asarray(np.bincount(labels.ravel(), darkness.ravel(), count) * (areas > 0), np.float64)
-    return Pieces(np.asarray(labels, np.int32), starts, ends, areas, ink)
+    ink = np.asarray(np.bincount(numbers, darkness.ravel()[pixels], count) * (areas > 0), np.float64)
+    return Pieces(mask.shape, pixels, numbers, firsts, starts, ends, areas, ink)
 
 
 def _most_prominent(pieces: Pieces, gap: float) -> npt.NDArray[np.bool_]:
@@ -107,20 +123,19 @@ def _groups(pieces: Pieces, gap: float) -> Numbers:
     largest = int(pieces.areas.argmax())
     size = int((pieces.ends - pieces.starts)[largest].max())
     reach = 2 * max(1, round(gap * size / 2)) + 1
-    at_rim = _touch_rim(pieces.starts, pieces.ends, pieces.labels.shape)
+    at_rim = _touch_rim(pieces.starts, pieces.ends, pieces.shape)
     group = np.zeros(len(pieces.areas), np.intp)
     for kind in (at_rim, ~at_rim):
         kept = kind & (pieces.areas > 0)
-        _, joined = cv2.connectedComponents(cv2.dilate(kept[pieces.labels].astype(np.uint8), np.ones((reach, reach))))
-        numbers = np.zeros(len(group), np.intp)
-        numbers[pieces.labels.ravel()] = joined.ravel()
-        group = np.where(kept, group.max() + numbers, group)
+        if kept.any():
+            _, joined = cv2.connectedComponents(cv2.dilate(pieces.mask(kept), np.ones((reach, reach), np.uint8)))
+            group = np.where(kept, group.max() + joined.ravel()[pieces.firsts], group)
     return group
 
 
 def _weights(pieces: Pieces, group: Numbers) -> npt.NDArray[np.float64]:
     """Return for each group how likely it is the digit by its place: 1 in the middle, less at the rim."""
-    shape = np.array(pieces.labels.shape)
+    shape = np.array(pieces.shape)
     starts = np.full((int(group.max()) + 1, 2), shape.max())
     ends = np.zeros_like(starts)
     kept = pieces.areas > 0
@@ -128,7 +143,7 @@ def _weights(pieces: Pieces, group: Numbers) -> npt.NDArray[np.float64]:
     np.maximum.at(ends, group[kept], pieces.ends[kept])
     spans = (ends - starts > SPAN * shape).any(1)
     distance = np.abs((starts + ends) / shape - 1).max(1).clip(0, 1)
-    at_rim = _touch_rim(starts, ends, pieces.labels.shape)
+    at_rim = _touch_rim(starts, ends, pieces.shape)
     weights = 1 - (1 - IN_THE_CORNER) * distance
     return np.asarray(weights * np.where(at_rim, AT_THE_RIM, 1) * np.where(spans, FRAMING, 1), np.float64)
 
