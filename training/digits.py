@@ -180,7 +180,5 @@ def write(network: Convolutional, training: Pictures, test: Pictures, h: Hyperpa
         },
         training=run.finish(h),
         intended_use="Single handwritten digits, one to a picture: scans, drawings, photographs of paper or a board.",
-        limits=(
-            "Ink must differ from paper in brightness, not in colour alone, and the paper should fill the picture.",
-        ),
+        limits=("What touches a digit is taken for a part of it, unless it is a straight line through the picture.",),
     )

@@ -10,8 +10,9 @@ from torch import nn
 from service.arrays import Tensors
 from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
 from service.predictors.digits import DigitsPredictor
-from training import evaluate, export, int8, photographs
+from training import evaluate, export, int8, photographs, pictures_read
 from training.datasets import MNIST, Labels, Pictures
+from training.pictures_read import Preprocessed
 
 DIGITS = tuple("0123456789")
 SIZE = 28
@@ -53,15 +54,14 @@ def write_graph(network: nn.Module, directory: Path, test: Pictures) -> Path:
 
 
 def measure(graphs: Sequence[Path], test: Pictures, drawn: Pictures) -> list[Figures]:
-    """Each graph's figures: on the `test` pictures as they are, and on the `drawn` ones drawn into photographs."""
-    framed, found = photographs.read_back(drawn.pictures, PHOTOGRAPH_SEED)
-    return [_measure(graph, test, Pictures(framed, drawn.labels), found) for graph in graphs]
+    """Return each graph's figures: on the `test` pictures as they are, and on photographs of the `drawn` ones."""
+    photographed = pictures_read.preprocess(photographs.photographs(drawn.pictures, PHOTOGRAPH_SEED), "photographs")
+    return [_measure(graph, test, drawn.labels, photographed) for graph in graphs]
 
 
-def _measure(graph: Path, test: Pictures, drawn: Pictures, found: npt.NDArray[np.bool_]) -> Figures:
+def _measure(graph: Path, test: Pictures, labels: Labels, photographed: list[Preprocessed | None]) -> Figures:
     probabilities = _read(graph, test)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    read = np.where(found, _read(graph, drawn).argmax(1), -1)
     how = f"{len(test):,} MNIST test pictures, through the ONNX graph"
     return {
         "accuracy": evaluate.accuracy(predicted, test.labels, how),
@@ -70,9 +70,9 @@ def _measure(graph: Path, test: Pictures, drawn: Pictures, found: npt.NDArray[np
             evaluate.calibration_error, confidence, predicted == test.labels, how=how + "; 10 bins"
         ),
         "photograph_accuracy": evaluate.accuracy(
-            read,
-            drawn.labels,
-            f"{len(drawn):,} MNIST test digits drawn into photograph-like pictures (training.photographs, seed "
+            pictures_read.read(graph, photographed),
+            labels,
+            f"{len(labels):,} MNIST test digits drawn into photograph-like pictures (training.photographs, seed "
             f"{PHOTOGRAPH_SEED}), through picture decoding and the ONNX graph",
         ),
     }
