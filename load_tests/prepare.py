@@ -17,7 +17,7 @@ import numpy as np
 
 from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
-from service.arrays import Tensors
+from service.arrays import Tensors, take_rows
 from service.engine.card import GRAPHS, Card
 from service.engine.layout import versions
 from service.engine.onnx_runtime import ort
@@ -93,7 +93,7 @@ def _answer(predictor: AnyPredictor, session: ort.InferenceSession, request: Req
     tensors, facts = predictor.decode(predictor.Request.model_validate_json(json.dumps(request.document)))
     names = list(predictor.outputs)
     outputs: Tensors = dict(zip(names, session.run(names, dict(tensors)), strict=True))
-    answer = predictor.describe(outputs, facts)
+    answer = predictor.describe(take_rows(outputs, predictor.select(outputs, facts)), facts)
     if request.accept != JSON:
         return {"image": base64.b64encode(predictor.render(answer, request.accept)[0]).decode()}
     document: dict[str, Any] = answer.model_dump(mode="json")

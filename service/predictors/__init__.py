@@ -1,7 +1,8 @@
 """The tasks: for each, what a request looks like, how it becomes tensors, and what the tensors that come back mean.
 
 A predictor stands between HTTP and the engine and knows neither. `decode` is the only code that prepares inputs, in
-serving and in training alike, so that both see the same numbers.
+serving and in training alike, so that both see the same numbers. Where an item can be read in several ways, `decode`
+gives a row for each, and `select` chooses the row that answers.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from service.arrays import Array, Tensors
+from service.arrays import Array, Rows, Tensors
 
 MAX_ITEMS = 64
 """Most items a single request may hold."""
@@ -92,16 +93,32 @@ class Predictor(ABC, Generic[RequestT, FactsT, AnswerT]):
 
     @abstractmethod
     def decode(self, request: RequestT) -> tuple[Tensors, FactsT]:
-        """The graph's inputs, one row per item.
+        """Return the graph's inputs, one row per item, or several for an item that can be read in several ways.
+
+        `select` then chooses among the rows of an item.
 
         Raises:
             Invalid: an item cannot be read; `faults` name it.
             TooLarge: an item is over a limit that is checked before decoding.
         """
 
+    def select(self, outputs: Tensors, facts: FactsT) -> Rows | None:  # noqa: ARG002
+        """Return for each item, in order, which row of `decode` answers it; None if there is one row per item.
+
+        Args:
+            outputs: of the graph, for all rows of `decode`.
+            facts: of `decode`.
+        """
+        return None
+
     @abstractmethod
     def describe(self, outputs: Tensors, facts: FactsT) -> AnswerT:
-        """The answer for the graph's outputs, which hold the rows of `decode` in the same order."""
+        """Return the answer.
+
+        Args:
+            outputs: of the graph, one row per item, in the order of the items.
+            facts: of `decode`.
+        """
 
     @staticmethod
     def features(inputs: Tensors) -> Mapping[str, Array]:  # noqa: ARG004

@@ -1,24 +1,32 @@
-"""Digits: which handwritten digit is in the picture? The request and the answer, and how a picture becomes 28x28.
+"""Digits: which handwritten digit is in the picture? The request, the answer, and what lies between.
 
-Both versions, the perceptron and the convolutional network, are asked in the same way.
+Both versions, the perceptron and the convolutional network, are asked in the same way. A picture that does not show
+which part of it is the digit gives several rows, all of one run; the network's confidence chooses among them.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Final
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from service.arrays import Array, Tensors
+from service.arrays import Array, Rows, Tensors
 from service.errors import Fault, Invalid, ServiceError, TooLarge
 from service.predictors import MAX_ITEMS, Answer, Payload, Predictor
 from service.predictors.base64_data import Base64Data
-from service.predictors.framing import SIZE, frame
-from service.predictors.pictures import check_together, is_small_png, read_grey
+from service.predictors.digit_crop.crops import Crop, crops
+from service.predictors.digit_crop.mnist import SIZE
+from service.predictors.pictures import check_together, read_grey, small_png_size
 
 MOST_QUICK = 16
-"""Small pictures that take no longer than a millisecond together."""
+"""Small PNGs of MNIST's size that are read on the event loop: of MNIST's form, they take a millisecond together. The
+digit of any other picture has to be searched for, which takes milliseconds each."""
+EVENNESS: Final = 2.0
+"""What even surroundings weigh beside the network's confidence, log by log odds. On pairs of crops of 5,000 validation
+pictures, of which one was read right, any weight from 1.3 to 2.5 chose the same share of right ones."""
+CERTAIN: Final = 1e-4
+"""The network's confidence counts up to one minus this."""
 
 _DOWN, _RIGHT = np.indices((SIZE, SIZE)).reshape(2, -1) - SIZE / 2
 _MOMENTS = np.stack((np.ones(SIZE**2), _DOWN, _RIGHT), axis=1).astype(np.float32)
@@ -47,7 +55,17 @@ class DigitsAnswer(Answer):
     predictions: list[Digit]
 
 
-class DigitsPredictor(Predictor[DigitsRequest, None, DigitsAnswer]):
+@dataclass(frozen=True)
+class Candidates:
+    """What the rows of `decode` are, where some pictures have several."""
+
+    pictures: Rows
+    """`[rows]`, the number of the picture that each row is a crop of, ascending from 0 without gaps."""
+    unevenness: Array
+    """`[rows]`, that of the crops' surroundings."""
+
+
+class DigitsPredictor(Predictor[DigitsRequest, Candidates | None, DigitsAnswer]):
     """Pictures to digits."""
 
     name = "digits"
@@ -58,19 +76,39 @@ class DigitsPredictor(Predictor[DigitsRequest, None, DigitsAnswer]):
     outputs = ("probabilities",)
 
     def is_slow_to_decode(self, request: DigitsRequest) -> bool:
-        return len(request.images) > MOST_QUICK or not all(map(is_small_png, request.images))
+        return len(request.images) > MOST_QUICK or any(small_png_size(data) != (SIZE, SIZE) for data in request.images)
 
-    def decode(self, request: DigitsRequest) -> tuple[Tensors, None]:
-        """`pictures`, uint8 `[n, 28, 28]`: the digit of each as MNIST has it, 0 background to 255 ink."""
+    def decode(self, request: DigitsRequest) -> tuple[Tensors, Candidates | None]:
+        """Return `pictures`, uint8 `[n, 28, 28]`: digits as MNIST has them, 0 background to 255 ink.
+
+        The candidates are None if each picture gives one row.
+        """
         if self.is_slow_to_decode(request):
             check_together(request.images)
-        pictures = np.empty((len(request.images), SIZE, SIZE), np.uint8)
-        for row, data in enumerate(request.images):
-            pictures[row] = _read(data, row)
-        return {"pictures": pictures}, None
+        found = [_read(data, number) for number, data in enumerate(request.images)]
+        rows = [crop for each in found for crop in each]
+        pictures = np.empty((len(rows), SIZE, SIZE), np.uint8)
+        for row, crop in enumerate(rows):
+            pictures[row] = crop.digit
+        if len(rows) == len(found):
+            return {"pictures": pictures}, None
+        numbers = np.repeat(np.arange(len(found)), [len(each) for each in found])
+        return {"pictures": pictures}, Candidates(numbers, np.array([crop.unevenness for crop in rows]))
 
-    def describe(self, outputs: Tensors, facts: None) -> DigitsAnswer:  # noqa: ARG002
-        """From `probabilities`, float32 `[n, 10]`."""
+    def select(self, outputs: Tensors, facts: Candidates | None) -> Rows | None:
+        """Return the row of each picture whose crop is most likely a digit.
+
+        That is the one of which the network is most confident, and which lies in the most even surroundings.
+        """
+        if facts is None:
+            return None
+        confidence = outputs["probabilities"].max(1).astype(np.float64).clip(CERTAIN, 1 - CERTAIN)
+        scores = np.log(confidence / (1 - confidence)) - EVENNESS * np.log(facts.unevenness)
+        ascending = np.lexsort((scores, facts.pictures))
+        return ascending[np.flatnonzero(np.diff(facts.pictures, append=-1))]
+
+    def describe(self, outputs: Tensors, facts: Candidates | None) -> DigitsAnswer:  # noqa: ARG002
+        """Return the digits read from `probabilities`, float32 `[n, 10]`."""
         return DigitsAnswer(
             model=self.name,
             version=self.version,
@@ -87,13 +125,13 @@ class DigitsPredictor(Predictor[DigitsRequest, None, DigitsAnswer]):
         return {"ink": ink / SIZE**2, "off_centre": np.hypot(down, right) / np.maximum(ink, 1)}
 
 
-def _read(data: bytes, row: int) -> npt.NDArray[np.uint8]:
-    """One picture; an error names its row."""
+def _read(data: bytes, number: int) -> list[Crop]:
+    """Return what may be the digit of one picture; an error names the picture by its number."""
     try:
-        return frame(read_grey(data))
+        return crops(read_grey(data))
     except (Invalid, TooLarge) as error:
-        raise _naming(error, row) from error
+        raise _naming(error, number) from error
 
 
-def _naming(error: ServiceError, row: int) -> ServiceError:
-    return type(error)(f"Picture {row}: {error.detail}", faults=(Fault(("images", row), error.detail),))
+def _naming(error: ServiceError, number: int) -> ServiceError:
+    return type(error)(f"Picture {number}: {error.detail}", faults=(Fault(("images", number), error.detail),))

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from service.errors import Invalid, TooLarge
+from service.predictors.colours import Colours, Grey, along_main_axis, lacks_contrast
 
-Grey = npt.NDArray[np.uint8]
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -32,16 +32,20 @@ MAX_SCANS: Final = 100
 
 OPAQUE: Final = 0.98
 """Of the strongest opacity: edges, where colours mix, tell nothing of the ink's tone."""
-SOLID: Final = 0.75
-"""Share of its bounding box that a solid thing fills; handwriting fills less."""
-SEVERAL_TONES: Final = 96
-"""Grey levels between the darkest and the brightest of several tones."""
+SOLID: Final = 0.9
+"""Fraction of its convex hull that a solid thing fills; handwriting fills less."""
+SEVERAL_TONES: Final = 24
+"""Levels of a channel between the darkest and the brightest of several tones: more than a pen's own."""
+LUMA: Final = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in lightness (ITU-R BT.601)."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EIGHT_BIT_GREY = b"\x08\x00"
 """Bit depth and colour type, behind the size in a PNG's header."""
 _NOT_PLAIN = (b"tRNS", b"eXIf", b"acTL")
 """Chunks of a PNG with transparency, with an orientation perhaps, with an animation."""
+_GREY_MODES = ("1", "L", "LA", "I", "F")
+_DRAFT_SIZE = (WORKING_SIDE // 2, WORKING_SIDE // 2)
 _START_OF_SCAN = b"\xff\xda"
 _ORIENTATION = 0x0112
 
@@ -66,10 +70,13 @@ def read_grey(data: bytes) -> Grey:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             _check_scans(image, data)
-            image.draft("L", (WORKING_SIDE // 2, WORKING_SIDE // 2))
+            has_colours = image.mode.partition(";")[0] not in _GREY_MODES
+            image.draft("L", _DRAFT_SIZE)
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
             grey = _to_grey(image)
+            if has_colours and lacks_contrast(grey):
+                grey = along_main_axis(_to_colours(image, data), grey)
     except (TooLarge, Invalid):
         raise
     except Image.DecompressionBombError as error:
@@ -79,12 +86,12 @@ def read_grey(data: bytes) -> Grey:
     return np.ascontiguousarray(_upright(grey, orientation))
 
 
-def is_small_png(data: bytes) -> bool:
-    """Whether this is a PNG that decodes in a fraction of a millisecond, by its first bytes."""
+def small_png_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a PNG that decodes in a fraction of a millisecond, by its header; None for others."""
     if len(data) > SMALL_BYTES or data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR":
-        return False
+        return None
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    return width <= SMALL_SIDE and height <= SMALL_SIDE
+    return (width, height) if width <= SMALL_SIDE and height <= SMALL_SIDE else None
 
 
 def _read_plain_png(data: bytes) -> Grey | None:
@@ -92,7 +99,7 @@ def _read_plain_png(data: bytes) -> Grey | None:
 
     None if it is another picture, or damaged.
     """
-    if not is_small_png(data) or data[24:26] != _EIGHT_BIT_GREY or any(chunk in data for chunk in _NOT_PLAIN):
+    if small_png_size(data) is None or data[24:26] != _EIGHT_BIT_GREY or any(each in data for each in _NOT_PLAIN):
         return None
     if not _is_undamaged_png(data):  # of which libpng would complain on the standard error, whatever the log level
         return None
@@ -158,8 +165,26 @@ def _to_grey(image: Image.Image) -> Grey:
     if image.mode == "LAB":
         return _shrink(np.asarray(image.getchannel("L")))
     if image.has_transparency_data:
-        return _compose(image if image.mode in ("LA", "RGBA") else image.convert("RGBA"))
+        return np.asarray(cv2.cvtColor(_compose(image), cv2.COLOR_RGB2GRAY), np.uint8)
     return _shrink(np.asarray(image.convert("RGB").convert("L") if image.mode == "CMYK" else image.convert("L")))
+
+
+def _to_colours(image: Image.Image, data: bytes) -> Colours:
+    """Return three channels of a picture, uint8 `[height, width, 3]`, in the size that `_to_grey` gives.
+
+    Args:
+        image: the picture as loaded: a JPEG may have been decoded in grey.
+        data: its bytes.
+    """
+    if image.mode == "LAB":
+        return _shrink(np.asarray(image))
+    if image.has_transparency_data:
+        return _compose(image)
+    if image.mode == "L":
+        with Image.open(io.BytesIO(data), formats=FORMATS) as again:
+            again.draft("RGB", _DRAFT_SIZE)
+            return _shrink(np.asarray(again.convert("RGB")))
+    return _shrink(np.asarray(image.convert("RGB")))
 
 
 def _stretch(values: npt.NDArray[np.generic]) -> Grey:
@@ -172,29 +197,34 @@ def _stretch(values: npt.NDArray[np.generic]) -> Grey:
     return np.asarray(np.rint((small - low) * (255 / (high - low))), np.uint8)
 
 
-def _compose(image: Image.Image) -> Grey:
-    """Lays a transparent picture on a ground on which what is visible can be seen.
+def _compose(image: Image.Image) -> Colours:
+    """Lay a transparent picture on a ground on which its visible part can be seen; uint8 `[height, width, 3]`.
 
-    Ink goes on the opposite tone, black on white and white on black. Something solid with several tones is a picture in
-    itself, transparent only around it: that takes its most common tone.
+    Ink goes on the opposite tone: black on white, white on black. A solid part in several tones is a picture in itself,
+    a card with a digit on it. It goes on its own most common colour.
     """
-    grey = _shrink(np.asarray(image.convert("L")))
-    alpha = _shrink(np.asarray(image.getchannel("A")))
+    pixels = _shrink(np.asarray(image.convert("RGBA")))
+    colours, alpha = pixels[:, :, :3], pixels[:, :, 3]
     if not alpha.any():
-        return np.zeros_like(grey)
+        return np.zeros_like(colours)
     opaque = alpha >= OPAQUE * alpha.max()
-    visible = grey[opaque]
-    low, tone, high = np.percentile(visible, (1, 50, 99))
-    _, _, width, height = cv2.boundingRect(opaque.astype(np.uint8))
-    in_itself = visible.size > SOLID * width * height and high - low > SEVERAL_TONES
-    ground = np.float32(tone if in_itself else 255 * (tone < 128))
-    opacity = alpha.astype(np.float32) / 255
-    return np.asarray(np.rint(ground + (grey - ground) * opacity), np.uint8)
+    visible = colours[opaque]
+    low, common, high = np.percentile(visible, (1, 50, 99), axis=0)
+    is_card = _is_solid(opaque) and (high - low).max() > SEVERAL_TONES
+    ground = common if is_card else np.full(3, 255.0 * (np.median(visible @ LUMA) < 128))
+    opacity = alpha[:, :, None].astype(np.float32) / 255
+    return np.asarray(np.rint(ground + (colours - ground) * opacity), np.uint8)
+
+
+def _is_solid(mask: npt.NDArray[np.bool_]) -> bool:
+    """Whether pixels fill their convex hull, as a card does, upright or askew, and handwriting does not."""
+    hull = cv2.convexHull(cv2.findNonZero(mask.astype(np.uint8)))
+    return int(mask.sum()) > SOLID * max(1.0, cv2.contourArea(hull))
 
 
 def _shrink(pixels: npt.NDArray[Pixel]) -> npt.NDArray[Pixel]:
     """Averaged down to `WORKING_SIDE`; the sooner, the less memory the rest takes."""
-    height, width = pixels.shape
+    height, width = pixels.shape[:2]
     scale = WORKING_SIDE / max(height, width)
     if scale >= 1:
         return pixels

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from service.arrays import Tensors
+from service.arrays import Rows, Tensors, take_rows
 from service.call import Call
 from service.errors import Unavailable
 from service.predictors import Answer, Payload
@@ -58,25 +58,36 @@ class Answering:
         inputs, facts = await self._decode(served, request)
         call.decoded = time.perf_counter()
         asked = request if served.predictor.is_repeatable(request) else None
-        outputs = await self.compute(served, inputs, asked, call)
+        outputs = await self.compute(served, inputs, asked, call, partial(served.predictor.select, facts=facts))
         answer: Answer = served.predictor.describe(outputs, facts)
         return answer
 
     async def compute(
-        self, served: ServedVersion, inputs: Tensors, asked: Payload | Tensors | None, call: Call
+        self,
+        served: ServedVersion,
+        inputs: Tensors,
+        asked: Payload | Tensors | None,
+        call: Call,
+        select: Callable[[Tensors], Rows | None] | None = None,
     ) -> Tensors:
-        """The outputs of a version: of a run or, where the same request gives the same again, kept ones.
+        """Return the outputs of a version: of a run or, where the same request gives the same again, kept ones.
+
+        The drift monitor and the shadow see the rows that answer the request, not those that were tried beside them.
 
         Args:
             served: the version.
             inputs: as its graph takes them.
             asked: what they were made of, for a shadow to make its own of; None if the same would not give them again.
             call: the one that asks.
+            select: which rows answer the request, from the outputs for all; None, or a result of None, for all rows.
 
         Raises:
             ServiceError: there is no time or room to compute them, or it fails.
         """
         outputs = await (served.batcher if asked is None else served.cached_batcher).submit(inputs)
+        if select is not None:
+            rows = select(outputs)
+            inputs, outputs = take_rows(inputs, rows), take_rows(outputs, rows)
         served.drift.saw(inputs, outputs)
         call.computed = time.perf_counter()
         if asked is not None and (shadow := self._shadows.get(served.version.name)) is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from service.arrays import Tensors
+from service.arrays import Tensors, take_rows
 from service.engine.card import Card
 from service.engine.verification import GOLDEN_TOLERANCE
 from service.errors import Unavailable
@@ -75,7 +75,7 @@ class Shadow:
             model: its name.
             diversion: the version that gets copies, and of what share.
             models: all that answer.
-            decode: the inputs that a task's request becomes for a version, and facts that are of no use here.
+            decode: gives the inputs that a task's request becomes for a version, and what selecting rows takes.
             is_idle: whether there is nothing else to be done.
         """
         self._model = model
@@ -156,8 +156,11 @@ class Shadow:
             NotFound: there is no such version.
         """
         shadow = self._models.find(self._model, self._diversion.version)
-        inputs = asked if isinstance(asked, Mapping) else (await self._decode(shadow, asked))[0]
-        return await shadow.batcher.submit(inputs)
+        if isinstance(asked, Mapping):
+            return await shadow.batcher.submit(asked)
+        inputs, facts = await self._decode(shadow, asked)
+        outputs = await shadow.batcher.submit(inputs)
+        return take_rows(outputs, shadow.predictor.select(outputs, facts))
 
 
 def compare(card: Card, names: Sequence[str], outputs: Tensors, others: Tensors) -> Comparison:

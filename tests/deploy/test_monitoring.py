@@ -17,6 +17,7 @@ from PIL import Image
 
 from load_tests.processes import free_ports
 from service.telemetry import collecting
+from service.telemetry.batches import Batches
 from service.telemetry.drift import Drift
 from service.telemetry.series import Counter, Gauge, Histogram
 from tests.deploy.conftest import program, said
@@ -48,7 +49,13 @@ def test_the_dashboard_is_what_its_program_makes() -> None:
 
 def test_rules_and_panels_ask_for_metrics_that_there_are() -> None:
     rules = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
-    suffixes = {Counter: ("_total",), Gauge: ("",), Drift: ("",), Histogram: ("_bucket", "_sum", "_count")}
+    suffixes = {
+        Batches: ("_total",),
+        Counter: ("_total",),
+        Gauge: ("",),
+        Drift: ("",),
+        Histogram: ("_bucket", "_sum", "_count"),
+    }
     there = {f"{name}{end}" for name, each in collecting.series.FAMILIES.items() for end in suffixes[type(each)]}
     asked = {word.partition("{")[0] for text in (*rules, *QUERIES.values()) for word in _words(text)}
     assert {word for word in asked if word.startswith("deepserve_")} <= there

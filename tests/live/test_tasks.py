@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from service.predictors.fashion import CLASSES
-from tests.places import DIGIT
+from tests.places import DIFFICULT_DIGITS, DIGIT
 from training.data.images import MNIST, Pictures, load_images
 
 PNG = {"Content-Type": "image/png"}
@@ -66,6 +66,12 @@ def test_many_digits_come_back_in_order(client: httpx.Client, digits: Pictures) 
     right = [p["digit"] == label for p, label in zip(predictions, digits.labels, strict=False)]
     assert len(predictions) == 64
     assert sum(right) >= 62
+
+
+def test_difficult_pictures_get_one_prediction_each_in_order(client: httpx.Client) -> None:
+    files = [("images", (path.name, path.read_bytes(), "image/png")) for path in DIFFICULT_DIGITS]
+    predictions = client.post("/v1/digits", files=files).json()["predictions"]
+    assert [prediction["digit"] for prediction in predictions] == [int(path.stem[-1]) for path in DIFFICULT_DIGITS]
 
 
 def test_each_version_of_digits_answers_for_itself(client: httpx.Client) -> None:

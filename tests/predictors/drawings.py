@@ -1,17 +1,16 @@
-"""Digits drawn in pictures, and which digit the model reads there: for the tests of pictures and of framing."""
+"""Digits drawn in pictures, and which digit the model reads there: for the tests of pictures and of their crops."""
 
 import io
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from service.engine.onnx_runtime import ort
-from service.predictors.framing import frame
-from service.predictors.pictures import read_grey
 from tests.places import MODELS
 from training.data.images import MNIST, load_images
+from training.digits import pictures_read
 
 Grey = npt.NDArray[np.uint8]
 
@@ -20,26 +19,19 @@ CHOSEN = [int(np.flatnonzero(MNIST_TEST.labels == digit)[1]) for digit in range(
 """One row of each digit."""
 
 
-def model() -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(MODELS / "digits" / "2" / "model.onnx", options, providers=["CPUExecutionProvider"])
+MODEL = MODELS / "digits" / "2" / "model.int8.onnx"
+"""The graph that serves on CPUs."""
 
 
-MODEL = model()
+def digits_of(pictures: Iterable[bytes]) -> npt.NDArray[np.int64]:
+    """Which digit is read in each encoded picture, -1 where none is found."""
+    return pictures_read.read(MODEL, pictures_read.preprocess(pictures, "test"))
 
 
-def classify(framed: Grey) -> npt.NDArray[np.int64]:
-    (probabilities,) = MODEL.run(None, {"pictures": framed})
-    predicted: npt.NDArray[np.int64] = probabilities.argmax(1)
-    return predicted
-
-
-def digit_of(data: bytes) -> int:
-    framed = frame(read_grey(data))
-    assert framed.dtype == np.uint8
-    assert framed.shape == (28, 28)
-    return int(classify(framed[None])[0])
+def digit_of(picture: bytes) -> int:
+    """Which digit is read in an encoded picture; raises what the service raises."""
+    preprocessed = pictures_read.PREDICTOR.decode(pictures_read.DigitsRequest.model_construct(images=[picture]))
+    return int(pictures_read.read(MODEL, [pictures_read.Preprocessed(*preprocessed)])[0])
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -11,7 +11,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from service.errors import Fault, Invalid, TooLarge
-from service.predictors.digits import DigitsPredictor, DigitsRequest
+from service.predictors.digits import Candidates, DigitsPredictor, DigitsRequest
+from tests.places import DIFFICULT_DIGITS
 from training.data.images import MNIST, load_images
 
 PREDICTOR = DigitsPredictor(Path("models/digits/2"))
@@ -74,6 +75,30 @@ def test_only_few_small_pictures_are_quick() -> None:
     blank = io.BytesIO()
     Image.new("L", (5000, 5000)).save(blank, "WEBP", lossless=True)  # a kilobyte
     assert PREDICTOR.is_slow_to_decode(request(blank.getvalue()))
+
+
+def test_a_picture_that_can_be_read_in_several_ways_gives_several_rows_and_one_answer() -> None:
+    several = [path.read_bytes() for path in DIFFICULT_DIGITS]
+    inputs, candidates = PREDICTOR.decode(request(png(PICTURES[0]), *several, png(PICTURES[1])))
+    assert candidates is not None
+    assert len(inputs["pictures"]) == len(candidates.pictures) == len(candidates.unevenness) > len(several) + 2
+    assert np.array_equal(np.unique(candidates.pictures), np.arange(len(several) + 2))
+    probabilities = np.full((len(candidates.pictures), 10), 0.01, np.float32)
+    probabilities[:, 3] = 0.91
+    rows = PREDICTOR.select({"probabilities": probabilities}, candidates)
+    assert rows is not None
+    assert candidates.pictures[rows].tolist() == list(range(len(several) + 2))
+    assert np.array_equal(inputs["pictures"][rows[[0, -1]]], PICTURES[:2])
+
+
+def test_the_surer_row_answers_unless_its_surroundings_are_uneven() -> None:
+    candidates = Candidates(np.array([0, 0, 1, 2, 2]), np.array([2.0, 2.0, 9.0, 1.0, 30.0]))
+    probabilities = np.full((5, 10), 0.01, np.float32)
+    probabilities[np.arange(5), [1, 2, 3, 4, 5]] = [0.6, 0.9, 0.5, 0.9, 0.99]
+    rows = PREDICTOR.select({"probabilities": probabilities}, candidates)
+    assert rows is not None
+    assert rows.tolist() == [1, 2, 3]
+    assert PREDICTOR.select({"probabilities": probabilities}, None) is None
 
 
 def test_an_answer_tells_the_likeliest_digit() -> None:

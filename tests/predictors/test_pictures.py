@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from service.errors import Invalid, TooLarge
-from service.predictors.framing import frame
+from service.predictors.digit_crop.crops import crops
 from service.predictors.pictures import MAX_PIXELS, WORKING_SIDE, read_grey
 from tests.predictors.drawings import Grey, digit_of, drawing, encode
 
@@ -233,4 +233,4 @@ def test_damaged_pictures_are_read_or_refused(data: bytes, changes: list[tuple[i
     for place, value in changes:
         damaged[place % len(damaged)] = value
     with suppress(Invalid, TooLarge):
-        frame(read_grey(bytes(damaged)))
+        crops(read_grey(bytes(damaged)))

@@ -12,15 +12,16 @@ from onnx import numpy_helper
 
 from service.engine.card import GRAPHS, Card, Precision, digests
 from service.engine.onnx_runtime import ort
-from service.predictors.framing import frame
 from service.predictors.pictures import read_grey
 from tests.places import MODELS
 from training import version
 from training.data.images import MNIST, Pictures, load_images
-from training.digits import photographs
+from training.digits import clutter, photographs, pictures_read
 from training.digits.augment import augment
+from training.digits.clutter import KINDS
 from training.digits.evaluate import CLASSES
 from training.digits.model import Convolutional, fold, multiply_adds
+from training.digits.sheets import png
 from training.digits.train import Hyperparameters
 from training.loop import averaged
 
@@ -195,11 +196,25 @@ def test_the_average_follows_weights_and_statistics() -> None:
 
 
 def test_photographs_follow_the_seed_and_keep_the_digit_inside(test_pictures: Pictures) -> None:
-    digit = test_pictures.pictures[0]
-    first, second = (photographs.photograph(digit, np.random.default_rng(5)) for _ in range(2))
+    digits = test_pictures.pictures[:20]
+    first, second = (photographs.photograph(digits[0], np.random.default_rng(5)) for _ in range(2))
     assert first == second
-    assert first != photographs.photograph(digit, np.random.default_rng(6))
-    assert frame(read_grey(first)).shape == (28, 28)
-    framed, found = photographs.read_back(test_pictures.pictures[:20], seed=0)
-    assert framed.shape == (20, 28, 28)
-    assert found.all()
+    assert first != photographs.photograph(digits[0], np.random.default_rng(6))
+    drawn = list(photographs.photographs(digits, seed=0))
+    assert drawn == list(photographs.photographs(digits, seed=0))
+    assert None not in pictures_read.preprocess(drawn, "photographs")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_difficult_pictures_follow_the_seed_and_can_be_decoded(name: str, test_pictures: Pictures) -> None:
+    digits = test_pictures.pictures[test_pictures.labels == 5][:3]
+    drawn = list(clutter.pictures(name, digits, seed=3))
+    assert drawn == list(clutter.pictures(name, digits, seed=3))
+    assert drawn != list(clutter.pictures(name, digits, seed=4))
+    assert all(read_grey(picture).size for picture in drawn)
+
+
+def test_pictures_without_a_digit_are_read_as_none(test_pictures: Pictures) -> None:
+    blank, digit = (png(picture) for picture in (np.zeros((40, 40), np.uint8), test_pictures.pictures[0]))
+    read = pictures_read.read(MODEL / "model.onnx", pictures_read.preprocess([blank, digit, blank], "test"))
+    assert read.tolist() == [-1, test_pictures.labels[0], -1]

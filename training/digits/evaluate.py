@@ -15,8 +15,9 @@ from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, 
 from service.predictors.digits import DigitsPredictor
 from training import metrics, plots
 from training.data.images import MNIST, Labels, Pictures, load_images
-from training.digits import photographs
+from training.digits import photographs, pictures_read
 from training.digits.model import SIZE, multiply_adds
+from training.digits.pictures_read import Preprocessed
 from training.metrics import Figures, Measurement
 from training.version import open_session
 
@@ -57,9 +58,8 @@ def measure_graph(graph: Path, test: Pictures, photographed: Pictures) -> Measur
     hits = probabilities.argmax(1) == test.labels
     losses = metrics.row_losses(probabilities, test.labels)
     how = f"{len(test):,} MNIST test images, through the ONNX graph"
-    framed, found = _framed_photographs(photographed.pictures.tobytes())
-    read_photographs = read(graph, Pictures(framed, photographed.labels)).argmax(1)
-    photograph_hits = found & (read_photographs == photographed.labels)
+    preprocessed = _preprocessed_photographs(photographed.pictures.tobytes())
+    photograph_hits = pictures_read.read(graph, preprocessed) == photographed.labels
     photograph_how = (
         f"{len(photographed):,} MNIST test digits drawn into simulated photographs (training.digits.photographs, seed "
         f"{PHOTOGRAPH_SEED}), through picture decoding and the ONNX graph"
@@ -83,10 +83,10 @@ def measure_graph(graph: Path, test: Pictures, photographed: Pictures) -> Measur
 
 
 @cache
-def _framed_photographs(digits: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Return what serving extracts from photographs of the digits: images, and whether one was found."""
+def _preprocessed_photographs(digits: bytes) -> list[Preprocessed | None]:
+    """Return what the service makes of photographs of the digits before it runs a graph."""
     pictures = np.frombuffer(digits, np.uint8).reshape(-1, SIZE, SIZE)
-    return photographs.read_back(pictures, PHOTOGRAPH_SEED)
+    return pictures_read.preprocess(photographs.photographs(pictures, PHOTOGRAPH_SEED), "photographs")
 
 
 def size_figures(network: nn.Module) -> Figures:

@@ -4,16 +4,12 @@ Paper and ink of any tone, dark on light or light on dark, a digit of any size a
 thinner or thicker, uneven light with a bright spot, a lens out of focus, the noise of a sensor, a lossy encoder.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
-
-from service.errors import Invalid
-from service.predictors.framing import frame
-from service.predictors.pictures import read_grey
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -52,7 +48,7 @@ def photograph(digit: Grey, random: np.random.Generator, scene: Scene = Scene())
     """
     height = int(random.integers(scene.height[0], scene.height[1], endpoint=True))
     width = int(height * random.uniform(*scene.aspect))
-    ink, size = _place(digit, height, width, random, scene)
+    ink, size = place(digit, height, width, random, scene)
     paper = random.uniform(*scene.paper)
     tone: Floats = np.float32(paper) * (1 - ink * np.float32(random.uniform(*scene.contrast)))
     if random.random() < 0.5:
@@ -65,7 +61,7 @@ def photograph(digit: Grey, random: np.random.Generator, scene: Scene = Scene())
     return _encode(np.clip(tone, 0, 255).astype(np.uint8), random, scene)
 
 
-def _place(digit: Grey, height: int, width: int, random: np.random.Generator, scene: Scene) -> tuple[Floats, float]:
+def place(digit: Grey, height: int, width: int, random: np.random.Generator, scene: Scene) -> tuple[Floats, float]:
     """The digit's ink, 0 to 1, somewhere in a picture of the given size and wholly inside; and its size in pixels."""
     size = random.uniform(*scene.digit) * min(height, width) * 0.95
     scale = size / 20
@@ -112,20 +108,8 @@ def _encode(grey: Grey, random: np.random.Generator, scene: Scene) -> bytes:
     return encoded.tobytes()
 
 
-def read_back(digits: Grey, seed: int, scene: Scene = Scene()) -> tuple[Grey, npt.NDArray[np.bool_]]:
-    """What serving makes of photographs of the digits.
-
-    Args:
-        digits: uint8 `[n, 28, 28]`.
-
-    Returns:
-        The digits as found and framed, uint8 `[n, 28, 28]`, and which were found at all, bool `[n]`.
-    """
+def photographs(digits: Grey, seed: int) -> Iterator[bytes]:
+    """Yield a photograph of each digit, uint8 `[n, 28, 28]`; the same seed gives the same photographs."""
     random = np.random.default_rng(seed)
-    framed, found = np.zeros_like(digits), np.ones(len(digits), np.bool_)
-    for row, digit in enumerate(tqdm(digits, "photographs", leave=False, disable=None)):
-        try:
-            framed[row] = frame(read_grey(photograph(digit, random, scene)))
-        except Invalid:
-            found[row] = False
-    return framed, found
+    for digit in digits:
+        yield photograph(digit, random)
