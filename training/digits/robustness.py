@@ -1,4 +1,4 @@
-"""Measure digits in difficult pictures: `python -m training.digits.robustness`, a table of the share that is read right.
+"""Measure digits in difficult pictures: `python -m training.digits.robustness` prints the share that is read right.
 
 Each kind is drawn from all 10,000 test digits (`--digits` takes fewer), decoded, cropped and read as the service does.
 """
