@@ -39,7 +39,7 @@ def _use_utf8() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open those of the three streams that are closed, so that no other file gets their numbers."""
+    """Open each closed standard stream, so that no other file gets its descriptor."""
     closed = {number for number in range(3) if not _is_open(number)}
     for _ in closed:
         null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free

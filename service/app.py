@@ -82,7 +82,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
         protocols["auto"] = partial(Connection, _transport_options())
-        # Likewise for TLS: uvicorn's own context has BentoML's ciphers, those of TLS 1.0, and keeps its certificate.
+        # Likewise for TLS: uvicorn's own context has BentoML's TLS 1.0 ciphers and never reloads its certificate.
         uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: following_context(certfile, keyfile)
         tasks = [
             TaskEndpoint(api.route, PREDICTORS[name], lambda: _instance().answering, SETTINGS)

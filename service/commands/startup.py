@@ -46,7 +46,7 @@ LEAST_ADDRESS_SPACE = 2**30
 """Bytes: a worker with the shipped models takes 0.98 GB, of which 0.2 GB are resident."""
 
 _OTHER_THREADS, _MOST_THREADS_TRIED = 8, 256
-"""Threads of a worker beside those of a run; and how many of all workers are tried at most."""
+"""Threads of a worker in addition to those of a run, and the most threads that the check starts."""
 
 ADDRESS = "address"
 """The subject of the requirement that the host and the port are free."""
@@ -101,7 +101,7 @@ def bind(chosen: Settings) -> socket:
 
 
 def check_tls(chosen: Settings) -> str:
-    """Check that the certificate and its key, if TLS is wanted, can be used. Return what was found.
+    """Check that the TLS certificate and its key, if they are set, can be used. Return what was found.
 
     Raises:
         StartupError: the files cannot be used; the message names the setting.

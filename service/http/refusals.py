@@ -23,7 +23,7 @@ def refuse(refusal: Refusal) -> Response:
 
 
 def overloaded() -> Unavailable:
-    """Return the error of a request whose body does not fit beside those of the other requests."""
+    """Return the error of a request whose body exceeds the limit on all bodies in flight."""
     return Unavailable("The bodies of the requests under way are too large together.")
 
 

@@ -55,7 +55,7 @@ async def test_the_scope_is_that_of_asgi() -> None:
         found.update(scope)
         await echo(scope, receive, send)
 
-    async with serving(app, root_path="/root", state={"a": 1}) as server:
+    async with serving(app, root_path="/prefix", state={"a": 1}) as server:
         client = await server.connect()
         await client.ask(request("/one%20two?q=%20", b"", "X-Y: z", method="PUT"))
         assert found["server"] == ("127.0.0.1", server.port)
@@ -66,8 +66,8 @@ async def test_the_scope_is_that_of_asgi() -> None:
         "http_version": "1.1",
         "scheme": "http",
         "method": "PUT",
-        "root_path": "/root",
-        "path": "/root/one two",
+        "root_path": "/prefix",
+        "path": "/prefix/one two",
         "raw_path": b"/one%20two",
         "query_string": b"q=%20",
         "headers": [(b"host", b"x"), (b"x-y", b"z")],
