@@ -8,6 +8,8 @@ import importlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain, groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,10 @@ def evaluate_all(models_dir: Path, data_dir: Path | None, write: bool) -> bool:
     """Measure every version, print the README's table, and return whether all figures agree with the cards."""
     faults: list[str] = []
     table: dict[str, Figures] = {}
+    models = [list(versions) for _, versions in groupby(shipped(models_dir), lambda directory: directory.parent)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        running = {directory: pool.submit(measure, directory, data_dir) for directory in shipped(models_dir)}
-        for directory, future in running.items():
-            measured = future.result()
+        found = pool.map(partial(_measure_model, data_dir=data_dir), models)
+        for directory, measured in zip(chain(*models), chain.from_iterable(found), strict=True):
             card = Card.read(directory)
             table[f"{card.name}/{card.version}"] = card.figures | measured["float32"].figures
             if write:
@@ -47,6 +49,11 @@ def evaluate_all(models_dir: Path, data_dir: Path | None, write: bool) -> bool:
     if faults:
         print("different from the card:", *faults, sep="\n  ", file=sys.stderr)
     return not faults
+
+
+def _measure_model(versions: list[Path], data_dir: Path | None) -> list[Measured]:
+    """Measure all versions of a model in one process: they share the preprocessed test rows."""
+    return [measure(directory, data_dir) for directory in versions]
 
 
 def measure(directory: Path, data_dir: Path | None) -> Measured:

@@ -26,6 +26,7 @@ class Hyperparameters(Base):
 
 def fit(data: Masses, h: Hyperparameters, seed: int) -> Perceptron:
     """Minimise the cross entropy and the weights' squares by Adam with a cosine learning rate, full batch."""
+    torch.set_num_threads(1)  # a step is too small to share: on a busy machine two threads take 50 times as long
     torch.manual_seed(seed)
     masses, severity = torch.from_numpy(data.masses), torch.from_numpy(data.severity).float()
     network = Perceptron(h.hidden)
