@@ -93,7 +93,7 @@ class Assessment(BaseModel):
     """Whether the age is within that of the training data, 18 to 96 years, or unknown."""
 
 
-class OperatingPoint(BaseModel):
+class MammogramOperatingPoint(BaseModel):
     """A threshold on `probability_malignant`, and its cross-validated error rates."""
 
     name: str
@@ -108,7 +108,7 @@ class MammogramAnswer(Answer):
     """One `Assessment` per mass, in order."""
 
     predictions: list[Assessment]
-    operating_points: list[OperatingPoint]
+    operating_points: list[MammogramOperatingPoint]
     """Recommended thresholds, the first by default; empty for a version whose card has none."""
     notice: str = NOTICE
 
@@ -135,7 +135,7 @@ class MammogramPredictor(Predictor[MammogramRequest, list[Coverage], MammogramAn
         super().__init__(directory)
         card = json.loads((directory / "card.json").read_bytes())
         self.operating_points = [
-            OperatingPoint(
+            MammogramOperatingPoint(
                 name=point["name"],
                 threshold=point["threshold"],
                 sensitivity=point["sensitivity"]["value"],

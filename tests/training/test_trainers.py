@@ -74,6 +74,7 @@ def test_a_run_is_interrupted_continued_and_guarded(tmp_path: Path) -> None:
     whole, cut = (tmp_path / place / "digits" / "1" for place in ("whole", "cut"))
     options = ("--epochs", "3")
     run(command("digits-mlp", whole, *options))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore Ctrl-C
     first = subprocess.Popen(
         command("digits-mlp", cut, *options), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
