@@ -35,6 +35,7 @@ def evaluate_all(models_dir: Path, data_dir: Path | None, write: bool) -> bool:
     """Measure every version, print the README's table, and return whether all figures agree with the cards."""
     faults: list[str] = []
     table: dict[str, Figures] = {}
+    commit = current_commit()
     models = [list(versions) for _, versions in groupby(shipped(models_dir), lambda directory: directory.parent)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         found = pool.map(partial(_measure_model, data_dir=data_dir), models)
@@ -42,7 +43,7 @@ def evaluate_all(models_dir: Path, data_dir: Path | None, write: bool) -> bool:
             card = Card.read(directory)
             table[f"{card.name}/{card.version}"] = card.figures | measured["float32"].figures
             if write:
-                write_figures(directory, measured, data_dir)
+                write_figures(directory, measured, data_dir, commit)
             else:
                 faults += (f"{directory}: {fault}" for fault in _disagreements(card, measured))
     print(cards.table(models_dir, table), end="")
@@ -85,14 +86,14 @@ def compare(directory: Path, models_dir: Path, margin: float, data_dir: Path | N
     Raises:
         VerificationError: the directory is not what its card says.
     """
-    card = verify_files(directory)
+    card, commit = verify_files(directory), current_commit()
     candidate = measure(directory, data_dir)
     record_use(ledger_of(models_dir, card.name), directory, describe_use(card))
     print(f"{directory}\n\n| figure | value | 95 % interval |\n| --- | --- | --- |")
     for name, figure in candidate["float32"].figures.items():
         print(f"| {name} | {figure.value:.5f} | {cards.interval(figure)} |")
     if write:
-        write_figures(directory, candidate, data_dir)
+        write_figures(directory, candidate, data_dir, commit)
     serving = _serving(models_dir / card.name, directory)
     if serving is None:
         print(f"\nno other version of {card.name} in {models_dir}: nothing to compare with")
@@ -127,12 +128,17 @@ def _serving(model: Path, candidate: Path) -> Path | None:
     return max(others, key=lambda path: int(path.name), default=None)
 
 
-def write_figures(directory: Path, measured: Measured, data_dir: Path | None) -> None:
-    """Replace the measured figures, subgroups and baselines on the card, and record the step."""
+def write_figures(directory: Path, measured: Measured, data_dir: Path | None, commit: str) -> None:
+    """Replace the measured figures, subgroups and baselines on the card, and record the step.
+
+    Args:
+        directory: of the version.
+        measured: its figures.
+        data_dir: where the data sets are, for the baselines.
+        commit: of the code that measured.
+    """
     card = Card.read(directory)
-    step = Step(
-        action="measured", command="python -m training evaluate --write", commit=current_commit(), finished=now()
-    )
+    step = Step(action="measured", command="python -m training evaluate --write", commit=commit, finished=now())
     reference = measured["float32"]
     changes: dict[str, Any] = {
         "figures": card.figures | reference.figures,

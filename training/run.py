@@ -59,6 +59,8 @@ class Run:
     previous_seconds: float = 0.0
     """Time that interrupted sessions of this run took."""
     started: float = field(default_factory=time.monotonic)
+    commit: str = field(default_factory=lambda: current_commit())
+    """Of the code that runs: another one may be checked out before the run ends."""
     identity: dict[str, Any] = field(default_factory=dict)
     """What a checkpoint has to agree with: trainer, seed, hyperparameters and data."""
 
@@ -157,7 +159,7 @@ class Run:
             command=self.command(hyperparameters),
             hyperparameters=hyperparameters.model_dump(mode="json"),
             seed=self.seed,
-            commit=current_commit(),
+            commit=self.commit,
             finished=now(),
             seconds=round(self.seconds, 1),
             hardware=_hardware(self.device),
@@ -175,7 +177,7 @@ class Run:
 
     def steps(self, hyperparameters: Hyperparameters, *, quantised: bool) -> tuple[Step, ...]:
         """Return the provenance of a version of which one run makes every file."""
-        made = {"command": self.command(hyperparameters), "commit": current_commit(), "finished": now()}
+        made = {"command": self.command(hyperparameters), "commit": self.commit, "finished": now()}
         actions: list[Literal["trained", "exported", "quantised", "measured"]] = ["trained", "exported"]
         actions += ["quantised"] * quantised
         return tuple(Step(action=action, **made) for action in [*actions, "measured"])
