@@ -10,7 +10,7 @@ import bentoml
 import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.app import FrontedService
+from service.bento import FrontedService
 
 ANSWER = b'{"outputs":[{"name":"probabilities","shape":[1,10],"datatype":"FP32","data":[0,0,0,0,0,0,0,1,0,0]}]}'
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(ANSWER)).encode())]

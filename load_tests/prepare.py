@@ -17,14 +17,14 @@ import numpy as np
 
 from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
-from service.arrays import Tensors, take_rows
-from service.engine.card import GRAPHS, Card
-from service.engine.layout import versions
-from service.engine.onnx_runtime import ort
-from service.predictors.fashion import CLASSES, png
-from service.predictors.mammogram import LEVELS
-from service.serving.binding import AnyPredictor, bind, task
+from service.engine.onnx.runtime import ort
+from service.registry.binding import AnyTask, bind, task
+from service.registry.card import GRAPHS, Card
+from service.registry.layout import versions
 from service.settings import settings
+from service.tasks.fashion import CLASSES, png
+from service.tasks.mammogram import LEVELS
+from service.tensors import Tensors, take_rows
 from training.published import DataError
 
 COUNT = 256
@@ -88,7 +88,7 @@ def _session(graph: Path) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options)
 
 
-def _answer(predictor: AnyPredictor, session: ort.InferenceSession, request: Request) -> dict[str, Any]:
+def _answer(predictor: AnyTask, session: ort.InferenceSession, request: Request) -> dict[str, Any]:
     """What a client must get, as a document."""
     tensors, facts = predictor.decode(predictor.Request.model_validate_json(json.dumps(request.document)))
     names = list(predictor.outputs)

@@ -1,6 +1,6 @@
 """Every way a request can fail, as one small tree: each error has its HTTP status and says what the client can do.
 
-Whoever finds the fault raises the error; `service.http.problems` alone turns it into a response.
+Whoever finds the fault raises the error; `service.api.problem` alone turns it into a response.
 """
 
 from dataclasses import dataclass

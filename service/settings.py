@@ -25,8 +25,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.addresses import HostPattern, IPNetwork, parse_network, parse_origin
 from service.errors import StartupError
 from service.machine import Device, cores
-from service.traffic import Diversion
-from service.versions import ModelName, VersionPolicy
+from service.traffic_split import TrafficSplit
+from service.version_policy import ModelName, VersionPolicy
 
 PREFIX = "DEEPSERVE_"
 
@@ -37,7 +37,7 @@ LEAST_RATE = 0.001
 """Requests a second that a limit leaves a client at the least: one in a quarter of an hour."""
 
 _LISTS = ("api_keys", "admin_keys", "allowed_hosts", "cors_origins", "trusted_proxies")
-_BY_MODEL = ("version_policy", "canary", "shadow", "cache")
+_BY_MODEL = ("version_policy", "canary", "shadow", "cache_bytes")
 
 
 class Settings(BaseSettings):
@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     """By model, which versions are loaded: `"latest N"`, the newest N that prove themselves, `"all"`, or a list. As in
     `{"digits": "all", "sentiment": [1, 3]}`; of a model that is not named, the latest 2."""
 
-    watch: float = Field(0.0, ge=0)
+    watch_seconds: float = Field(0.0, ge=0)
     """Seconds between looks into `models_dir` for versions that are new or whose content has changed, which are then
     loaded; 0 for looking at start only, and when a client with an admin key loads a model. A version whose files are
     gone serves on: see `deepserve_model_files_missing`."""
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     """`auto` runs a model in eight-bit integers on CPU where its card says that this is faster and as good; `float32`
     runs the reference."""
 
-    gpu_memory: int = Field(0, ge=0)
+    gpu_memory_mib: int = Field(0, ge=0)
     """MiB of the GPU's memory that each model of each worker may take; 0 for no limit."""
 
     cuda_graphs: bool = False
@@ -144,28 +144,30 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(1024, ge=1)
     """Most rows that wait for one model in one worker; beyond it requests get 503 at once."""
 
-    max_wait: float = Field(0.0, ge=0, le=1)
+    max_wait_seconds: float = Field(0.0, ge=0, le=1)
     """Seconds that a run waits for company. At 0 the rows that arrive during one run make the next, and none waits."""
 
-    request_timeout: float = Field(30.0, gt=0)
+    request_timeout_seconds: float = Field(30.0, gt=0)
     """Longest time that a request may take, in seconds; clients may ask for less with `X-Request-Timeout`."""
 
-    rate_limit: float = Field(0.0, ge=0, le=1e6)
+    rate_limit_per_second: float = Field(0.0, ge=0, le=1e6)
     """Requests for predictions that one client may make a second, over all workers; 0 for no limit, else at least
     0.001. A client is an API key; without keys it is an address: behind a proxy, set `trusted_proxies`."""
 
-    rate_burst: int = Field(default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit"])), ge=1, le=10**6)
+    rate_burst: int = Field(
+        default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit_per_second"])), ge=1, le=10**6
+    )
     """Requests that such a client may make at once, after a pause; unless set, those of one second."""
 
-    canary: Annotated[dict[ModelName, Diversion], NoDecode] = {}
+    canary: Annotated[dict[ModelName, TrafficSplit], NoDecode] = {}
     """By model, the version that answers a share of the requests which ask for none; the same request id meets the same
     version each time. As in `{"digits": {"version": "2", "share": 0.1}}`."""
 
-    shadow: Annotated[dict[ModelName, Diversion], NoDecode] = {}
+    shadow: Annotated[dict[ModelName, TrafficSplit], NoDecode] = {}
     """By model, the version that gets a copy of a share of the requests, as `canary` has it. Its answers are compared
     with those that clients get, in the metrics; it works when nothing else does."""
 
-    cache: Annotated[dict[ModelName, PositiveInt], NoDecode] = {}
+    cache_bytes: Annotated[dict[ModelName, PositiveInt], NoDecode] = {}
     """By model, bytes of answers that each worker keeps for those who ask the same again; a model that is not named
     keeps none. As in `{"digits": 67108864}`."""
 
@@ -186,7 +188,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """How the log is written to the standard output: `text` for people, `json`, an object a line, for programs."""
 
-    log_requests: float = Field(0.01, ge=0, le=1)
+    log_requests_fraction: float = Field(0.01, ge=0, le=1)
     """Fraction of successful requests to log. Failed requests are logged within `log_refusals_per_second`."""
 
     log_refusals_per_second: int = Field(10, ge=0)
@@ -250,7 +252,7 @@ class Settings(BaseSettings):
     def _count(cls, value: object) -> object:
         return cores() if value == "auto" else value
 
-    @field_validator("rate_limit")
+    @field_validator("rate_limit_per_second")
     @classmethod
     def _none_or_some(cls, value: float) -> float:
         if 0 < value < LEAST_RATE:

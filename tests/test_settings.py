@@ -57,15 +57,15 @@ def test_a_key_does_not_open_the_models_and_change_them_too(monkeypatch: pytest.
 
 @pytest.mark.parametrize("value", ['{"digits": -1}', '{"digits": 0}', '{"digits": 1.5}', '["digits"]', "1000000"])
 def test_a_cache_has_some_bytes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("DEEPSERVE_CACHE", value)
-    with pytest.raises(StartupError, match=r"^DEEPSERVE_CACHE: "):
+    monkeypatch.setenv("DEEPSERVE_CACHE_BYTES", value)
+    with pytest.raises(StartupError, match=r"^DEEPSERVE_CACHE_BYTES: "):
         settings.__wrapped__()
 
 
 @pytest.mark.parametrize(
     "misspelt",
     [
-        {"cache": {"digit": 1000}},
+        {"cache_bytes": {"digit": 1000}},
         {"canary": {"sentimant": {"version": "2", "share": 0.1}}},
         {"shadow": {"fashion": {"version": "2", "share": 0.1}, "clothing": {"version": "2", "share": 0.1}}},
         {"version_policy": {"digit": "all"}},

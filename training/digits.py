@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.engine.card import Figure
+from service.registry.card import Figure
 from training import datasets, digits_figures, digits_int8, evaluate, export
 from training.datasets import MNIST, Pictures
 from training.digits_network import SIZE, Convolutional, fold, multiply_adds

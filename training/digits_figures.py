@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
-from service.predictors.digits import DigitsPredictor
+from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
+from service.tasks.digits import DigitsTask
+from service.tensors import Tensors
 from training import evaluate, export, int8, photographs, pictures_read
 from training.datasets import MNIST, Labels, Pictures
 from training.pictures_read import Preprocessed
@@ -80,7 +80,7 @@ def _measure(graph: Path, test: Pictures, labels: Labels, photographed: list[Pre
 
 def distributions(graph: Path, training: Pictures) -> dict[str, Distribution]:
     """How the pictures of the training split, and what the graph reads in them, are distributed."""
-    features = DigitsPredictor.features({"pictures": training.pictures})
+    features = DigitsTask.features({"pictures": training.pictures})
     how = f"{len(training):,} pictures of the training split"
     return evaluate.distributions({**features, PREDICTION: _read(graph, training).argmax(1)}, how)
 

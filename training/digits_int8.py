@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from service.engine.card import GRAPHS
+from service.registry.card import GRAPHS
 from training.digits_figures import INPUTS, OUTPUTS, SIZE
 from training.graph import MICROSOFT, Graph
 from training.int8 import LEVELS, quantized

@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from service.engine.card import GRAPHS, Card, Distribution
-from service.predictors.sentiment import ReviewReader
+from service.registry.card import GRAPHS, Card, Distribution
+from service.tasks.sentiment import ReviewReader
 from training import datasets, digits_figures, fashion_figures, mammogram_figures, sentiment_figures
 from training.datasets import MNIST
 from training.sentiment_corpus import Corpus

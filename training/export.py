@@ -11,8 +11,8 @@ import onnx
 import torch
 from torch import nn
 
-from service.arrays import Array, Tensors
-from service.engine.card import (
+from service.engine.onnx.runtime import ort
+from service.registry.card import (
     FILE_NAME,
     Card,
     DataSource,
@@ -23,7 +23,7 @@ from service.engine.card import (
     Training,
     digests,
 )
-from service.engine.onnx_runtime import ort
+from service.tensors import Array, Tensors
 
 OPSET = 18
 TOLERANCE = 1e-5

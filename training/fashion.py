@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.arrays import Tensors
-from service.engine.card import TensorSpec
-from service.engine.onnx_runtime import ort
-from service.predictors.fashion import CLASSES, LATENT, latents
+from service.engine.onnx.runtime import ort
+from service.registry.card import TensorSpec
+from service.tasks.fashion import CLASSES, LATENT, latents
+from service.tensors import Tensors
 from training import datasets, evaluate, export, fashion_figures
 from training.datasets import FASHION_MNIST, Bytes, Labels, Pictures
 from training.fashion_figures import frechet_distance, judgement

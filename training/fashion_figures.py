@@ -11,8 +11,8 @@ import numpy.typing as npt
 from scipy import linalg
 from scipy.spatial.distance import pdist
 
-from service.engine.card import Distribution, Figure
-from service.predictors.fashion import CLASSES, FashionPredictor, latents
+from service.registry.card import Distribution, Figure
+from service.tasks.fashion import CLASSES, FashionTask, latents
 from training import evaluate, export
 from training.datasets import Bytes, Labels, Pictures
 
@@ -76,7 +76,7 @@ def draw(graph: Path, count: int, seed: int) -> Pictures:
 
 def distributions(seed: int) -> dict[str, Distribution]:
     """How latents are distributed that are drawn as in training."""
-    features = FashionPredictor.features({"latent": latents(seed, LATENTS)})
+    features = FashionTask.features({"latent": latents(seed, LATENTS)})
     return evaluate.distributions(features, f"{LATENTS:,} latents, drawn as in training, with seed {seed}")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.predictors.fashion import CLASSES
+from service.tasks.fashion import CLASSES
 from training import datasets, export
 from training.datasets import FASHION_MNIST, Pictures
 from training.fashion_figures import judgement

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from service.arrays import Array
-from service.engine.card import TensorSpec
+from service.registry.card import TensorSpec
+from service.tensors import Array
 from training.export import OPSET
 
 MICROSOFT = "com.microsoft"

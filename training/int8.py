@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, Figure, Int8
-from service.engine.onnx_runtime import ort
+from service.engine.onnx.runtime import ort
+from service.registry.card import GRAPHS, Figure, Int8
+from service.tensors import Tensors
 from training import evaluate
 
 WEIGHT_LEVELS = 63

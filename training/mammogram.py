@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.engine.card import Figure
-from service.predictors.mammogram import LEVELS, OLDEST
+from service.registry.card import Figure
+from service.tasks.mammogram import LEVELS, OLDEST
 from training import datasets, export, mammogram_figures
 from training.datasets import Labels, Masses
 from training.run import Precision, Run

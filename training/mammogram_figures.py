@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
-from service.predictors.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramPredictor
+from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
+from service.tasks.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramTask
 from training import evaluate, export
 from training.datasets import MAMMOGRAPHIC_MASSES, Labels, Masses
 
@@ -86,7 +86,7 @@ def distributions(graph: Path, data: Masses) -> dict[str, Distribution]:
     """How the masses, and what the graph makes of them, are distributed."""
     inputs = {INPUT.name: data.masses}
     (probabilities,) = export.session(graph).run(None, inputs)
-    features = {**MammogramPredictor.features(inputs), PREDICTION: probabilities.argmax(1)}
+    features = {**MammogramTask.features(inputs), PREDICTION: probabilities.argmax(1)}
     return evaluate.distributions(features, f"all {len(data.masses)} rows")
 
 

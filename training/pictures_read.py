@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from service.arrays import Array, Tensors
 from service.errors import Invalid
-from service.predictors.digits import Candidates, DigitsPredictor, DigitsRequest
+from service.tasks.digits import Candidates, DigitsRequest, DigitsTask
+from service.tensors import Array, Tensors
 from training import export
 from training.datasets import Labels
 
 RUN_ROWS = 1000
 """Rows of a run, for the sake of memory."""
 
-PREDICTOR = DigitsPredictor(Path("models/digits/2"))
+PREDICTOR = DigitsTask(Path("models/digits/2"))
 """All versions preprocess alike."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.engine.card import GRAPHS
+from service.registry.card import GRAPHS
 from training import clutter, datasets, pictures_read
 from training.clutter import KINDS
 from training.datasets import MNIST, Pictures

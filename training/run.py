@@ -21,8 +21,8 @@ import onnx
 import torch
 from tqdm import tqdm
 
-from service.engine.card import Training
-from service.engine.onnx_runtime import ort
+from service.engine.onnx.runtime import ort
+from service.registry.card import Training
 
 Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")

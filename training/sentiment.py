@@ -20,8 +20,8 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.engine.card import Figure
-from service.predictors.sentiment import MAX_TOKENS, ReviewReader, pad
+from service.registry.card import Figure
+from service.tasks.sentiment import MAX_TOKENS, ReviewReader, pad
 from training import datasets, evaluate, export, sentiment_figures, sentiment_graph
 from training.run import Precision, Run
 from training.sentiment_corpus import Corpus, Rows, bucketed, by_length, make_tokenizer, padded

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.predictors.sentiment import PADDING, UNKNOWN
+from service.tasks.sentiment import PADDING, UNKNOWN
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

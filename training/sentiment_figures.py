@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Training
-from service.predictors.sentiment import MAX_TOKENS, SentimentPredictor
+from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Training
+from service.tasks.sentiment import MAX_TOKENS, SentimentTask
+from service.tensors import Tensors
 from training import evaluate, export, int8
 from training.datasets import IMDB
 from training.sentiment_corpus import Corpus, by_length, padded
@@ -48,7 +48,7 @@ def distributions(graph: Path, test: Corpus) -> dict[str, Distribution]:
 
     Those of the test split are: of the others, which the vocabulary was made from, it knows more words than of any.
     """
-    features = SentimentPredictor.features({"tokens": padded(test.ids, range(len(test.ids))).numpy()})
+    features = SentimentTask.features({"tokens": padded(test.ids, range(len(test.ids))).numpy()})
     prediction = _read(graph, test)[0].argmax(1)
     how = f"{len(test.ids):,} reviews of the test split, from which the vocabulary was not made"
     return evaluate.distributions({**features, PREDICTION: prediction}, how)

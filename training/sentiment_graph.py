@@ -13,8 +13,8 @@ import numpy.typing as npt
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from service.engine.card import GRAPHS, Precision, TensorSpec
-from service.predictors.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
+from service.registry.card import GRAPHS, Precision, TensorSpec
+from service.tasks.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
 from training.graph import MICROSOFT, Graph
 from training.int8 import quantized
 from training.sentiment_counts import MULTIPLIER

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.predictors.sentiment import PADDING, UNKNOWN
+from service.tasks.sentiment import PADDING, UNKNOWN
 from training.sentiment_counts import LinearModel, bigrams, distinct
 
 POOLED = 4

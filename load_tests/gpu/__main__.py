@@ -23,8 +23,8 @@ from load_tests.gpu.service import Served, rig, scenario, serve
 from load_tests.gpu.ways import Device, ways
 from load_tests.machine import OUT, say
 from load_tests.processes import ServerError
-from service.engine import gpu
-from service.engine.onnx_runtime import ort
+from service.engine.onnx import cuda as gpu
+from service.engine.onnx.runtime import ort
 
 PARTS = ("models", "service")
 

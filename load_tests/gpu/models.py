@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, Card
+from service.registry.card import GRAPHS, Card
+from service.tensors import Tensors
 from training import digits_mlp, digits_network, fashion_graph, fashion_network, mammogram, sentiment_network
 from training.sentiment_counts import LinearModel
 

@@ -18,11 +18,11 @@ from service.commands import startup
 from service.commands.report import Check, lines
 from service.errors import StartupError
 from service.settings import PREFIX, Settings, settings, strangers
-from service.traffic import Diversion
+from service.traffic_split import TrafficSplit
 
 if TYPE_CHECKING:  # without ONNX Runtime they cannot be imported, which is what the doctor says then
-    from service.engine.repository import Repository
-    from service.serving.models import ServedModels
+    from service.registry.registry import ModelRegistry
+    from service.registry.repository import Repository
 
 Report = dict[str, list[Check]]
 """What was found, by what it is about."""
@@ -72,7 +72,7 @@ def _machine() -> Iterator[Check]:
 
 def _runtime() -> Iterator[Check]:
     """What can run models. Neither answer decides whether the server starts."""
-    from service.engine.inference import runtime_found
+    from service.engine.onnx.session import runtime_found
 
     both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
     hidden = "; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
@@ -82,7 +82,7 @@ def _runtime() -> Iterator[Check]:
 
 
 def _gpus() -> str:
-    from service.telemetry import gpus
+    from service.observability import gpus
 
     return "; ".join(f"{gpu.number}: {gpu.name}, {gpu.total / 2**30:.1f} GiB" for gpu in gpus.found()) or "none"
 
@@ -101,9 +101,9 @@ def _check(requirement: startup.Requirement, chosen: Settings) -> Check:
 
 def _models(chosen: Settings) -> Iterator[Check]:
     """Loads every version that the server would."""
-    from service.engine.layout import scan
-    from service.serving.binding import task
-    from service.serving.models import ServedModels
+    from service.registry.binding import task
+    from service.registry.layout import scan
+    from service.registry.registry import ModelRegistry
 
     try:
         layout = scan(chosen.models_dir)
@@ -113,7 +113,7 @@ def _models(chosen: Settings) -> Iterator[Check]:
     if not layout.models:
         yield Check("folder", "there is no model in it", "FAIL")
     predictors = {name: predictor for name in layout.models if (predictor := task(name)) is not None}
-    served = ServedModels(chosen, predictors)
+    served = ModelRegistry(chosen, predictors)
     for name, numbers in layout.models.items():
         yield from _load(served, name, numbers)
     yield from (Check(name, f"its files are missing ({why})", "FAIL") for name, why in layout.unreadable.items())
@@ -121,7 +121,7 @@ def _models(chosen: Settings) -> Iterator[Check]:
     yield from _unmet(chosen, served.repository)
 
 
-def _load(served: "ServedModels", name: str, numbers: list[str]) -> Iterator[Check]:
+def _load(served: "ModelRegistry", name: str, numbers: list[str]) -> Iterator[Check]:
     """A model's versions; one that fails is a failure only if there is no other."""
     failures = served.load(name, numbers, None)
     ready = served.repository.ready_versions(name)
@@ -144,7 +144,7 @@ def _unmet(chosen: Settings, repository: "Repository") -> Iterator[Check]:
             ready = [version.number for version in repository.models.get(name, {}).values() if version.session]
             if not ready:
                 yield Check(setting, f"names {name}, a model that is not served", "warn")
-            elif isinstance(wanted, Diversion) and wanted.version not in ready:
+            elif isinstance(wanted, TrafficSplit) and wanted.version not in ready:
                 yield Check(setting, f"names version {wanted.version} of {name}, which is not served", "warn")
 
 

@@ -7,10 +7,10 @@ import sys
 from socket import socket
 
 from service.commands import startup
+from service.observability import logging as logs
 from service.processes.folder import shared_folder
 from service.processes.supervisor import Supervisor
 from service.settings import Settings, settings, strangers
-from service.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def serve() -> None:
     with startup.bind(chosen) as listener:
         listener.listen(_BACKLOG)
         logger.info("listening on %s", _url(listener, chosen))
-        stop_seconds = chosen.drain_seconds + chosen.request_timeout + 2 * _MARGIN_SECONDS
+        stop_seconds = chosen.drain_seconds + chosen.request_timeout_seconds + 2 * _MARGIN_SECONDS
         Supervisor(_worker_command(listener.fileno(), chosen), listener, chosen.workers, stop_seconds).run()
 
 
@@ -64,9 +64,9 @@ def _worker_command(listener: int, chosen: Settings) -> list[str]:
     options = {
         "--fd": listener,
         "--backlog": _BACKLOG,
-        "--timeout-graceful-shutdown": math.ceil(chosen.request_timeout + _MARGIN_SECONDS),
+        "--timeout-graceful-shutdown": math.ceil(chosen.request_timeout_seconds + _MARGIN_SECONDS),
         "--ssl-certfile": chosen.tls_certificate_file,
         "--ssl-keyfile": chosen.tls_key_file,
     }
     arguments = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
-    return [sys.executable, "-m", "service.processes.worker", "service.app:DeepServe", *arguments]
+    return [sys.executable, "-m", "service.processes.worker", "service.bento:DeepServe", *arguments]

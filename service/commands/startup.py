@@ -17,9 +17,9 @@ from threading import Event, Thread
 
 from service.errors import StartupError
 from service.machine import GPU, GPUS
+from service.observability import tracing as traces
 from service.processes.folder import temporary_folder
 from service.settings import PREFIX, Settings
-from service.telemetry import traces
 from service.tls import rejection, server_context
 
 LIBRARIES = (
@@ -134,7 +134,7 @@ def installed(library: str) -> str | None:
 @cache
 def trouble_with(device: GPU) -> str | None:
     """Return why a GPU does not work, None if it does. Another process tries it, which may keep its memory or die."""
-    program = "import sys; from service.engine import gpu; print(gpu.trouble(sys.argv[1]) or '')"
+    program = "import sys; from service.engine.onnx import cuda; print(cuda.trouble(sys.argv[1]) or '')"
     try:
         tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
     except OSError as error:
@@ -219,7 +219,7 @@ def check_models(chosen: Settings) -> str:
         reason = error.strerror if isinstance(error, OSError) else "its name is not UTF-8"
         raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {reason}") from error
     if any(chosen.by_model.values()):
-        from service.serving.binding import task  # which needs the runtime
+        from service.registry.binding import task  # which needs the runtime
 
         for setting, models in chosen.by_model.items():
             if unknown := sorted(model for model in models if task(model) is None):

@@ -9,11 +9,11 @@ from os.path import abspath
 from pathlib import Path
 
 from service.commands.report import Check, lines
-from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
-from service.engine.inference import Runtime
-from service.engine.layout import MODEL_NAME, VERSION_NUMBER, no_versions, scan, versions
-from service.engine.verification import VerificationError, verify_files, verify_graph
-from service.serving.binding import bind, task
+from service.engine.onnx.session import Runtime
+from service.registry.binding import bind, task
+from service.registry.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
+from service.registry.layout import MODEL_NAME, VERSION_NUMBER, no_versions, scan, versions
+from service.registry.verification import VerificationError, verify_files, verify_graph
 
 
 class NothingThereError(Exception):

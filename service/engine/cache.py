@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
-from service.arrays import Array, Tensors
-from service.engine.batching import Batcher
+from service.engine.batcher import Batcher
+from service.tensors import Array, Tensors
 
 ENTRY_BYTES = 450
 """Memory that an answer takes beside its numbers, and..."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.arrays import Tensors
 from service.errors import Unavailable
+from service.tensors import Tensors
 
 LENGTH_RATIO = 1.25
 """Sequences share a run if the longest is at most this many times as long as the shortest..."""

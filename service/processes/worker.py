@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def main() -> None:
-    """Run BentoML's worker, which imports and serves `service.app`."""
+    """Run BentoML's worker, which imports and serves `service.bento`."""
     end_with_supervisor()
     from _bentoml_impl.worker.service import main as run_bentoml_worker
 

@@ -13,7 +13,7 @@ import pytest
 
 from load_tests.processes import free_ports
 from service.commands.startup import LIBRARIES
-from service.engine import gpu
+from service.engine.onnx import cuda as gpu
 from service.settings import Settings
 from tests.live.conftest import clean_environment
 from tests.places import MODELS, ROOT
@@ -53,7 +53,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
         workers="auto",
         worker="3",
         version_policy=json.dumps({"digits": "latest 1"}),
-        cache=json.dumps({"sentiment": 1000}),
+        cache_bytes=json.dumps({"sentiment": 1000}),
         canary=json.dumps({"digits": {"version": "9", "share": 0.5}}),
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -66,7 +66,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert found["digits 1"] == ("ok", "not served: the version policy (latest 1) leaves it out")
     assert found["mammogram 1"] == ("ok", "CPUExecutionProvider, float32, answers by default")
     assert found["ignored"] == ("warn", "digits/latest: a version is a number, as in digits/1")
-    assert found["cache"] == ("warn", "names sentiment, a model that is not served")
+    assert found["cache_bytes"] == ("warn", "names sentiment, a model that is not served")
     assert found["canary"] == ("warn", "names version 9 of digits, which is not served")
     assert found["address"] == ("ok", f"127.0.0.1:{port} is free")
     assert found["TLS"] == ("ok", "off")

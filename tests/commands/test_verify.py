@@ -11,7 +11,7 @@ import pytest
 
 from service.commands.verify import NothingThereError, check
 from service.commands.verify import verify as verify_here
-from service.engine.card import Card, Figure, digests
+from service.registry.card import Card, Figure, digests
 from tests.places import MODELS, ROOT
 
 DIGITS = MODELS / "digits"

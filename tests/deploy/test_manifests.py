@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.observability import metrics
 from service.settings import PREFIX, Settings
-from service.telemetry import metrics
 from tests.deploy.conftest import OVERLAYS, Manifest, build, container, only, render
 from tests.places import ROOT
 

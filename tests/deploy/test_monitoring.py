@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 
 from load_tests.processes import free_ports
-from service.telemetry import collecting
-from service.telemetry.batches import Batches
-from service.telemetry.drift import Drift
-from service.telemetry.series import Counter, Gauge, Histogram
+from service.observability import collecting
+from service.observability.batches import Batches
+from service.observability.drift import Drift
+from service.observability.series import Counter, Gauge, Histogram
 from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
 from tests.places import ROOT

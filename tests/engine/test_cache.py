@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.arrays import Tensors
-from service.engine.batching import Batcher, Limits
+from service.engine.batcher import Batcher, Limits
 from service.engine.cache import ARRAY_BYTES, ENTRY_BYTES, Cache, CachedBatcher
 from service.errors import Unavailable
+from service.tensors import Tensors
 
 pytestmark = pytest.mark.anyio
 

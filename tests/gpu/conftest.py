@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.engine import gpu
-from service.engine.inference import Runtime
+from service.engine.onnx import cuda as gpu
+from service.engine.onnx.session import Runtime
 
 RUNTIMES = {
     "cpu": Runtime("cpu", "float32"),

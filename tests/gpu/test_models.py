@@ -13,16 +13,16 @@ import numpy as np
 import psutil
 import pytest
 
-from service.arrays import Tensors
-from service.engine import gpu
-from service.engine.card import Card
-from service.engine.fixed_shapes import FixedShapes
-from service.engine.inference import NoMemoryError, Runtime, Session
-from service.engine.onnx_runtime import ort
+from service.engine.onnx import cuda as gpu
+from service.engine.onnx.runtime import ort
+from service.engine.onnx.session import NoMemoryError, Runtime, Session
+from service.engine.onnx.shape_buckets import ShapeBuckets
 from service.engine.queue import RUN_ELEMENTS
-from service.engine.verification import GOLDEN_TOLERANCE, verify
 from service.errors import Unavailable
-from service.telemetry import gpus
+from service.observability import gpus
+from service.registry.card import Card
+from service.registry.verification import GOLDEN_TOLERANCE, verify
+from service.tensors import Tensors
 from tests.gpu.conftest import RUNTIMES
 from tests.places import MODELS
 
@@ -41,7 +41,7 @@ def opened(directory: Path, runtime: Runtime) -> Session:
     card = Card.read(directory)
     session = Session(directory, card, runtime)
     if runtime.device == "cpu":
-        session._shapes = FixedShapes(session._session, card.inputs, card.outputs, memory="cpu")
+        session._shapes = ShapeBuckets(session._session, card.inputs, card.outputs, memory="cpu")
     return session
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.predictors.mammogram import MEASUREMENTS
+from service.tasks.mammogram import MEASUREMENTS
 from tests.live.conftest import serving
 from training import datasets
 from training.datasets import MNIST

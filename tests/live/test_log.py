@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from service.telemetry.writer import MOST_LINES
+from service.observability.writer import MOST_LINES
 from tests.live.conftest import serving
 
 AT_ONCE = 100
@@ -39,7 +39,7 @@ def test_who_does_not_read_the_log_stops_nobody(tmp_path: Path) -> None:
             said.extend(more)
 
     reader = threading.Thread(target=read)
-    with serving(tmp_path / "log", log_requests="1", log_format="json") as url:
+    with serving(tmp_path / "log", log_requests_fraction="1", log_format="json") as url:
         ask(url, MOST_LINES + 3000)
         found = re.search(r"^deepserve_log_lines_dropped_total (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
         assert found is not None

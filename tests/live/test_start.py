@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.engine import gpu
-from service.engine.card import Card
+from service.engine.onnx import cuda as gpu
+from service.registry.card import Card
 from tests.live.conftest import clean_environment, serving
 from tests.places import DIGIT, MODELS, ROOT
 
@@ -29,7 +29,7 @@ from tests.places import DIGIT, MODELS, ROOT
         ("DEEPSERVE_DEVICE", "tpu"),
         ("DEEPSERVE_MODELS_DIR", "/nowhere"),
         ("DEEPSERVE_MAX_BODY_BYTES", "-1"),
-        ("DEEPSERVE_RATE_LIMIT", "1e-300"),
+        ("DEEPSERVE_RATE_LIMIT_PER_SECOND", "1e-300"),
         ("DEEPSERVE_CANARY", '{"sentimant": {"version": "2", "share": 0.1}}'),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.predictors.fashion import CLASSES
+from service.tasks.fashion import CLASSES
 from tests.places import DIFFICULT_DIGITS, DIGIT
 from training import datasets
 from training.datasets import MNIST

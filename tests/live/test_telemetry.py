@@ -304,7 +304,7 @@ def test_counters_never_fall_and_gauges_follow_when_workers_are_killed(tmp_path:
         text = httpx.get(f"{url}/metrics").text
         return dict(re.findall(r'deepserve_worker_resident_bytes{worker="(\d+)"} (\S+)', text))
 
-    with serving(tmp_path / "log", models_dir=str(tmp_path / "models"), workers="2", log_requests="0") as url:
+    with serving(tmp_path / "log", models_dir=str(tmp_path / "models"), workers="2", log_requests_fraction="0") as url:
         ask(20)
         for kills in range(1, 3):
             assert list(workers()) == ["0", "1"]

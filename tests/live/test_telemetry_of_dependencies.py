@@ -134,7 +134,7 @@ def test_training_keeps_to_itself(sandbox: Sandbox) -> None:
 
 
 def test_what_the_operator_has_set_stays() -> None:
-    program = "import os, service.engine.onnx_runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    program = "import os, service.engine.onnx.runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     for value in ("true", "1"):
         environment = {**clean_environment(), "ORT_DISABLE_TELEMETRY": value}
         done = subprocess.run(

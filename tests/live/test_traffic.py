@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from service.engine.inference import Runtime
-from service.engine.verification import verify
-from service.http.v2.tensors import DATATYPES
-from service.predictors.sentiment import SentimentPredictor, SentimentRequest
-from service.serving.shadow import STAND_BACK
-from service.traffic import Diversion
+from service.api.v2.tensors import DATATYPES
+from service.engine.onnx.session import Runtime
+from service.inference.shadow import STAND_BACK
+from service.registry.verification import verify
+from service.tasks.sentiment import SentimentRequest, SentimentTask
+from service.traffic_split import TrafficSplit
 from tests.live.conftest import serving
 from tests.live.test_batching import JSON, at_once, png
 from tests.places import MODELS
 from training import datasets
 from training.datasets import MNIST
 
-CANARY = Diversion(version="1", share=0.3)
+CANARY = TrafficSplit(version="1", share=0.3)
 TINY = 3000
 """Bytes: room for a few answers."""
 
@@ -205,7 +205,7 @@ def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) 
 
 def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
     review = "A dull evening, and too long by an hour."
-    predictor = SentimentPredictor(MODELS / "sentiment" / "1")
+    predictor = SentimentTask(MODELS / "sentiment" / "1")
     inputs, _ = predictor.decode(SentimentRequest(reviews=[review]))
     asked = client.post("/v1/sentiment", json={"reviews": [review]}).json()["predictions"][0]
     hits, misses = looked_up(client, "sentiment")

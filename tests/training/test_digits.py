@@ -10,9 +10,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from service.engine.card import GRAPHS, Card, Precision, digests
-from service.engine.onnx_runtime import ort
-from service.predictors.pictures import read_grey
+from service.engine.onnx.runtime import ort
+from service.registry.card import GRAPHS, Card, Precision, digests
+from service.tasks.images import read_grey
 from tests.places import MODELS
 from training import clutter, datasets, export, photographs, pictures_read
 from training.clutter import KINDS

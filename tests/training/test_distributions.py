@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.engine.card import PREDICTION, Card
-from service.serving.binding import task
+from service.registry.binding import task
+from service.registry.card import PREDICTION, Card
 from tests.places import MODELS, ROOT
 from training import datasets, distributions, evaluate
 from training.datasets import MNIST

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.engine.card import Figure
+from service.registry.card import Figure
 from tests.places import MODELS
 from training.int8 import WEIGHT_LEVELS, quantized, settle
 

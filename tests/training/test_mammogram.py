@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.card import Card, digests
-from service.engine.onnx_runtime import ort
-from service.predictors.mammogram import LEVELS, SEVERITIES
+from service.engine.onnx.runtime import ort
+from service.registry.card import Card, digests
+from service.tasks.mammogram import LEVELS, SEVERITIES
 from tests.places import MODELS, ROOT
 from training import datasets, evaluate, export
 from training.datasets import Masses

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.card import GRAPHS, Card, Precision, digests
-from service.engine.onnx_runtime import ort
-from service.predictors.sentiment import ReviewReader, pad
+from service.engine.onnx.runtime import ort
+from service.registry.card import GRAPHS, Card, Precision, digests
+from service.tasks.sentiment import ReviewReader, pad
 from tests.places import MODELS
 from training import datasets, export, sentiment_graph
 from training.datasets import Reviews

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.inference import Runtime
-from service.engine.repository import Repository
+from service.engine.onnx.session import Runtime
+from service.registry.repository import Repository
 from tests.places import ROOT
 from training.__main__ import TRAINERS
 

@@ -38,7 +38,7 @@ def bodies(picture: Path) -> dict[str, Any]:
     }
 
 
-class Call(NamedTuple):
+class RequestContext(NamedTuple):
     """One operation, called."""
 
     operation_id: str
@@ -52,7 +52,7 @@ class Call(NamedTuple):
     """The content of its response."""
 
 
-def calls(document: dict[str, Any], picture: Path) -> Iterator[Call]:
+def calls(document: dict[str, Any], picture: Path) -> Iterator[RequestContext]:
     """Every operation of the document; a model is loaded last, after it was unloaded."""
     sent = bodies(picture)
     operations = [operation for path in document["paths"].values() for operation in path.values()]
@@ -63,7 +63,7 @@ def calls(document: dict[str, Any], picture: Path) -> Iterator[Call]:
         reference = content.get("application/json", {}).get("schema", {}).get("$ref", "")
         assert bool(content) == (operation_id in sent), operation_id
         status = STATUSES.get(operation_id, 200)
-        yield Call(
+        yield RequestContext(
             operation_id,
             operation["tags"][0],
             {name: ARGUMENTS[name] for name in names},

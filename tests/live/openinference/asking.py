@@ -8,9 +8,9 @@ import httpx
 import numpy as np
 import pytest
 
-from service.engine.card import Card
-from service.engine.verification import GOLDEN_TOLERANCE
-from service.http.v2.tensors import DATATYPES
+from service.api.v2.tensors import DATATYPES
+from service.registry.card import Card
+from service.registry.verification import GOLDEN_TOLERANCE
 from tests.places import MODELS
 
 Tensors = dict[str, np.ndarray]

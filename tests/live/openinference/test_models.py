@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.engine.card import GRAPHS, Card
-from service.http.v2.tensors import DATATYPES
+from service.api.v2.tensors import DATATYPES
+from service.registry.card import GRAPHS, Card
 from tests.live.conftest import serving
 from tests.live.openinference.asking import (
     VERSIONS,

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import psutil
 
-from service.engine.card import Card
+from service.registry.card import Card
 from tests.places import DIGIT, MODELS
 
 ADMIN = {"Authorization": "Bearer admin"}

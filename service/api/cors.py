@@ -1,0 +1,81 @@
+"""Cross-origin resource sharing: which web pages may call the server (Fetch standard, "HTTP CORS protocol").
+
+Starlette's CORSMiddleware is not used. It knows no routes, so that it would offer every method everywhere; its
+preflight responses would have no request id, log line or metric; and it takes 7 us of CPU a request, this 0.3.
+"""
+
+from collections.abc import Collection
+
+from service.api.messages import HttpRequest, HttpResponse, Route
+from service.errors import Forbidden
+
+MAX_AGE_SECONDS = 600
+"""How long a browser may keep the answer to a preflight request."""
+
+REQUEST_HEADERS = (
+    *("Accept", "Accept-Language", "Content-Language", "Content-Type"),  # with values that need a preflight request
+    *("Authorization", "Content-Encoding", "Inference-Header-Content-Length", "X-Request-ID", "X-Request-Timeout"),
+    *("baggage", "traceparent", "tracestate"),
+)
+"""What a page may send."""
+
+RESPONSE_HEADERS = (
+    *("Allow", "Content-Encoding", "Inference-Header-Content-Length", "Retry-After", "Server-Timing"),
+    *("WWW-Authenticate", "X-Model-Version", "X-Request-ID", "X-Seed"),
+)
+"""What a page may read, beside the headers that it may always read."""
+
+METHODS_OF_NO_ROUTE = ("GET", "HEAD", "POST")
+"""Offered where there is no route, so that the page can read the 404."""
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_ALLOW_ORIGIN = b"access-control-allow-origin"
+_EXPOSE = (b"access-control-expose-headers", ", ".join(RESPONSE_HEADERS).encode())
+_VARY = (b"vary", b"Origin")
+
+
+class CrossOrigin:
+    """The origins that may call this server.
+
+    Credentials in the sense of the Fetch standard (cookies, client certificates) are never allowed: the server uses
+    none. API keys are in `Authorization`, which a page sets itself.
+    """
+
+    def __init__(self, origins: Collection[str]) -> None:
+        """Allow these origins, as browsers write them, or any if one of them is `*`."""
+        self._any = "*" in origins
+        self._allowed: dict[bytes, Headers] = {
+            origin.encode(): ((_ALLOW_ORIGIN, origin.encode()), _EXPOSE, _VARY) for origin in origins if origin != "*"
+        }
+        # With `*` the response is the same for every origin. With a list it varies, also for requests without `Origin`:
+        # a cache must not serve their responses to a page of a listed origin.
+        self._others: Headers = ((_ALLOW_ORIGIN, b"*"), _EXPOSE) if self._any else (_VARY,)
+
+    def headers(self, origin: bytes | None) -> Headers:
+        """Return the header fields of a response, of an error too, to a request with this `Origin`."""
+        return self._allowed.get(origin, self._others) if origin is not None else self._others
+
+    def preflight(self, request: HttpRequest, route: Route) -> HttpResponse | None:
+        """Answer a CORS-preflight request; it needs no key, since browsers send none with it.
+
+        Returns:
+            The response without the fields that `headers` gives, or None if the request is no preflight.
+
+        Raises:
+            Forbidden: the origin is not allowed.
+        """
+        origin = request.headers.get(b"origin")
+        if request.method != "OPTIONS" or origin is None or b"access-control-request-method" not in request.headers:
+            return None
+        if not self._any and origin not in self._allowed:
+            raise Forbidden("Pages of this origin may not call the server: DEEPSERVE_CORS_ORIGINS does not list it.")
+        headers = {
+            "Access-Control-Allow-Methods": ", ".join(route.allowed_methods or METHODS_OF_NO_ROUTE),
+            "Access-Control-Allow-Headers": ", ".join(REQUEST_HEADERS),
+            "Access-Control-Max-Age": str(MAX_AGE_SECONDS),
+        }
+        # Private Network Access: a public page reaches into a private network only if its origin is listed by name.
+        if request.headers.get(b"access-control-request-private-network") == b"true" and not self._any:
+            headers["Access-Control-Allow-Private-Network"] = "true"
+        return HttpResponse(b"", "text/plain; charset=utf-8", headers=headers)

@@ -1,0 +1,152 @@
+"""The model repository extension: an index of the models and, for clients with an admin key, loading and unloading.
+
+The repository alone says what a model is. A request to load a model may choose its versions, by the version policy of
+Triton's model configuration, and nothing else: it brings neither files nor addresses to fetch them from.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+import pydantic
+
+from service.api.body import read_body, without_bom
+from service.api.messages import HttpRequest, HttpResponse, Route, json_reply
+from service.api.v2 import metadata
+from service.api.v2.configuration import requested_policy
+from service.context import RequestContext
+from service.errors import Malformed, NotFound
+from service.registry.card import Card
+from service.registry.reconciler import Reconciler
+from service.registry.repository import Repository
+from service.version_policy import MODEL
+
+MOST_BYTES = 65536
+"""Of a request's body."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class IndexRequest(msgspec.Struct, frozen=True):
+    """A request for the index."""
+
+    ready: bool = False
+    """Whether to list only ready versions."""
+
+
+class LoadParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to load a model."""
+
+    config: str = "{}"
+    """A `ModelConfiguration` as JSON. It may change the version_policy, and nothing else."""
+
+
+class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request to load a model."""
+
+    parameters: LoadParameters = LoadParameters()
+
+
+class UnloadParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to unload a model."""
+
+    unload_dependents: bool = False
+    """Has no effect: no model depends on another."""
+
+
+class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request to unload a model."""
+
+    parameters: UnloadParameters = UnloadParameters()
+
+
+class ModelRepository:
+    """The routes under `/v2/repository`."""
+
+    def __init__(
+        self, repository: Callable[[], Repository], control: Callable[[], Reconciler], max_wait: float
+    ) -> None:
+        """Serves the extension.
+
+        Args:
+            repository: gives the models, once start-up is complete.
+            control: gives what changes them.
+            max_wait: seconds that a run waits for more rows, as their configurations say.
+        """
+        self._repository = repository
+        self._max_wait = max_wait
+        self._control = control
+        self._under_way: set[asyncio.Task[None]] = set()
+        self.routes = (
+            Route("/v2/repository/index", {"POST": self._index}),
+            Route("/v2/repository/models/{name}/load", {"POST": self._load}, admin=True),
+            Route("/v2/repository/models/{name}/unload", {"POST": self._unload}, admin=True),
+        )
+
+    async def _index(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
+        wanted = await _read(request, IndexRequest, "a request for the index")
+        return json_reply(metadata.index(self._repository(), only_ready=wanted.ready))
+
+    async def _load(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
+        wanted = await _read(request, LoadRequest, "a request to load a model")
+        name, config = _model(request), wanted.parameters.config or "{}"
+
+        async def load() -> None:
+            cards = await asyncio.to_thread(_cards, self._repository(), name)
+            await self._control().load(name, requested_policy(config, cards, self._max_wait))
+
+        return await self._make(load(), request, context)
+
+    async def _unload(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
+        await _read(request, UnloadRequest, "a request to unload a model")
+        return await self._make(self._control().unload(_model(request)), request, context)
+
+    async def _make(
+        self, change: Coroutine[None, None, None], request: HttpRequest, context: RequestContext
+    ) -> HttpResponse:
+        """Answers once the change is made, in every worker; it is made even if the client does not wait for that."""
+        logger.info("request %s: %s", context.request_id, request.path)
+        task = asyncio.create_task(change)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+        return json_reply({})
+
+
+async def _read(request: HttpRequest, kind: type[T], what: str) -> T:
+    """Return the body of a request, which may be empty. Fields that are null are absent."""
+    body = await read_body(request.receive, request.headers.get(b"content-length"), MOST_BYTES)
+    try:
+        content = msgspec.json.decode(without_bom(body) or b"{}")
+        return msgspec.convert(_without_nulls(content), kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"The body is not {what}: {error}.") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return value
+
+
+def _cards(repository: Repository, name: str) -> list[Card]:
+    """Return the cards of a model's versions: of those that are loaded, and of all whose files are there."""
+    cards = [version.card for version in repository.models.get(name, {}).values() if version.card is not None]
+    with suppress(OSError):
+        for directory in (repository.root / name).iterdir():
+            with suppress(OSError, pydantic.ValidationError):  # no version, or one that cannot be loaded either
+                cards.append(Card.read(directory))
+    return cards
+
+
+def _model(request: HttpRequest) -> str:
+    """The model that a path names, by a name that may stand in the log."""
+    if not re.fullmatch(MODEL, name := request.params["name"]):
+        raise NotFound("There is no model of this name.")
+    return name

@@ -1,0 +1,54 @@
+"""Which task answers for which model, and whether the two fit.
+
+The task of `models/<name>` is the predictor of that name in `service/tasks/<name>.py`.
+"""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from service.engine.onnx.errors import readable
+from service.registry.card import Card, TensorSpec
+from service.registry.verification import VerificationError
+from service.tasks.base import Task
+
+AnyTask = Task[Any, Any, Any]
+
+
+def task(name: str) -> type[AnyTask] | None:
+    """The predictor of a model; None if there is none."""
+    module = f"service.tasks.{name}"
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return None
+    return next((found for found in Task.__subclasses__() if (found.__module__, found.name) == (module, name)), None)
+
+
+def bind(predictor: type[AnyTask], directory: Path, card: Card) -> AnyTask:
+    """The predictor before the version in `directory`.
+
+    Raises:
+        VerificationError: it cannot work with the version, and why.
+    """
+    given, taken = _names(card.inputs), _names(card.outputs)
+    if given != set(predictor.inputs) or not set(predictor.outputs) <= taken:
+        raise VerificationError(
+            f"the task {predictor.name} makes {_list(predictor.inputs)} and takes {_list(predictor.outputs)}, "
+            f"the version takes {_list(given)} and makes {_list(taken)}"
+        )
+    try:
+        return predictor(directory)
+    except Exception as error:  # whatever a predictor reads, and however that may be broken
+        raise VerificationError(f"the task {predictor.name} cannot work with it: {readable(error)}") from error
+
+
+def _names(tensors: Iterable[TensorSpec]) -> set[str]:
+    return {tensor.name for tensor in tensors}
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,106 @@
+"""The models folder while it changes: which versions are there, whether their content is new, what cannot be read."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.registry import layout
+from service.registry.fingerprints import Fingerprinter
+
+logger = logging.getLogger(__name__)
+
+MOST_IGNORED = 20
+"""Log lines about ignored folders that one look may write."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The version folders of one model."""
+
+    fingerprints: Mapping[str, str]
+    """By version, the fingerprint of its files."""
+    unreadable: Mapping[str, str]
+    """Versions whose files cannot be read, and why."""
+
+    @property
+    def numbers(self) -> list[str]:
+        """All versions that have a folder."""
+        return [*self.fingerprints, *self.unreadable]
+
+
+NO_FILES = ModelFiles({}, {})
+
+
+class ModelsFolder:
+    """Reads the models folder. What is not new is read once and logged once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._fingerprinter = Fingerprinter()
+        self._is_readable = True
+        self._ignored: set[str] = set()
+        """What the log has said of ignored folders."""
+
+    def scan(self) -> dict[str, ModelFiles]:
+        """Return the version folders of each model under `root`; none if `root` cannot be read.
+
+        A folder that is named like a model and cannot be read is a model without versions. Others are ignored.
+
+        Raises:
+            OSError: this process is out of file descriptors or memory.
+        """
+        try:
+            found = layout.scan(self.root)
+        except OSError as error:
+            layout.raise_if_exhausted(error)
+            if self._is_readable:
+                logger.error("the models folder cannot be read: %s", layout.cause(error))  # noqa: TRY400
+            self._is_readable = False
+            return {}
+        if not self._is_readable:
+            logger.warning("the models folder can be read again")
+        self._is_readable = True
+        self._log_ignored(found.ignored)
+        self._fingerprinter.forget_all_but(
+            {self.root / name / number for name, numbers in found.models.items() for number in numbers}
+        )
+        models = {name: self._files(name, numbers) for name, numbers in found.models.items()}
+        return models | dict.fromkeys(found.unreadable, NO_FILES)
+
+    def files(self, name: str) -> ModelFiles:
+        """Return the version folders of a model.
+
+        Raises:
+            OSError: the model's folder cannot be read.
+        """
+        if not layout.MODEL_NAME.fullmatch(name):
+            return NO_FILES
+        return self._files(name, layout.versions(self.root / name))
+
+    def why_missing(self, name: str, number: str) -> str:
+        """Return why a version cannot be read."""
+        return layout.why_missing(self.root, name, number)
+
+    def _files(self, name: str, numbers: Sequence[str]) -> ModelFiles:
+        fingerprints: dict[str, str] = {}
+        unreadable: dict[str, str] = {}
+        for number in numbers:
+            directory = self.root / name / number
+            try:
+                fingerprints[number] = self._fingerprinter.fingerprint(directory)
+            except OSError as error:
+                layout.raise_if_exhausted(error)
+                file = Path(error.filename or directory).name
+                place = f"{name}/{number}" if file == number else f"{name}/{number}/{layout.printable(file)}"
+                unreadable[number] = f"{place}: {layout.cause(error)}"
+        return ModelFiles(fingerprints, unreadable)
+
+    def _log_ignored(self, ignored: Collection[str]) -> None:
+        """Log which folders are ignored, each once."""
+        new = [line for line in ignored if line not in self._ignored]
+        for line in new[:MOST_IGNORED]:
+            logger.warning("ignored: %s", line)
+        if len(new) > MOST_IGNORED:
+            logger.warning("ignored: %d more folders", len(new) - MOST_IGNORED)
+        self._ignored = set(ignored)

@@ -1,0 +1,1 @@
+"""The tasks: what each model's requests and responses are."""

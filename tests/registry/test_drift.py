@@ -1,0 +1,211 @@
+"""Real requests are like what the models were made from; others are not, and the metrics say which feature tells."""
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.observability.board import BOARD
+from service.observability.drift import DRIFT
+from service.observability.series import WorkersCollector
+from service.registry.card import Card
+from service.registry.drift import MEASURED, PACE, Sample
+from service.registry.registry import ModelRegistry
+from service.settings import Settings
+from service.tasks.digits import DigitsTask
+from service.tasks.fashion import FashionTask, latents
+from service.tasks.mammogram import MammogramTask
+from service.tasks.sentiment import ReviewReader, SentimentTask, pad
+from service.tensors import Tensors
+from tests.places import MODELS
+from training import datasets
+from training.datasets import MNIST
+
+TASKS = (DigitsTask, FashionTask, MammogramTask, SentimentTask)
+ROWS = 1000
+MANY = 50
+"""Rows of a request."""
+
+
+@pytest.fixture(scope="module")
+def models() -> ModelRegistry:
+    models = ModelRegistry(Settings(models_dir=MODELS), {task.name: task for task in TASKS})
+    for task in TASKS:
+        assert not models.load(task.name, ["2" if task is DigitsTask else "1"], None)
+    return models
+
+
+@cache
+def pictures() -> Tensors:
+    return {"pictures": datasets.pictures(MNIST)[1].pictures[:ROWS]}
+
+
+def masses() -> Tensors:
+    return {"masses": datasets.masses().masses}
+
+
+@cache
+def reviews() -> Tensors:
+    _, test = datasets.reviews()
+    reader = ReviewReader.of(MODELS / "sentiment" / "1")
+    rows = np.random.default_rng(0).permutation(len(test))[:ROWS]
+    return {"tokens": pad([reader.read(test.texts[row]).ids for row in rows])}
+
+
+def orders() -> Tensors:
+    return {"latent": latents(1, ROWS), "label": np.zeros(ROWS, np.int64)}
+
+
+def inverted() -> Tensors:
+    return {name: 255 - values for name, values in pictures().items()}
+
+
+def in_a_corner() -> Tensors:
+    return {name: np.roll(values, (-4, -4), (1, 2)) for name, values in pictures().items()}
+
+
+def only_sevens() -> Tensors:
+    _, test = datasets.pictures(MNIST)
+    return {"pictures": test.pictures[test.labels == 7]}
+
+
+def of_old_patients() -> Tensors:
+    return {name: np.tile(values[values[:, 0] >= 65], (4, 1)) for name, values in masses().items()}
+
+
+def without_density() -> Tensors:
+    return {name: np.where(np.arange(4) == 3, np.nan, values).astype(np.float32) for name, values in masses().items()}
+
+
+def short_reviews() -> Tensors:
+    return {name: values[:, :30] for name, values in reviews().items()}
+
+
+def in_another_language() -> Tensors:
+    foreign = np.random.default_rng(0).random((ROWS, 1024)) < 0.3
+    return {name: np.where(values * foreign[:, : values.shape[1]], 1, values) for name, values in reviews().items()}
+
+
+def latents_of_another_kind() -> Tensors:
+    uniform = np.random.default_rng(0).random((ROWS, 64), np.float32)
+    return {"latent": uniform, "label": np.zeros(ROWS, np.int64)}
+
+
+def ask(models: ModelRegistry, name: str, inputs: Tensors) -> dict[str, float]:
+    """The index of each feature once a version that has just been loaded was asked."""
+    models.unload(name, list(models.repository.models[name]))
+    models.load(name, ["2" if name == "digits" else "1"], None)
+    served = models.find(name, None)
+    assert served.version.session is not None
+    assert indices(name, served.version.number) == {}
+    for first in range(0, len(next(iter(inputs.values()))), MANY):
+        some = {each: values[first : first + MANY] for each, values in inputs.items()}
+        served.drift.saw(some, served.version.session.run(some))
+    return indices(name, served.version.number)
+
+
+def indices(name: str, number: str) -> dict[str, float]:
+    """What the metrics say of a version."""
+    return {
+        sample.labels["feature"]: sample.value
+        for metric in WorkersCollector(BOARD.read().rows).collect()
+        for sample in metric.samples
+        if metric.name == DRIFT.name and (sample.labels["model"], sample.labels["version"]) == (name, number)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "usual"), [("digits", pictures), ("mammogram", masses), ("sentiment", reviews), ("fashion", orders)]
+)
+def test_real_requests_have_not_drifted(models: ModelRegistry, name: str, usual: Callable[[], Tensors]) -> None:
+    found = ask(models, name, usual())
+    assert found
+    assert max(found.values()) < 0.1, found
+
+
+@pytest.mark.parametrize(
+    ("name", "feature", "other"),
+    [
+        ("digits", "ink", inverted),
+        ("digits", "off_centre", in_a_corner),
+        ("digits", "prediction", only_sevens),
+        ("mammogram", "age", of_old_patients),
+        ("mammogram", "density", without_density),
+        ("sentiment", "tokens", short_reviews),
+        ("sentiment", "unknown_tokens", in_another_language),
+        ("fashion", "latent_length", latents_of_another_kind),
+    ],
+)
+def test_others_have(models: ModelRegistry, name: str, feature: str, other: Callable[[], Tensors]) -> None:
+    assert ask(models, name, other())[feature] > 0.25
+
+
+def test_of_a_version_that_answers_no_more_nothing_is_told(models: ModelRegistry) -> None:
+    assert ask(models, "digits", pictures())
+    served = models.find("digits", None)
+    models.unload("digits", ["1", "2"])
+    assert indices("digits", "2") == {}
+    for _ in range(20):  # requests that were under way
+        served.drift.saw(pictures(), {"probabilities": np.zeros((ROWS, 10), np.float32)})
+    assert indices("digits", "2") == {}
+    assert ask(models, "digits", inverted())["ink"] > 0.25
+
+
+def test_a_card_without_distributions_is_served_and_nothing_told(tmp_path: Path) -> None:
+    version = shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "mammogram" / "7")
+    Card.read(version).model_copy(update={"version": "7", "distributions": {}}).write(version)
+    models = ModelRegistry(Settings(models_dir=tmp_path), {"mammogram": MammogramTask})
+    assert not models.load("mammogram", ["7"], None)
+    models.find("mammogram", None).drift.saw(masses(), {"probabilities": np.zeros((961, 2), np.float32)})
+    assert indices("mammogram", "7") == {}
+
+
+@pytest.fixture
+def _same_each_time() -> None:
+    random.seed(0)
+
+
+def chosen(per_second: float, requests: int) -> list[int]:
+    """Which of so many requests at an even pace are looked at."""
+    now = 0.0
+    sample = Sample(lambda: now)
+    found = [0]
+    while found[-1] < requests:
+        gap = sample.gap()
+        now += gap / per_second
+        found.append(found[-1] + gap)
+    return found
+
+
+def test_all_are_looked_at_while_they_are_few() -> None:
+    assert chosen(per_second=PACE, requests=1000) == list(range(1001))
+
+
+@pytest.mark.usefixtures("_same_each_time")
+def test_of_many_about_the_same_number_a_second_is() -> None:
+    for per_second in (100, 3000, 100_000):
+        found = chosen(per_second, requests=60 * per_second)
+        assert len(found) - MEASURED == pytest.approx(60 * PACE, rel=0.15)
+
+
+@pytest.mark.usefixtures("_same_each_time")
+def test_every_request_has_the_same_chance() -> None:
+    places = Counter(place % 4 for place in chosen(per_second=1000, requests=1_000_000))
+    assert min(places.values()) > 0.9 * max(places.values())
+
+
+def test_when_there_are_few_again_all_are_soon_looked_at() -> None:
+    now = 0.0
+    sample = Sample(lambda: now)
+    for _ in range(500):
+        now += sample.gap() / 1000
+    passed = 0
+    while (gap := sample.gap()) > 1:
+        now += gap
+        passed += gap
+    assert passed < 1000
