@@ -32,13 +32,13 @@ from service.observability import metrics
 from service.observability import tracing as traces
 from service.processes.folder import shared_folder
 from service.processes.worker import end_with_supervisor, tell_started
-from service.registry.binding import AnyTask
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
 from service.registry.registry import ModelRegistry
 from service.registry.workers import Workers
 from service.settings import settings
-from service.tasks.base import Answer, Payload
+from service.tasks import TASKS
+from service.tasks.base import AnyTask, Request, Response
 from service.tasks.digits import DigitsTask
 from service.tasks.fashion import FashionTask
 from service.tasks.mammogram import MammogramTask
@@ -55,21 +55,16 @@ for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to
 warnings.filterwarnings("ignore", module="PIL")
 
 
-TASKS: dict[str, type[AnyTask]] = {}
-"""By name, every task that `DeepServe` registers; `endpoint` enters it."""
-
-
 def endpoint(predictor: type[AnyTask]) -> APIMethod[..., Any]:
     """The typed BentoML method of a task: the line in `DeepServe` that registers it."""
 
-    async def predict(self: "DeepServe", request: Payload, /) -> Answer:
+    async def predict(self: "DeepServe", request: Request, /) -> Response:
         return await self.predict(predictor.name, request)
 
     predict.__name__ = predictor.name
     predict.__doc__ = predictor.__doc__
-    predict.__annotations__ = {"request": predictor.Request, "return": predictor.Answer}
+    predict.__annotations__ = {"request": predictor.Request, "return": predictor.Response}
     method: APIMethod[..., Any] = bentoml.api(route=f"/v1/{predictor.name}")(predict)
-    TASKS[predictor.name] = predictor
     return method
 
 
@@ -158,7 +153,7 @@ class DeepServe:
         self._following = asyncio.create_task(self.control.follow())
         tell_started()
 
-    async def predict(self, name: str, request: Payload) -> Answer:
+    async def predict(self, name: str, request: Request) -> Response:
         """Answers a request for the task `name` that has not come by the front door.
 
         Raises:

@@ -30,7 +30,7 @@ def digits_of(pictures: Iterable[bytes]) -> npt.NDArray[np.int64]:
 
 def digit_of(picture: bytes) -> int:
     """Which digit is read in an encoded picture; raises what the service raises."""
-    preprocessed = pictures_read.PREDICTOR.decode(pictures_read.DigitsRequest.model_construct(images=[picture]))
+    preprocessed = pictures_read.TASK.preprocess(pictures_read.DigitsRequest.model_construct(images=[picture]))
     return int(pictures_read.read(MODEL, [pictures_read.Preprocessed(*preprocessed)])[0])
 
 

@@ -29,7 +29,7 @@ COUNTS = st.integers(1, 64)
 
 
 @pytest.fixture
-def predictor() -> FashionTask:
+def task() -> FashionTask:
     return FashionTask(Path("models/fashion/1"))
 
 
@@ -51,7 +51,7 @@ def unpacked(data: bytes) -> npt.NDArray[np.uint8]:
 )
 def test_decodes_every_valid_order(count: int, seed: int, label: str | None, truncation: float) -> None:
     request = FashionRequest.model_validate({"count": count, "seed": seed, "label": label, "truncation": truncation})
-    tensors, order = FashionTask(Path("1")).decode(request)
+    tensors, order = FashionTask(Path("1")).preprocess(request)
     assert tensors["latent"].shape == (count, LATENT)
     assert tensors["latent"].dtype == np.float32
     assert np.isfinite(tensors["latent"]).all()
@@ -93,22 +93,22 @@ def test_latents_are_standard_normal_and_independent() -> None:
     assert np.abs(np.corrcoef(drawn.T) - np.eye(LATENT)).max() < 0.035
 
 
-def test_truncation_scales(predictor: FashionTask) -> None:
+def test_truncation_scales(task: FashionTask) -> None:
     lengths = []
     for truncation in (0.1, 0.5, 1.0, 1.5, 2.0):
-        latent = predictor.decode(FashionRequest(seed=3, truncation=truncation))[0]["latent"].astype(np.float64)
+        latent = task.preprocess(FashionRequest(seed=3, truncation=truncation))[0]["latent"].astype(np.float64)
         lengths.append(np.linalg.norm(latent))
         assert latent / lengths[-1] == pytest.approx(latents(3, 16) / np.linalg.norm(latents(3, 16)), abs=1e-6)
     assert lengths == sorted(lengths)
     assert lengths[2] == pytest.approx(np.linalg.norm(latents(3, 16)))
 
 
-def test_draws_a_fresh_seed_where_none_is_given(predictor: FashionTask) -> None:
-    seeds = {predictor.decode(FashionRequest())[1].seed for _ in range(20)}
+def test_draws_a_fresh_seed_where_none_is_given(task: FashionTask) -> None:
+    seeds = {task.preprocess(FashionRequest())[1].seed for _ in range(20)}
     assert len(seeds) == 20
     assert max(seeds) < EXACT_SEEDS
-    assert not predictor.is_repeatable(FashionRequest())
-    assert predictor.is_repeatable(FashionRequest(seed=0))
+    assert not task.is_repeatable(FashionRequest())
+    assert task.is_repeatable(FashionRequest(seed=0))
 
 
 @pytest.mark.parametrize("label", ["ankle boot", "ANKLE BOOT", " Ankle Boot "])
@@ -144,10 +144,10 @@ def test_refuses(order: dict[str, object]) -> None:
         FashionRequest.model_validate(order)
 
 
-def test_answers_with_pictures_and_labels(predictor: FashionTask) -> None:
-    tensors, order = predictor.decode(FashionRequest(count=12, seed=MAX_SEED))
+def test_answers_with_pictures_and_labels(task: FashionTask) -> None:
+    tensors, order = task.preprocess(FashionRequest(count=12, seed=MAX_SEED))
     drawn = pictures(12)
-    answer = predictor.describe({"picture": drawn}, order).model_dump(mode="json")
+    answer = task.postprocess({"picture": drawn}, order).model_dump(mode="json")
     assert answer["seed"] == MAX_SEED
     assert (answer["model"], answer["version"]) == ("fashion", "1")
     assert [CLASSES.index(piece["label"]) for piece in answer["predictions"]] == tensors["label"].tolist()
@@ -155,19 +155,19 @@ def test_answers_with_pictures_and_labels(predictor: FashionTask) -> None:
         assert (unpacked(base64.b64decode(piece["image"], validate=True)) == picture).all()
 
 
-def test_renders_one_picture(predictor: FashionTask) -> None:
-    _, order = predictor.decode(FashionRequest(count=5, seed=7))
+def test_renders_one_picture(task: FashionTask) -> None:
+    _, order = task.preprocess(FashionRequest(count=5, seed=7))
     drawn = pictures(5)
-    body, headers = predictor.render(predictor.describe({"picture": drawn}, order), "image/png")
-    assert headers == {"X-Seed": "7"}
-    assert (unpacked(body) == grid(drawn)).all()
+    rendering = task.render(task.postprocess({"picture": drawn}, order), "image/png")
+    assert rendering.metadata == {"seed": "7"}
+    assert (unpacked(rendering.content) == grid(drawn)).all()
 
 
-def test_renders_nothing_else(predictor: FashionTask) -> None:
-    _, order = predictor.decode(FashionRequest(count=1))
-    answer = predictor.describe({"picture": pictures(1)}, order)
+def test_renders_nothing_else(task: FashionTask) -> None:
+    _, order = task.preprocess(FashionRequest(count=1))
+    answer = task.postprocess({"picture": pictures(1)}, order)
     with pytest.raises(LookupError):
-        predictor.render(answer, "image/jpeg")
+        task.render(answer, "image/jpeg")
 
 
 @given(count=COUNTS)
@@ -187,9 +187,9 @@ def test_png_is_small_enough_to_answer_with() -> None:
     assert len(png(np.zeros((28, 28), np.uint8))) < 200
 
 
-def test_how_long_latents_are_is_read_off_the_tensors(predictor: FashionTask) -> None:
+def test_how_long_latents_are_is_read_off_the_tensors(task: FashionTask) -> None:
     latent = np.stack([np.zeros(LATENT), np.ones(LATENT), np.full(LATENT, 1e38)]).astype(np.float32)
-    found = predictor.features({"latent": latent, "label": np.zeros(3, np.int64)})
+    found = task.features({"latent": latent, "label": np.zeros(3, np.int64)})
     assert found["latent_length"] == pytest.approx([0, 8, 8e38])
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from service.tasks.mammogram import LEVELS, MEASUREMENTS, NOTICE, MammogramRequest, MammogramTask
 
-PREDICTOR = MammogramTask(Path("models/mammogram/1"))
+TASK = MammogramTask(Path("models/mammogram/1"))
 
 AGES = st.one_of(st.integers(0, 120), st.floats(0, 120))
 NAMES = {measurement: st.sampled_from(names) for measurement, names in LEVELS.items()}
@@ -27,7 +27,7 @@ MASSES = st.fixed_dictionaries(
 def decode(*masses: Any) -> list[list[float]]:
     """The rows that the graph gets for what a client sends as JSON."""
     request = MammogramRequest.model_validate_json(json.dumps({"masses": masses}))
-    inputs, _ = PREDICTOR.decode(request)
+    inputs, _ = TASK.preprocess(request)
     rows = inputs["masses"]
     assert rows.dtype == np.float32
     assert rows.shape == (len(masses), 4)
@@ -149,13 +149,13 @@ def test_every_fault_is_told() -> None:
 )
 def test_the_likelier_severity_is_named(malignant: float, severity: str) -> None:
     outputs = {"probabilities": np.array([[1 - malignant, malignant]], np.float32)}
-    (assessment,) = PREDICTOR.describe(outputs, None).predictions
+    (assessment,) = TASK.postprocess(outputs, None).predictions
     assert assessment.model_dump() == {"severity": severity, "probability_malignant": malignant}
 
 
 def test_the_answer_says_which_model_made_it_and_what_it_is_good_for() -> None:
     outputs = {"probabilities": np.array([[0.75, 0.25], [0.25, 0.75]], np.float32)}
-    answer = json.loads(PREDICTOR.describe(outputs, None).model_dump_json())
+    answer = json.loads(TASK.postprocess(outputs, None).model_dump_json())
     assert (answer["model"], answer["version"], answer["notice"]) == ("mammogram", "1", NOTICE)
     assert "not a diagnosis" in NOTICE
     assert [prediction["severity"] for prediction in answer["predictions"]] == ["benign", "malignant"]
@@ -170,6 +170,6 @@ def test_python_values_are_held_to_the_same_rules(validate: Callable[[Any], Mamm
 
 def test_the_measurements_are_read_off_the_tensors_whatever_they_are() -> None:
     masses = np.array([[67, 4, 5, np.nan], [np.inf, -1, 2.5, 3]], np.float32)
-    found = PREDICTOR.features({"masses": masses})
+    found = TASK.features({"masses": masses})
     assert list(found) == list(MEASUREMENTS)
     assert np.array_equal(np.stack(list(found.values()), axis=1), masses, equal_nan=True)
