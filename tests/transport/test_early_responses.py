@@ -11,7 +11,7 @@ import pytest
 import requests
 from starlette.types import Receive, Scope, Send
 
-from service.transport import connection
+from service.transport import connection, watchdog
 from service.transport.exchange import MAX_DISCARDED_BYTES
 from tests.transport.conftest import closed_in_order, reject, request, respond, serving
 
@@ -164,7 +164,7 @@ async def test_over_tls_the_client_gets_the_response_and_an_orderly_end(
 async def test_over_tls_the_server_ends_a_connection_that_the_client_leaves_open(
     tls: ssl.SSLContext, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "QUIET_SECONDS", 0.2)
     async with serving(reject, tls=tls) as server:
         client = await server.connect(ssl=trusting)
         await client.send(request("/nope", b"x" * MIB))
@@ -228,7 +228,7 @@ async def test_a_client_that_sends_for_ever_is_cut_off(monkeypatch: pytest.Monke
 async def test_a_client_that_never_ends_its_body_is_cut_off(
     limit: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, limit, 0.3)
+    monkeypatch.setattr(watchdog, limit, 0.3)
     async with serving(reject) as server:
         client = await server.connect()
         await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
@@ -241,7 +241,7 @@ async def test_a_client_that_never_ends_its_body_is_cut_off(
 
 
 async def test_while_bytes_arrive_a_client_is_not_cut_off_as_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "QUIET_SECONDS", 0.2)
     async with serving(reject) as server:
         client = await server.connect()
         await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n")

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service.transport import connection
+from service.transport import watchdog
 from tests.transport.conftest import Overloaded, closed_in_order, echo, read_body, request, respond, serving
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +114,7 @@ async def test_an_idle_connection_is_closed(asked: bool) -> None:
 
 
 async def test_while_the_server_drains_an_idle_connection_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "DRAIN_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "DRAIN_IDLE_SECONDS", 0.2)
     async with serving(echo) as server:
         client = await server.connect()
         await client.ask(request())
@@ -136,7 +136,7 @@ async def test_a_request_that_takes_longer_than_that_is_answered() -> None:
 
 
 async def test_half_a_head_does_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.2)
     async with serving(echo) as server:
         client = await server.connect()
         await client.ask(request())
@@ -152,7 +152,7 @@ async def test_half_a_head_does_not_hold_a_connection(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("complete", [False, True])
 async def test_a_client_that_does_not_read_is_cut_off(complete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(watchdog, "WRITE_SECONDS", 0.3)
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         if complete:
