@@ -12,7 +12,7 @@ import pytest
 from service.errors import StartupError
 from service.tls import rejection, server_context
 from tests.certificates import issue
-from tests.places import ROOT
+from tests.paths import ROOT
 
 CERTIFICATE, KEY = "DEEPSERVE_TLS_CERTIFICATE_FILE", "DEEPSERVE_TLS_KEY_FILE"
 
@@ -88,16 +88,16 @@ except StartupError as error:
 
 def test_files_that_are_swapped_or_hold_something_else_are_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
     certificate, key = pair
-    assert refusal(key, certificate) == f"{CERTIFICATE}: {key}: there is no certificate in it, in PEM format"
-    assert refusal(certificate, certificate) == f"{KEY}: {certificate}: there is no private key in it, in PEM format"
+    assert refusal(key, certificate) == f"{CERTIFICATE}: {key}: it contains no certificate in PEM format"
+    assert refusal(certificate, certificate) == f"{KEY}: {certificate}: it contains no private key in PEM format"
     der, empty, damaged = tmp_path / "der", tmp_path / "empty", tmp_path / "damaged"
     der.write_bytes(ssl.PEM_cert_to_DER_cert(certificate.read_text()))
     empty.write_bytes(b"")
     lines = certificate.read_text().splitlines()
     damaged.write_text("\n".join([*lines[:3], *lines[4:]]))
     for other in (der, empty):
-        assert refusal(other, key) == f"{CERTIFICATE}: {other}: there is no certificate in it, in PEM format"
-    assert refusal(damaged, key).startswith(f"{CERTIFICATE} and {KEY}: OpenSSL refuses them: ")
+        assert refusal(other, key) == f"{CERTIFICATE}: {other}: it contains no certificate in PEM format"
+    assert refusal(damaged, key).startswith(f"{CERTIFICATE} and {KEY}: OpenSSL rejects them: ")
 
 
 def test_a_key_of_another_certificate_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from service.observability.drift import Drift
 from service.observability.series import Counter, Gauge, Histogram
 from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
-from tests.places import ROOT
+from tests.paths import ROOT
 
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "deepserve.yaml").read_text())

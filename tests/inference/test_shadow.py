@@ -19,7 +19,7 @@ from service.tasks.base import Request
 from service.tasks.digits import DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
-from tests.places import MODELS
+from tests.paths import MODELS
 
 pytestmark = pytest.mark.anyio
 

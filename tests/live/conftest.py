@@ -15,7 +15,7 @@ import pytest
 
 from load_tests.processes import free_ports
 from tests.environments import environment
-from tests.places import ROOT
+from tests.paths import ROOT
 
 CLIENTS = Path(__file__).parent / "clients"
 """Programs that ask with clients which others have made."""

@@ -24,7 +24,7 @@ from tests.certificates import issue
 from tests.live.conftest import clean_environment, serving, trusting
 from tests.live.openinference.asking import refused
 from tests.live.test_contract import problem
-from tests.places import DIGIT, ROOT
+from tests.paths import DIGIT, ROOT
 
 APP, HOST, MOST_LINES, BURST = "https://app.example.org", "api.example.org", 20, 3
 STAYS = "the previous TLS certificate stays in use"

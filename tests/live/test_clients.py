@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.conftest import CLIENTS
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 
 @pytest.mark.parametrize("client", ["triton", "kserve"])

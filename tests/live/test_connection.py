@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.live.conftest import serving
-from tests.places import MODELS
+from tests.paths import MODELS
 from tests.waiting import wait_until
 
 Open = Callable[[], socket.socket]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.places import DIGIT
+from tests.paths import DIGIT
 
 TASKS = ("digits", "sentiment", "mammogram", "fashion")
 LIMIT = 10 * 2**20

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.live.conftest import serving
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets
 from training.datasets import MNIST
 

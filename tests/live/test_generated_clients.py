@@ -10,7 +10,7 @@ import pytest
 
 from tests.environments import environment
 from tests.live.conftest import serving
-from tests.places import DIGIT, ROOT
+from tests.paths import DIGIT, ROOT
 
 FOLDER = Path(__file__).parent / "generated"
 KEY = "an-admin-key"

@@ -12,7 +12,7 @@ from load_tests.knee.round import Target
 from load_tests.prepare import main as prepare
 from load_tests.questions import TASKS, Question, read
 from tests.live.conftest import clean_environment
-from tests.places import ROOT
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.live.conftest import CLIENTS, serving
-from tests.places import MODELS
+from tests.paths import MODELS
 
 ADMIN, CLIENT = "Bearer an-admin-key", "Bearer a-key"
 

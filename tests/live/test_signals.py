@@ -19,7 +19,7 @@ import pytest
 
 from load_tests.processes import free_ports
 from tests.live.conftest import clean_environment, wait_until
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 BODY = {"masses": [{"age": 50}]}
 

@@ -15,7 +15,7 @@ import pytest
 from service.engine.onnx import cuda as gpu
 from service.registry.card import Card
 from tests.live.conftest import clean_environment, serving
-from tests.places import DIGIT, MODELS, ROOT
+from tests.paths import DIGIT, MODELS, ROOT
 
 
 @pytest.mark.parametrize(

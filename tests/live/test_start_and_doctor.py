@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from load_tests.processes import free_ports
-from service.commands.startup import LEAST_ADDRESS_SPACE, LEAST_OPEN_FILES
+from service.commands.startup import MIN_ADDRESS_SPACE, MIN_OPEN_FILES
 from tests.live.conftest import clean_environment
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 READ_ONLY = "mount -t tmpfs -o ro none"
 
@@ -101,12 +101,12 @@ REFUSED = {
         Host({"TMPDIR": None, "DEEPSERVE_MODELS_DIR": str(MODELS)}, f"{READ_ONLY} /tmp; {READ_ONLY} /var/tmp"),
         "TMPDIR: /tmp: ",
     ),
-    "a TMPDIR with a dollar": (Host({"TMPDIR": "{tmp}/$HOME"}), "TMPDIR: {tmp}/$HOME: its name has a $"),
+    "a TMPDIR with a dollar": (Host({"TMPDIR": "{tmp}/$HOME"}), "TMPDIR: {tmp}/$HOME: the name contains a $"),
     "a working directory that is gone": (
         Host({"PYTHONPATH": str(ROOT)}, "mkdir -p {tmp}/gone; cd {tmp}/gone; rmdir {tmp}/gone"),
         "the working directory: No such file or directory",
     ),
-    "few files": (Host(shell=f"ulimit -n {LEAST_OPEN_FILES - 1}"), f"ulimit -n: {LEAST_OPEN_FILES - 1} open files"),
+    "few files": (Host(shell=f"ulimit -n {MIN_OPEN_FILES - 1}"), f"ulimit -n: {MIN_OPEN_FILES - 1} open files"),
     "little memory": (Host(shell="ulimit -v 300000"), "ulimit -v: 300000 KiB are too few"),
     "models that are a file": (Host({"DEEPSERVE_MODELS_DIR": "/etc/hosts"}), "DEEPSERVE_MODELS_DIR: "),
     "models in a path that is not UTF-8": (
@@ -163,7 +163,7 @@ HARSH = Host(
         "PYTHONPATH": str(ROOT),
     },
     f"""cd {{tmp}} && mkdir -p 'für alles andere' && ln -sfn models 'die Modelle für hier' && {READ_ONLY} /dev/shm
-    cd {ROOT} && ulimit -n {LEAST_OPEN_FILES} && ulimit -v {2 * LEAST_ADDRESS_SPACE >> 10}
+    cd {ROOT} && ulimit -n {MIN_OPEN_FILES} && ulimit -v {2 * MIN_ADDRESS_SPACE >> 10}
     exec <&- """,
 )
 """All that a start bears, at once."""

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from service.tasks.fashion import CLASSES
-from tests.places import DIFFICULT_DIGITS, DIGIT
+from tests.paths import DIFFICULT_DIGITS, DIGIT
 from training import datasets
 from training.datasets import MNIST
 

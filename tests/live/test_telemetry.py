@@ -23,7 +23,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from tests.live.conftest import clean_environment, serving
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 MASS = {"masses": [{"age": 50}]}
 PICTURES = {"name": "pictures", "datatype": "UINT8", "shape": [1, 28, 28], "data": [0] * 784}

@@ -15,7 +15,7 @@ import pytest
 
 from load_tests.processes import free_ports
 from tests.live.conftest import clean_environment, wait_until
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 from training.datasets import MAMMOGRAPHIC_MASSES
 
 CALLS = "openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,connect,sendto,sendmsg,sendmmsg"

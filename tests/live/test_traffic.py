@@ -20,7 +20,7 @@ from service.tasks.sentiment import SentimentRequest, SentimentTask
 from service.traffic_split import TrafficSplit
 from tests.live.conftest import serving
 from tests.live.test_batching import JSON, at_once, png
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets
 from training.datasets import MNIST
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets, pictures_read
 from training.datasets import MNIST
 

@@ -17,23 +17,23 @@ def wrapped(text: str, end: str) -> str:
 
 
 WAYS = {
-    "standard": lambda data: base64.b64encode(data).preprocess(),
-    "URL-safe": lambda data: base64.urlsafe_b64encode(data).preprocess(),
-    "without padding": lambda data: base64.b64encode(data).preprocess().rstrip("="),
-    "with half of the padding": lambda data: base64.b64encode(data).preprocess().replace("==", "="),
-    "URL-safe without padding": lambda data: base64.urlsafe_b64encode(data).preprocess().rstrip("="),
-    "in lines": lambda data: base64.encodebytes(data).preprocess(),
-    "in lines with CR": lambda data: wrapped(base64.b64encode(data).preprocess(), "\r\n"),
-    "in indented lines": lambda data: wrapped(base64.b64encode(data).preprocess(), "\n\t  "),
-    "data URI": lambda data: "data:image/png;base64," + base64.b64encode(data).preprocess(),
-    "data URI in capitals": lambda data: "DATA:Image/PNG;BASE64," + base64.b64encode(data).preprocess(),
+    "standard": lambda data: base64.b64encode(data).decode(),
+    "URL-safe": lambda data: base64.urlsafe_b64encode(data).decode(),
+    "without padding": lambda data: base64.b64encode(data).decode().rstrip("="),
+    "with half of the padding": lambda data: base64.b64encode(data).decode().replace("==", "="),
+    "URL-safe without padding": lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+    "in lines": lambda data: base64.encodebytes(data).decode(),
+    "in lines with CR": lambda data: wrapped(base64.b64encode(data).decode(), "\r\n"),
+    "in indented lines": lambda data: wrapped(base64.b64encode(data).decode(), "\n\t  "),
+    "data URI": lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
+    "data URI in capitals": lambda data: "DATA:Image/PNG;BASE64," + base64.b64encode(data).decode(),
     "data URI with parameters": lambda data: (
-        'data:image/svg+xml;charset=utf-8;name="a.b";base64,' + base64.urlsafe_b64encode(data).preprocess()
+        'data:image/svg+xml;charset=utf-8;name="a.b";base64,' + base64.urlsafe_b64encode(data).decode()
     ),
-    "data URI without a type": lambda data: "data:;base64," + base64.b64encode(data).preprocess().rstrip("="),
-    "data URI in lines": lambda data: " data:image/png;base64,\r\n" + base64.encodebytes(data).preprocess(),
+    "data URI without a type": lambda data: "data:;base64," + base64.b64encode(data).decode().rstrip("="),
+    "data URI in lines": lambda data: " data:image/png;base64,\r\n" + base64.encodebytes(data).decode(),
     "data URI with escapes": lambda data: (
-        "data:image/png;base64," + base64.b64encode(data).preprocess().replace("+", "%2B").replace("=", "%3d")
+        "data:image/png;base64," + base64.b64encode(data).decode().replace("+", "%2B").replace("=", "%3d")
     ),
 }
 

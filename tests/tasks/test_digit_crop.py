@@ -14,7 +14,7 @@ from service.errors import Invalid
 from service.tasks.digit_crop.crops import MOST_CROPS, crops
 from service.tasks.digit_crop.lines import remove_lines
 from service.tasks.images import read_grey
-from tests.places import DIFFICULT_DIGITS
+from tests.paths import DIFFICULT_DIGITS
 from tests.tasks.drawings import MNIST_TEST, Grey, digit_of, digits_of, drawing, encode
 from training import clutter, photographs
 from training.clutter import KINDS, cropped

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.errors import Fault, Invalid, TooLarge
 from service.tasks.digits import Candidates, DigitsRequest, DigitsTask
-from tests.places import DIFFICULT_DIGITS
+from tests.paths import DIFFICULT_DIGITS
 from training import datasets
 from training.datasets import MNIST
 
@@ -27,7 +27,7 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def request(*images: bytes) -> DigitsRequest:
-    body = json.dumps({"images": [base64.b64encode(image).preprocess() for image in images]})
+    body = json.dumps({"images": [base64.b64encode(image).decode() for image in images]})
     return DigitsRequest.model_validate_json(body)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from service.registry.card import PREDICTION, Card
 from service.tasks import TASKS
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 from training import datasets, distributions, evaluate
 from training.datasets import MNIST
 

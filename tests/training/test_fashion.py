@@ -8,7 +8,7 @@ import torch
 from service.engine.onnx.runtime import ort
 from service.registry.card import Card
 from service.tasks.fashion import CLASSES, LATENT, FashionRequest, FashionTask, latents
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets, export, fashion_figures
 from training.datasets import FASHION_MNIST, Pictures
 from training.fashion_figures import JUDGE, diversity, frechet_distance, judgement, mean_distance

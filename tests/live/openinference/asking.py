@@ -11,7 +11,7 @@ import pytest
 from service.api.v2.tensors import DATATYPES
 from service.registry.card import Card
 from service.registry.verification import GOLDEN_TOLERANCE
-from tests.places import MODELS
+from tests.paths import MODELS
 
 Tensors = dict[str, np.ndarray]
 Document = dict[str, Any]

@@ -25,7 +25,7 @@ from tests.live.openinference.asking import (
     picture,
     refused,
 )
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 @every_version

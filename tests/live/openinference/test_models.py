@@ -22,7 +22,7 @@ from tests.live.openinference.asking import (
     picture,
     refused,
 )
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 def test_the_server_and_its_models_describe_themselves(client: httpx.Client) -> None:

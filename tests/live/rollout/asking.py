@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from service.registry.card import Card
-from tests.places import DIGIT, MODELS
+from tests.paths import DIGIT, MODELS
 
 ADMIN = {"Authorization": "Bearer admin"}
 MLP, CNN = (MODELS / "digits" / version for version in ("1", "2"))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.live.conftest import serving
 from tests.live.rollout.asking import WORKERS, order, states
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from tests.live.rollout.asking import (
     until,
     workers,
 )
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from tests.live.rollout.asking import (
     versions,
     workers,
 )
-from tests.places import DIGIT
+from tests.paths import DIGIT
 from tests.registry.test_verification import claim_another_dtype, flip_a_bit, golden, recorded, truncate
 
 
