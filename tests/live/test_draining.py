@@ -37,7 +37,7 @@ def watch(url: str, seen: list[Look]) -> float:
         time.sleep(0.02)
 
 
-def test_until_it_stops_the_server_answers_and_says_that_it_is_not_ready(tmp_path: Path) -> None:
+def test_a_draining_server_answers_and_is_not_ready(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool, serving(tmp_path / "log", drain_seconds=str(DRAIN), workers="2") as url:
         seen: list[Look] = []
         watched = pool.submit(watch, url, seen)
@@ -63,7 +63,7 @@ def post_once_it_stops(client: httpx.Client, url: str) -> httpx.Response:
     return client.post(f"{url}/v1/mammogram", json=BODY)
 
 
-def test_a_connection_that_was_open_is_answered_once_more_and_closed(tmp_path: Path) -> None:
+def test_an_open_connection_gets_one_more_response_and_closes(tmp_path: Path) -> None:
     with (
         ThreadPoolExecutor() as pool,
         httpx.Client() as client,

@@ -59,7 +59,7 @@ def infer(client: httpx.Client, pictures: npt.NDArray[np.uint8]) -> None:
     assert client.post("/v2/models/digits/versions/2/infer", json={"inputs": [tensor]}).status_code == 200
 
 
-def test_tensors_like_those_of_training_are_near_and_others_are_far(client: httpx.Client) -> None:
+def test_tensors_like_the_training_data_have_low_drift_and_others_high_drift(client: httpx.Client) -> None:
     pictures = datasets.pictures(MNIST)[1].pictures
     for first in range(0, ROWS, MANY):
         infer(client, pictures[first : first + MANY])
@@ -73,7 +73,7 @@ def predict(client: httpx.Client, masses: list[dict[str, float]]) -> None:
     assert client.post("/v1/mammogram", json={"masses": masses}).status_code == 200
 
 
-def test_requests_for_a_task_too(client: httpx.Client) -> None:
+def test_task_requests_are_monitored_for_drift_too(client: httpx.Client) -> None:
     names = ("age", "shape", "margin", "density")
     rows = datasets.masses().masses.tolist()
     masses = [{name: value for name, value in zip(names, row, strict=True) if value == value} for row in rows]

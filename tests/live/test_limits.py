@@ -32,7 +32,7 @@ def connect(url: str) -> Iterator[Callable[[], socket.socket]]:
         yield lambda: opened.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))
 
 
-def test_bodies_that_are_too_large_together_get_a_503_and_small_ones_are_served(
+def test_bodies_over_the_total_limit_get_a_503_and_small_ones_are_served(
     url: str, connect: Callable[[], socket.socket]
 ) -> None:
     connections = [connect() for _ in range(10)]

@@ -28,7 +28,7 @@ def ask(url: str, times: int) -> None:
             assert answers.count(b"HTTP/1.1 200 ") == AT_ONCE
 
 
-def test_who_does_not_read_the_log_stops_nobody(tmp_path: Path) -> None:
+def test_an_unread_log_does_not_block_the_server(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
     pipe = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
     said = bytearray()

@@ -101,14 +101,14 @@ def test_the_extension_is_announced(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("what", ["load", "unload"])
 @pytest.mark.parametrize("key", [CLIENT, "Bearer another", "Basic an-admin-key", ""])
-def test_only_an_admin_key_opens_the_repository(client: httpx.Client, what: str, key: str) -> None:
+def test_the_repository_requires_an_admin_key(client: httpx.Client, what: str, key: str) -> None:
     answer = change(client, "digits", what, key=key)
     refused(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
     assert ready(client) == EVERYTHING
 
 
-def test_an_admin_key_does_not_open_the_models(client: httpx.Client) -> None:
+def test_an_admin_key_does_not_allow_inference(client: httpx.Client) -> None:
     refused(infer(client, key=ADMIN), 401)
 
 
@@ -121,14 +121,16 @@ def test_an_admin_key_does_not_open_the_models(client: httpx.Client) -> None:
         ({"all": {}}, ["1", "2"]),
     ],
 )
-def test_a_policy_chooses_what_every_worker_serves(changed: httpx.Client, chosen: Document, numbers: list[str]) -> None:
+def test_a_policy_selects_the_versions_of_every_worker(
+    changed: httpx.Client, chosen: Document, numbers: list[str]
+) -> None:
     assert change(changed, "digits", "load", with_policy(chosen)).status_code == 200
     assert answering(changed) == {numbers[-1]}
     assert policy(changed) == chosen
     assert [number for name, number in ready(changed) if name == "digits"] == numbers
 
 
-def test_what_was_taken_back_comes_again(changed: httpx.Client) -> None:
+def test_a_load_without_parameters_restores_the_configured_policy(changed: httpx.Client) -> None:
     before = policy(changed)
     change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}}))
     assert change(changed, "digits", "load").status_code == 200
@@ -146,7 +148,7 @@ def with_configuration(config: Document) -> Document:
     return {"parameters": {"config": json.dumps(config)}}
 
 
-def test_a_client_can_send_back_the_configuration_that_it_got(changed: httpx.Client) -> None:
+def test_a_client_can_load_with_the_configuration_that_the_server_returned(changed: httpx.Client) -> None:
     for version in ("1", "2"):
         got = configuration(changed, version)
         assert change(changed, "digits", "load", with_configuration(got)).status_code == 200
@@ -182,7 +184,7 @@ def test_a_policy_may_be_written_in_camel_case_and_in_strings(changed: httpx.Cli
         {"parameters": {"config": '{"version_policy": null}'}},
     ],
 )
-def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body: object) -> None:
+def test_null_in_a_load_request_means_absent(changed: httpx.Client, body: object) -> None:
     before = policy(changed)
     assert change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}})).status_code == 200
     assert change(changed, "digits", "load", body).status_code == 200
@@ -192,12 +194,12 @@ def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body
 @pytest.mark.parametrize(
     "body", [b"", b"\xef\xbb\xbf{}", {"parameters": None}, {"parameters": {"unload_dependents": None}}]
 )
-def test_what_is_null_in_a_request_to_unload_is_absent(changed: httpx.Client, body: object) -> None:
+def test_null_in_an_unload_request_means_absent(changed: httpx.Client, body: object) -> None:
     assert change(changed, "mammogram", "unload", body).status_code == 200
     assert answering(changed, "mammogram") == {503}
 
 
-def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Client) -> None:
+def test_an_unloaded_model_is_unavailable_and_the_server_stays_ready(changed: httpx.Client) -> None:
     assert change(changed, "mammogram", "unload", {"parameters": {"unload_dependents": True}}).status_code == 200
     assert answering(changed, "mammogram") == {503}
     assert answering(changed) == {"2"}
@@ -207,16 +209,14 @@ def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Cl
     assert answering(changed, "mammogram") == {"1"}
 
 
-def test_a_version_that_fails_is_refused_with_its_reason_and_the_others_serve_on(
-    changed: httpx.Client, models: Path
-) -> None:
+def test_a_failed_load_gives_the_reason_and_leaves_other_versions_serving(changed: httpx.Client, models: Path) -> None:
     shutil.copytree(models / "digits" / "2", models / "digits" / "3")
     assert "version 3: card.json" in refused(change(changed, "digits", "load"), 400)
     assert answering(changed) == {"2"}
     assert ready(changed) == EVERYTHING
 
 
-def test_a_change_is_made_even_if_its_client_does_not_wait(changed: httpx.Client) -> None:
+def test_a_change_is_completed_even_if_its_client_hangs_up(changed: httpx.Client) -> None:
     body = json.dumps(with_policy({"specific": {"versions": [1]}}))
     head = f"POST /v2/repository/models/digits/load HTTP/1.1\r\nHost: deepserve\r\nAuthorization: {ADMIN}\r\n"
     head += f"X-Request-Timeout: 0.001\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -228,7 +228,7 @@ def test_a_change_is_made_even_if_its_client_does_not_wait(changed: httpx.Client
         assert time.monotonic() < end
 
 
-def test_tritonclient_rolls_a_model_back_and_forth(changed: httpx.Client, server: str, clients_python: Path) -> None:
+def test_tritonclient_can_load_and_unload_versions(changed: httpx.Client, server: str, clients_python: Path) -> None:
     command = [clients_python, CLIENTS / "roll_triton.py", server.removeprefix("http://"), "an-admin-key", "a-key"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -237,11 +237,11 @@ def test_tritonclient_rolls_a_model_back_and_forth(changed: httpx.Client, server
 
 @pytest.mark.parametrize("model", ["nothing", "Digits", "..", "%2e%2e", "a%2fb", "digits%00", "d" * 65])
 @pytest.mark.parametrize("what", ["load", "unload"])
-def test_only_models_of_the_repository_are_found(client: httpx.Client, model: str, what: str) -> None:
+def test_only_models_of_the_repository_can_be_loaded(client: httpx.Client, model: str, what: str) -> None:
     refused(change(client, model, what), 404)
 
 
-def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
+def test_a_missing_version_is_a_404(client: httpx.Client) -> None:
     assert "9" in refused(change(client, "digits", "load", with_policy({"specific": {"versions": [1, 9]}})), 404)
     assert ready(client) == EVERYTHING
 
@@ -272,13 +272,13 @@ def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
         (with_policy({"all": {}, "latest": {"num_versions": 1}}), "version_policy"),
     ],
 )
-def test_a_request_brings_a_version_policy_and_nothing_else(client: httpx.Client, body: object, word: str) -> None:
+def test_a_load_request_accepts_only_a_version_policy(client: httpx.Client, body: object, word: str) -> None:
     assert word in refused(change(client, "digits", "load", body), 400)
     assert ready(client) == EVERYTHING
 
 
 @pytest.mark.parametrize("parameters", [{"unload_dependents": "yes"}, {"config": "{}"}])
-def test_to_unload_takes_no_other_parameters(client: httpx.Client, parameters: Document) -> None:
+def test_an_unload_request_accepts_no_other_parameters(client: httpx.Client, parameters: Document) -> None:
     refused(change(client, "digits", "unload", {"parameters": parameters}), 400)
     assert ready(client) == EVERYTHING
 

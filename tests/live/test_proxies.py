@@ -168,7 +168,9 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", PROXIES)
-def test_no_request_fails_beside_requests_that_are_rejected(name: str, guarded_server: str, tmp_path: Path) -> None:
+def test_rejected_requests_do_not_make_others_fail_behind_a_proxy(
+    name: str, guarded_server: str, tmp_path: Path
+) -> None:
     with ExitStack() as stack:
         address = stack.enter_context(proxy(*PROXIES[name], guarded_server, tmp_path))
         failures = asyncio.run(ask_all(address))

@@ -73,11 +73,11 @@ def test_the_readme_has_an_example_of_every_task() -> None:
 @pytest.mark.parametrize(
     "example", [each for each in examples() if each.section != ROLL], ids=lambda example: example.command[:60]
 )
-def test_the_answer_is_the_one_printed(server: str, example: Example, tmp_path: Path) -> None:
+def test_the_response_is_the_one_printed_in_the_readme(server: str, example: Example, tmp_path: Path) -> None:
     answers(server, example, tmp_path)
 
 
-def test_a_version_is_rolled_out_and_taken_back(tmp_path: Path) -> None:
+def test_the_readme_commands_roll_a_version_out_and_back(tmp_path: Path) -> None:
     steps = [each for each in examples() if each.section == ROLL]
     assert any("/unload" in each.command for each in steps)
     with serving(tmp_path / "log", admin_keys="SECRET") as url:

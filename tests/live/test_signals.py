@@ -80,7 +80,7 @@ def serving(tmp_path: Path, **settings: str) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.8, 0.95])
-def test_a_server_that_is_told_to_stop_while_it_starts_stops(share: float, tmp_path: Path, seconds: float) -> None:
+def test_a_server_stops_on_a_signal_during_its_start(share: float, tmp_path: Path, seconds: float) -> None:
     with started(tmp_path) as server:
         time.sleep(share * seconds)
         server.send(signal.SIGTERM)
@@ -110,7 +110,7 @@ def test_the_second_signal_ends_the_drain(tmp_path: Path) -> None:
         assert server.end() == (0, "")
 
 
-def test_a_reload_costs_no_request_and_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+def test_a_reload_fails_no_request_and_workers_end_with_a_killed_supervisor(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool, serving(tmp_path, workers="2") as server:
         old, enough = set(server.workers), Event()
         asked = pool.submit(ask, server.url, enough)

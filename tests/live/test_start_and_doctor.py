@@ -122,7 +122,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_a_start_that_cannot_succeed_says_in_one_line_why_and_so_does_doctor(reason: str, tmp: Path) -> None:
+def test_serve_and_doctor_say_in_one_line_why_a_start_fails(reason: str, tmp: Path) -> None:
     host, message = REFUSED[reason]
     [port] = free_ports(1)
     status, output, errors = host.run(tmp, port=port)
@@ -135,7 +135,7 @@ def test_a_start_that_cannot_succeed_says_in_one_line_why_and_so_does_doctor(rea
     assert errors.removeprefix("deepserve: ").strip() in first
 
 
-def test_a_port_that_is_taken_is_told_by_doctor_and_by_the_start(tmp: Path) -> None:
+def test_serve_and_doctor_report_a_port_in_use(tmp: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         message = f"DEEPSERVE_HOST and DEEPSERVE_PORT: 127.0.0.1:{port}: Address already in use"
@@ -177,7 +177,7 @@ HARSH = Host(
     ],
     ids=["harsh", "IPv6"],
 )
-def test_a_start_that_succeeds_is_what_doctor_promises(host: Host, address: str, tmp: Path) -> None:
+def test_a_server_starts_wherever_doctor_succeeds(host: Host, address: str, tmp: Path) -> None:
     if address == "[::1]" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     [port] = free_ports(1)

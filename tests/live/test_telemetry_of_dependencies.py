@@ -96,13 +96,13 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["verify", "models/mammogram"]], ids=" ".join)
-def test_a_command_keeps_to_itself(command: list[str], sandbox: Sandbox) -> None:
+def test_a_command_opens_no_network_connection(command: list[str], sandbox: Sandbox) -> None:
     traced = sandbox.traced("service", *command)
     subprocess.run(traced, cwd=ROOT, env=sandbox.environment, capture_output=True, check=True, timeout=120)
     sandbox.check()
 
 
-def test_a_server_keeps_to_itself_and_listens_on_its_port_alone(sandbox: Sandbox) -> None:
+def test_a_server_opens_no_network_connection_and_listens_on_its_port_only(sandbox: Sandbox) -> None:
     environment = {**sandbox.environment, "DEEPSERVE_WORKERS": "2"}
     port = int(environment["DEEPSERVE_PORT"])
     log = sandbox.folder / "log"
@@ -124,7 +124,7 @@ def test_a_server_keeps_to_itself_and_listens_on_its_port_alone(sandbox: Sandbox
     assert list((sandbox.folder / "tmp").iterdir()) == []
 
 
-def test_training_keeps_to_itself(sandbox: Sandbox) -> None:
+def test_training_opens_no_network_connection(sandbox: Sandbox) -> None:
     options = ["--smoke", "--device", "cpu", "--epochs", "2", "--folds", "2", "--repeats", "1"]
     traced = sandbox.traced("training", "mammogram", *options, "--out", str(sandbox.folder / "out" / "mammogram" / "1"))
     data = MAMMOGRAPHIC_MASSES.fetch("mammographic_masses.data")  # so that training need not download it
@@ -133,7 +133,7 @@ def test_training_keeps_to_itself(sandbox: Sandbox) -> None:
     sandbox.check()
 
 
-def test_what_the_operator_has_set_stays() -> None:
+def test_variables_of_the_operator_are_kept() -> None:
     program = "import os, service.engine.onnx.runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     for value in ("true", "1"):
         environment = {**clean_environment(), "ORT_DISABLE_TELEMETRY": value}

@@ -102,7 +102,7 @@ def tensors(**inputs: np.ndarray) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/v1/digits", "/v2/models/digits/infer"])
-def test_a_canary_answers_its_share_and_always_the_same(client: httpx.Client, path: str) -> None:
+def test_a_canary_gets_its_share_and_a_request_id_always_gets_the_same_version(client: httpx.Client, path: str) -> None:
     picture = pictures(1)
     body = {"images": [png(picture[0])]} if path.startswith("/v1") else tensors(pictures=picture)
 
@@ -118,7 +118,7 @@ def test_a_canary_answers_its_share_and_always_the_same(client: httpx.Client, pa
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_who_asks_for_a_version_gets_it_whatever_the_canary(client: httpx.Client, version: str) -> None:
+def test_a_requested_version_overrides_the_canary(client: httpx.Client, version: str) -> None:
     body = {"images": [png(pictures(1)[0])]}
     for number in range(20):
         answer = client.post(
@@ -127,7 +127,7 @@ def test_who_asks_for_a_version_gets_it_whatever_the_canary(client: httpx.Client
         assert answer.headers["X-Model-Version"] == version
 
 
-def test_a_canary_that_is_not_ready_answers_nobody(client: httpx.Client) -> None:
+def test_a_canary_that_is_not_ready_gets_no_requests(client: httpx.Client) -> None:
     for age in range(20, 30):
         answer = client.post("/v1/mammogram", json={"masses": [{"age": age}]})
         assert answer.headers["X-Model-Version"] == "1"
@@ -142,7 +142,9 @@ def digits() -> dict[str, np.ndarray]:
     }
 
 
-def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
+def test_shadow_metrics_count_the_agreement_of_two_versions(
+    client: httpx.Client, digits: dict[str, np.ndarray]
+) -> None:
     time.sleep(2 * STAND_BACK)
     before = shadowed(client, "digits", "2", "1")
     rows = sum(before.values())
@@ -162,7 +164,7 @@ def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, d
     }
 
 
-def test_a_shadow_gets_tensors_as_they_are(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
+def test_a_shadow_gets_tensors_unchanged(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
     time.sleep(2 * STAND_BACK)
     sample = "deepserve_shadow_difference_sum"
     before, differences = shadowed(client, "digits", "2", "1"), metric(client, sample, **LABELS)
@@ -173,7 +175,7 @@ def test_a_shadow_gets_tensors_as_they_are(client: httpx.Client, digits: dict[st
     assert metric(client, sample, **LABELS) - differences == pytest.approx(abs(one - other).max(), abs=1e-4)
 
 
-def test_under_load_copies_are_dropped_and_clients_answered(
+def test_shadow_copies_are_dropped_under_load_and_clients_are_answered(
     url: str, client: httpx.Client, digits: dict[str, np.ndarray]
 ) -> None:
     before = shadowed(client, "digits", "2", "1")
@@ -186,14 +188,14 @@ def test_under_load_copies_are_dropped_and_clients_answered(
     assert after["failed"] == 0
 
 
-def test_a_shadow_that_is_not_there_costs_no_client_an_answer(client: httpx.Client) -> None:
+def test_a_missing_shadow_version_does_not_affect_clients(client: httpx.Client) -> None:
     before = shadowed(client, "sentiment", "1", "9")
     assert client.post("/v1/sentiment", json={"reviews": ["Fine.", "Awful."]}).status_code == 200
     after = until_counted(client, sum(before.values()) + 2, "sentiment", "1", "9")
     assert after["failed"] == before["failed"] + 2
 
 
-def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) -> None:
+def test_a_repeated_request_is_answered_from_the_cache(client: httpx.Client) -> None:
     body = {"reviews": ["Who would have thought that a film about chess could be so much fun?"]}
     ran = metric(client, "deepserve_run_rows_sum", model="sentiment", version="1")
     hits, misses = looked_up(client, "sentiment")
@@ -203,7 +205,7 @@ def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) 
     assert looked_up(client, "sentiment") == (hits + 4, misses + 1)
 
 
-def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
+def test_task_and_v2_requests_share_the_cache(client: httpx.Client) -> None:
     review = "A dull evening, and too long by an hour."
     predictor = SentimentTask(MODELS / "sentiment" / "1")
     inputs, _ = predictor.decode(SentimentRequest(reviews=[review]))
@@ -214,7 +216,7 @@ def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
     assert answer["outputs"][0]["data"][1] == pytest.approx(asked["probability_positive"])
 
 
-def test_the_statistics_of_v2_tell_hits_and_misses(client: httpx.Client) -> None:
+def test_v2_statistics_count_cache_hits_and_misses(client: httpx.Client) -> None:
     for _ in range(2):
         client.post("/v1/sentiment", json={"reviews": ["Told and told again."]})
     hits, misses = looked_up(client, "sentiment")
@@ -224,7 +226,7 @@ def test_the_statistics_of_v2_tell_hits_and_misses(client: httpx.Client) -> None
     assert statistics["cache_miss"]["ns"] > 0
 
 
-def test_clothing_is_the_same_again_only_with_a_seed(client: httpx.Client) -> None:
+def test_fashion_is_cached_only_with_a_seed(client: httpx.Client) -> None:
     before = looked_up(client, "fashion")
     one, other = (client.post("/v1/fashion", json={"count": 1}).json() for _ in range(2))
     assert one["predictions"] != other["predictions"]
@@ -234,7 +236,7 @@ def test_clothing_is_the_same_again_only_with_a_seed(client: httpx.Client) -> No
     assert looked_up(client, "fashion") == (before[0] + 2, before[1] + 1)
 
 
-def test_a_cache_takes_no_more_memory_than_it_may(client: httpx.Client) -> None:
+def test_a_cache_stays_within_its_memory_limit(client: httpx.Client) -> None:
     answers = {age: client.post("/v1/mammogram", json={"masses": [{"age": age}]}).content for age in range(20, 60)}
     assert 0 < metric(client, "deepserve_cache_bytes", model="mammogram") <= TINY
     assert metric(client, "deepserve_cache_evictions_total", model="mammogram") > 30

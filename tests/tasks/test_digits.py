@@ -31,7 +31,7 @@ def request(*images: bytes) -> DigitsRequest:
     return DigitsRequest.model_validate_json(body)
 
 
-def test_base64_and_bytes_are_the_same_pictures_in_order() -> None:
+def test_base64_and_bytes_give_the_same_pictures_in_order() -> None:
     images = [png(picture) for picture in PICTURES]
     for asked in (request(*images), DigitsRequest.model_construct(images=images)):
         inputs, state = TASK.preprocess(asked)
@@ -52,7 +52,7 @@ def test_base64_and_bytes_are_the_same_pictures_in_order() -> None:
         json.dumps({"images": ["aGVsbG8="] * 65}),
     ],
 )
-def test_requests_of_another_form_are_refused(body: str) -> None:
+def test_invalid_requests_are_rejected(body: str) -> None:
     with pytest.raises(ValidationError):
         DigitsRequest.model_validate_json(body)
 
@@ -68,7 +68,7 @@ def test_a_bad_picture_is_named() -> None:
     assert too_large.value.faults[0].loc == ("images", 2)
 
 
-def test_only_few_small_pictures_are_quick() -> None:
+def test_only_a_few_small_pictures_are_fast() -> None:
     assert not TASK.is_slow_to_preprocess(request(png(PICTURES[0])))
     assert TASK.is_slow_to_preprocess(request(*(png(picture) for picture in PICTURES)))
     noise = np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)
@@ -78,7 +78,7 @@ def test_only_few_small_pictures_are_quick() -> None:
     assert TASK.is_slow_to_preprocess(request(blank.getvalue()))
 
 
-def test_a_picture_that_can_be_read_in_several_ways_gives_several_rows_and_one_answer() -> None:
+def test_an_ambiguous_picture_gives_several_rows_and_one_prediction() -> None:
     several = [path.read_bytes() for path in DIFFICULT_DIGITS]
     inputs, candidates = TASK.preprocess(request(png(PICTURES[0]), *several, png(PICTURES[1])))
     assert candidates is not None
@@ -92,7 +92,7 @@ def test_a_picture_that_can_be_read_in_several_ways_gives_several_rows_and_one_a
     assert np.array_equal(inputs["pictures"][rows[[0, -1]]], PICTURES[:2])
 
 
-def test_the_surer_row_answers_unless_its_surroundings_are_uneven() -> None:
+def test_the_most_confident_row_is_selected_unless_its_surroundings_are_uneven() -> None:
     candidates = Candidates(np.array([0, 0, 1, 2, 2]), np.array([2.0, 2.0, 9.0, 1.0, 30.0]))
     probabilities = np.full((5, 10), 0.01, np.float32)
     probabilities[np.arange(5), [1, 2, 3, 4, 5]] = [0.6, 0.9, 0.5, 0.9, 0.99]
@@ -102,7 +102,7 @@ def test_the_surer_row_answers_unless_its_surroundings_are_uneven() -> None:
     assert TASK.select({"probabilities": probabilities}, None) is None
 
 
-def test_an_answer_tells_the_likeliest_digit() -> None:
+def test_a_response_has_the_most_probable_digit() -> None:
     probabilities = np.full((2, 10), 0.01, np.float32)
     probabilities[0, 7] = probabilities[1, 0] = 0.91
     answer = TASK.postprocess({"probabilities": probabilities}, None)
@@ -121,7 +121,7 @@ def test_pixels_of_all_pictures_are_counted_before_any_is_decoded(count: int, er
         TASK.preprocess(request(*[buffer.getvalue()] * count))
 
 
-def test_ink_and_how_far_it_is_from_the_middle_are_read_off_the_tensors() -> None:
+def test_features_are_the_ink_and_its_distance_from_the_middle() -> None:
     blank, dot, full = np.zeros((3, 28, 28), np.uint8)
     dot[4, 14], full[:] = 255, 255
     found = TASK.features({"pictures": np.stack((blank, dot, full))})

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from http.client import HTTPResponse
 from pathlib import Path
@@ -176,10 +175,3 @@ def workers(url: str) -> list[psutil.Process]:
     port = httpx.URL(url).port
     [supervisor] = [each for each in psutil.Process().children() if each.environ().get("DEEPSERVE_PORT") == str(port)]
     return [each for each in supervisor.children() if any("worker" in part for part in each.cmdline())]
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.1)
