@@ -1,4 +1,4 @@
-"""Many clients at once: their requests share runs, and nobody can tell from an answer, or its time, who else asked."""
+"""Concurrent requests share runs, and neither their responses nor their durations depend on each other."""
 
 import asyncio
 import base64
@@ -29,11 +29,11 @@ from training.datasets import MNIST
 
 JSON = {"Accept": "application/json"}
 TOLERANCE = 1e-4
-"""Of a probability: a sum of the same numbers in another order."""
+"""Of a probability: sums in another order are rounded differently."""
 
 
 def runs(client: httpx.Client, model: str, version: str) -> tuple[float, float]:
-    """How many runs of a model there were, and how many rows they had."""
+    """Return the number of runs of a model and of their rows."""
     text = client.get("/metrics").text
     found = [
         re.search(rf'deepserve_run_rows_{what}{{model="{model}",version="{version}"}} (\S+)', text)
@@ -43,7 +43,7 @@ def runs(client: httpx.Client, model: str, version: str) -> tuple[float, float]:
 
 
 def at_once(server: str, path: str, bodies: Sequence[object]) -> list[dict[str, Any]]:
-    """The answers to all these requests, sent at the same time."""
+    """Send all requests at the same time; return the response bodies."""
 
     async def ask() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=64)
@@ -57,7 +57,7 @@ def at_once(server: str, path: str, bodies: Sequence[object]) -> list[dict[str, 
 
 @dataclass(frozen=True)
 class Task:
-    """64 real items of a task, the request for some of them, and what is measured of an answer to one."""
+    """64 real items of a task, the request for some of them, and the numbers of a prediction that are compared."""
 
     path: str
     items: Sequence[object]

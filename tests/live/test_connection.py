@@ -1,4 +1,4 @@
-"""HTTP/1.1 as it comes over the wire: bytes in any portion, several requests at once, bytes that are no HTTP at all."""
+"""HTTP/1.1 on the wire: bytes in any portions, pipelined requests, and bytes that are not HTTP."""
 
 import json
 import re
@@ -23,7 +23,7 @@ MASS = {"masses": [{"age": 50}]}
 
 @pytest.fixture
 def open_connection(server: str) -> Iterator[Open]:
-    """Opens connections to the server."""
+    """Return a function that opens connections to the server."""
     address = urlsplit(server)
     opened: list[socket.socket] = []
 
@@ -45,7 +45,7 @@ def request(path: str, body: object = None, headers: str = "", method: str = "PO
 
 
 def answer(connection: socket.socket) -> tuple[int, str, bytes]:
-    """The next answer: its status, head and body."""
+    """Read the next response; return its status, head and body."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         byte = connection.recv(1)
@@ -59,7 +59,7 @@ def answer(connection: socket.socket) -> tuple[int, str, bytes]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the connection ends in order; a reset is an error."""
+    """Return whether the connection closes in order; a reset raises an error."""
     return connection.recv(1) == b""
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from load_tests.processes import free_ports
-from tests.live.conftest import clean_environment, wait_until
+from tests.live.conftest import clean_environment, wait_for_server
 from tests.paths import MODELS, ROOT
 from training.datasets import MAMMOGRAPHIC_MASSES
 
@@ -111,7 +111,7 @@ def test_a_server_opens_no_network_connection_and_listens_on_its_port_only(sandb
             sandbox.traced("service"), cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            wait_until(f"http://127.0.0.1:{port}", strace, log, ready=True, seconds=120)
+            wait_for_server(f"http://127.0.0.1:{port}", strace, log, ready=True, seconds=120)
             processes = psutil.Process(strace.pid).children(recursive=True)
             listening = {each.laddr.port for one in processes for each in one.net_connections("tcp") if not each.raddr}
         finally:
