@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import Invalid
-from service.tasks.digit_crop.crops import MOST_CROPS, crops
+from service.tasks.digit_crop.crops import MAX_CROPS, crops
 from service.tasks.digit_crop.lines import remove_lines
 from service.tasks.images import read_grey
 from tests.paths import DIFFICULT_DIGITS
@@ -130,7 +130,7 @@ def test_every_picture_is_cropped_or_invalid(height: int, width: int, seed: int,
         found = crops(canvas)
     except Invalid:
         return
-    assert 1 <= len(found) <= MOST_CROPS
+    assert 1 <= len(found) <= MAX_CROPS
     for crop in found:
         assert crop.digit.dtype == np.uint8
         assert crop.digit.shape == (28, 28)
