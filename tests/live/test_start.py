@@ -150,7 +150,7 @@ def test_a_server_completes_its_requests_before_it_stops(tmp_path: Path) -> None
 
     def send_body_when_it_stops(connection: socket.socket, url: str) -> bytes:
         with suppress(httpx.TransportError):
-            while httpx.get(f"{url}/readyz", timeout=30).is_success:
+            while httpx.get(f"{url}/readyz", timeout=3).is_success:  # a stopping server accepts no connection
                 pass
         with connection:
             connection.sendall(body)

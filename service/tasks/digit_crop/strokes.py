@@ -79,7 +79,7 @@ def digit_strokes(darkness: Floats) -> tuple[Floats, list[Mask]]:
 
 
 def _likely_groups(pieces: Pieces) -> list[Mask]:
-    """Return the most prominent group of pieces for each of `GAPS`, if it has clearly more ink than the previous one."""
+    """Return the most prominent group of pieces for each of `GAPS`, if it has clearly more ink than the previous."""
     masks: list[Mask] = []
     least = 0.0
     for gap in GAPS:
