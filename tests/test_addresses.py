@@ -1,4 +1,4 @@
-"""Hosts, origins and networks are read however people write them, and what is none of them is refused."""
+"""Hosts, origins and networks are parsed in all their forms, and invalid ones are rejected."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A certificate and key that cannot be used are refused in one line that names the setting at fault."""
+"""An unusable certificate or key gives an error of one line that names the setting."""
 
 import os
 import ssl

@@ -1,4 +1,4 @@
-"""One server with everything that guards it from strangers: TLS, hosts, origins, proxies and a limit of log lines."""
+"""A server with TLS, allowed hosts and origins, trusted proxies, rate limits and a limit of log lines."""
 
 import json
 import os
@@ -46,7 +46,7 @@ class Guarded:
         return httpx.URL(self.url).port or 443
 
     def lines(self, message: str = "", **facts: object) -> list[dict[str, Any]]:
-        """The lines of the log that say this."""
+        """Return the log lines with this message and these fields."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if message in line["message"] and facts.items() <= line.items()]
 
@@ -78,7 +78,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture
 def client(guarded: Guarded) -> Iterator[httpx.Client]:
-    """A client that asks for an allowed host."""
+    """Return a client that sends an allowed host."""
     headers = {"Host": HOST, "Origin": APP}
     with httpx.Client(
         base_url=guarded.url, verify=trusting(guarded.certificate), headers=headers, timeout=30
@@ -87,7 +87,7 @@ def client(guarded: Guarded) -> Iterator[httpx.Client]:
 
 
 def asked(client: httpx.Client, method: str, path: str, *, origin: str = APP, **headers: str) -> httpx.Response:
-    """The answer to a preflight request."""
+    """Send a preflight request."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return client.options(path, headers={"Origin": origin, "Access-Control-Request-Method": method, **named})
 
@@ -232,7 +232,7 @@ def test_the_host_is_checked_before_anything_else(client: httpx.Client) -> None:
 
 
 def allows(answer: httpx.Response, origin: str = APP) -> bool:
-    """Whether a browser lets a page of the origin read an answer; and no cache serves one page's to another."""
+    """Return whether a browser lets a page of the origin read the response, and caches keep it for that origin only."""
     assert "origin" in answer.headers["vary"].lower()
     assert "access-control-allow-credentials" not in answer.headers
     return answer.headers.get("access-control-allow-origin") == origin

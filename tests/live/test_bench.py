@@ -1,4 +1,4 @@
-"""What the benchmark asks of the service: the answers are ONNX Runtime's own, and every request is accounted for."""
+"""The benchmark checks that responses equal ONNX Runtime's outputs, and counts every request."""
 
 import asyncio
 from collections.abc import Callable

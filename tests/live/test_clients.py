@@ -1,4 +1,4 @@
-"""Clients of the Open Inference Protocol that others have made work unchanged, with every model."""
+"""Published clients of the Open Inference Protocol work unchanged with every model."""
 
 import subprocess
 from pathlib import Path

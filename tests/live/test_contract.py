@@ -1,4 +1,4 @@
-"""What every endpoint of the running server has in common: ids, errors, limits and what cannot be reached."""
+"""The common behaviour of all endpoints: request ids, errors, limits and unknown paths."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ REVIEW = {"reviews": ["A wonderful little film."]}
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, object]:
-    """The problem document of an error answer, its common parts checked."""
+    """Check the common parts of an error response; return its problem document."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     content: dict[str, object] = response.json()
@@ -133,7 +133,7 @@ BODIES = {
     "fashion": {"seed": 7, "count": None, "label": None, "truncation": None},
     "digits": {"images": [base64.b64encode(DIGIT.read_bytes()).decode()]},
 }
-"""A body of each task, whose optional fields are null where one is enough."""
+"""By task, a body with optional fields that are null."""
 
 
 @pytest.mark.parametrize("task", TASKS)

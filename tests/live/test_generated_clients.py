@@ -1,4 +1,4 @@
-"""Clients that generators make of the OpenAPI document work, for every operation."""
+"""Clients generated from the OpenAPI document work for every operation."""
 
 import json
 import subprocess
@@ -18,13 +18,13 @@ KEY = "an-admin-key"
 
 @pytest.fixture(scope="module")
 def programs() -> Path:
-    """The generators' own environment."""
+    """Return the `bin` directory of the generators' environment."""
     return environment(ROOT / ".venv-generators", FOLDER / "requirements.txt", "--no-deps", "--no-compile")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server whose models may be changed."""
+    """Return the address of a server that allows changes of its models."""
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(log, admin_keys=KEY) as url:
         yield url
@@ -38,7 +38,7 @@ def document(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: str | Path) -> str:
-    """What a program says that succeeds."""
+    """Run a program that must succeed; return its output."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
     )

@@ -1,4 +1,4 @@
-"""Limits over all connections of the real server: bytes of bodies under way, and connections."""
+"""Limits over all connections of the real server: total bytes of bodies, and open connections."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def connect(url: str) -> Iterator[Callable[[], socket.socket]]:
-    """Opens connections, which end with the test."""
+    """Return a function that opens connections, which are closed after the test."""
     address = urlsplit(url)
     with ExitStack() as opened:
         yield lambda: opened.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))

@@ -1,4 +1,4 @@
-"""Load runs against the real server: users of every task over two processes, and a run that fails says so."""
+"""Load tests of the real server: users of every task, and a failing run that reports its reason."""
 
 import csv
 import subprocess
@@ -17,14 +17,14 @@ from tests.paths import ROOT
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a few of every task."""
+    """Return a file with a few questions of every task."""
     path = tmp_path_factory.mktemp("load") / "questions.jsonl"
     prepare(["--count", "24", "--out", str(path)])
     return path
 
 
 def locust(server: str, questions: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A run of ten seconds; its reports lie beside the questions."""
+    """Run a load test of ten seconds; its reports are written beside the questions."""
     command = [sys.executable, "-m", "locust", "--config", "load_tests/users/locust.conf", "--host", server]
     files = ["--questions", questions, "--html", questions.with_name("load.html"), "--csv", questions.with_name("load")]
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""A server whose log nobody reads: it answers as ever, and the log says what is missing once it is read again."""
+"""A server whose log is not read continues to answer, and later logs the number of dropped lines."""
 
 import json
 import os
@@ -17,7 +17,7 @@ AT_ONCE = 100
 
 
 def ask(url: str, times: int) -> None:
-    """Sends requests without waiting for the answers before, and waits for all of those."""
+    """Send pipelined requests, and wait for all responses."""
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port or 80), timeout=30) as connection:
         for _ in range(times // AT_ONCE):

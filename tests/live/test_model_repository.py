@@ -1,4 +1,4 @@
-"""Models are loaded and unloaded by those who have an admin key, in every worker, and by nobody else."""
+"""An admin key, and no other, allows loading and unloading models in every worker."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ Document = dict[str, object]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository of the server below."""
+    """Return the models directory of the server below."""
     directory = tmp_path_factory.mktemp("models")
     for name in ("digits", "mammogram"):
         shutil.copytree(MODELS / name, directory / name)
@@ -32,7 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with keys and two workers."""
+    """Return the address of a server with keys and two workers."""
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(log, models_dir=str(models), workers="2", api_keys="a-key", admin_keys="an-admin-key") as url:
         yield url
@@ -40,14 +40,14 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture(scope="module")
 def client(server: str) -> Iterator[httpx.Client]:
-    """A client of that server; with a connection for each request, so that many reach every worker."""
+    """Return a client of that server that uses a new connection per request, to reach every worker."""
     with httpx.Client(base_url=server, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)) as made:
         yield made
 
 
 @pytest.fixture
 def changed(client: httpx.Client, models: Path) -> Iterator[httpx.Client]:
-    """The same, for tests that change what is served; it is changed back."""
+    """Return a client for tests that change the loaded models, and restore them afterwards."""
     yield client
     shutil.rmtree(models / "digits" / "3", ignore_errors=True)
     for model in ("digits", "mammogram"):
@@ -73,13 +73,13 @@ def infer(client: httpx.Client, model: str = "digits", key: str = CLIENT) -> htt
 
 
 def answering(client: httpx.Client, model: str = "digits") -> set[str | int]:
-    """The versions that answer, or else the statuses, of as many connections as reach every worker."""
+    """Return the versions or error statuses of the responses on enough connections to reach every worker."""
     answers = [infer(client, model) for _ in range(12)]
     return {each.json()["model_version"] if each.status_code == 200 else each.status_code for each in answers}
 
 
 def ready(client: httpx.Client) -> list[tuple[str, str]]:
-    """The models and versions that the index says are ready."""
+    """Return the models and versions that are ready according to the index."""
     index = client.post("/v2/repository/index", json={"ready": True}, headers={"Authorization": CLIENT}).json()
     return [(each["name"], each["version"]) for each in index]
 

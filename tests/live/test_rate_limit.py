@@ -1,4 +1,4 @@
-"""A client that asks too often is told when to come again, whichever worker it meets, and the others are served."""
+"""A client over its rate limit gets a retry time from every worker, and other clients are served."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ MASSES = {"masses": [{"age": 50}]}
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of two workers that limits what a key may ask."""
+    """Return the address of a server with two workers and a rate limit per key."""
     log = tmp_path_factory.mktemp("limited") / "log"
     settings = {"rate_limit_per_second": str(RATE), "rate_burst": str(BURST), "api_keys": "greedy,v2,calm,counted"}
     with serving(log, workers="2", threads="1", **settings) as url:
@@ -25,7 +25,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def asking(url: str, key: str) -> httpx.Client:
-    """A client with a connection for each request, so that many reach every worker."""
+    """Return a client that uses a new connection per request, to reach every worker."""
     headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
     return httpx.Client(base_url=url, headers=headers, timeout=30)
 

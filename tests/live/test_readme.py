@@ -1,4 +1,4 @@
-"""Every curl of the README gives the answer that is printed under it."""
+"""Every curl command of the README gives the response that is printed below it."""
 
 import json
 import re
@@ -22,11 +22,11 @@ class Example:
 
 
 ROLL = "Roll a version out, and take it back"
-"""The section whose examples follow one another, with the admin key SECRET."""
+"""The section whose examples depend on each other, with the admin key SECRET."""
 
 
 def examples() -> list[Example]:
-    """Each `$ curl ...` of a console block, continuation lines included, and the lines below it."""
+    """Return each `$ curl ...` of a console block with its continuation lines, and the lines below it."""
     sections = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     return [example for section in sections for example in examples_of(*section.split("\n", 1))]
 
@@ -43,12 +43,12 @@ def examples_of(title: str, text: str) -> list[Example]:
 
 
 def read(answer: str) -> Any:
-    """JSON, in which `...` at the end of an object becomes a key."""
+    """Parse JSON in which `...` at the end of an object stands for other keys."""
     return json.loads(re.sub(r"\.\.\.}", '"...": "..."}', answer))
 
 
 def alike(found: Any, printed: Any) -> bool:
-    """Equal, but for the last digits of numbers and what `...` leaves out: a value, or the other keys."""
+    """Return whether both are equal, except for the last digits of numbers, and values or keys that `...` replaces."""
     if printed == "...":
         return True
     if isinstance(printed, dict):

@@ -1,4 +1,4 @@
-"""Starting: what is wrong is named, and the process ends with a failure; a broken model leaves the others serving."""
+"""The start of a server: faults are named and stop it, but a broken model does not affect the others."""
 
 import re
 import shutil

@@ -27,16 +27,16 @@ READ_ONLY = "mount -t tmpfs -o ro none"
 
 @dataclass(frozen=True)
 class Host:
-    """Where and how a command is run."""
+    """Where and how a command runs."""
 
     variables: Mapping[str, str | None] = field(default_factory=dict)
-    """Of the environment; None for one that is not set. `{tmp}` is a folder of the test."""
+    """Environment variables; None removes one. `{tmp}` is a directory of the test."""
     shell: str = ""
-    """What a shell does before. If it mounts something, nobody else sees that."""
+    """Shell commands that run before. Their mounts are private."""
 
     @contextmanager
     def running(self, tmp: Path, *arguments: str, port: int | None = None) -> Iterator["subprocess.Popen[str]"]:
-        """`python -m service`, until the end of the block; what it writes goes to one pipe each."""
+        """Run `python -m service` until the end of the block, with pipes for its output and errors."""
         environment = {
             **clean_environment(),
             "DEEPSERVE_MODELS_DIR": str(tmp / "models"),
@@ -67,7 +67,7 @@ class Host:
 
 @cache
 def mount_namespace() -> list[str]:
-    """The command that runs another one in a mount namespace of its own."""
+    """Return the command that runs another one in a private mount namespace."""
     command = ["unshare", "--map-root-user", "--mount"]
     tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
@@ -77,7 +77,7 @@ def mount_namespace() -> list[str]:
 
 @pytest.fixture
 def tmp(tmp_path: Path) -> Path:
-    """A folder with one model."""
+    """Return a directory with one model."""
     shutil.copytree(MODELS / "mammogram", tmp_path / "models" / "mammogram")
     return tmp_path
 
@@ -118,7 +118,7 @@ REFUSED = {
         "OTEL_EXPORTER_OTLP_PROTOCOL: ",
     ),
 }
-"""Why a start is refused, where, and how what is said of it begins."""
+"""By reason, a host on which the start fails, and the beginning of its message."""
 
 
 @pytest.mark.parametrize("reason", REFUSED)
@@ -166,7 +166,7 @@ HARSH = Host(
     cd {ROOT} && ulimit -n {MIN_OPEN_FILES} && ulimit -v {2 * MIN_ADDRESS_SPACE >> 10}
     exec <&- """,
 )
-"""All that a start bears, at once."""
+"""The most restrictive host on which a start succeeds."""
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def has_ipv6() -> bool:
 
 
 def until_ready(url: str, process: "subprocess.Popen[str]") -> bool:
-    """Whether the server became ready."""
+    """Wait until the server is ready; return whether it is."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         with suppress(httpx.TransportError):

@@ -1,4 +1,4 @@
-"""The four tasks, asked as clients ask them: curl's raw and multipart bodies, JSON, BentoML's client, many at once."""
+"""The four tasks with all kinds of clients: raw and multipart bodies, JSON, BentoML's client, many at once."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""What an operator sees of a server: its metrics, whatever happens to a worker, its log, and traces of its requests."""
+"""Observability of a server: metrics, also when workers die, the log, and traces of requests."""
 
 import json
 import re
@@ -33,14 +33,14 @@ PARENT = "00f067aa0ba902b7"
 
 @dataclass
 class Receiver:
-    """An OTLP receiver over HTTP: keeps the spans that it is sent."""
+    """An OTLP receiver over HTTP that keeps the spans it receives."""
 
     url: str = ""
     spans: list[Span] = field(default_factory=list)
     services: set[str] = field(default_factory=set)
 
     def of(self, request_id: str) -> dict[str, Span]:
-        """The spans of a request by name, once they are there."""
+        """Wait for the spans of a request; return them by name."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
             for root in list(self.spans):
@@ -86,14 +86,14 @@ def receiving() -> Iterator[Receiver]:
 
 @dataclass
 class Watched:
-    """A server that sends traces, and logs every request as JSON."""
+    """A server that exports traces, and logs every request as JSON."""
 
     client: httpx.Client
     log: Path
     receiver: Receiver
 
     def lines(self, request_id: str) -> list[dict[str, Any]]:
-        """What the log says of a request, once it does: it is written after the answer is sent."""
+        """Wait for the log lines of a request, which are written after the response, and return them."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
             lines = [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -280,7 +280,7 @@ def test_metrics_report_failed_versions_but_not_unselected_ones(tmp_path: Path) 
 
 
 def processes(url: str) -> list[psutil.Process]:
-    """The workers of a server."""
+    """Return the workers of a server."""
     port = httpx.URL(url).port
     found = (
         each for each in psutil.Process().children(recursive=True) if each.environ().get("DEEPSERVE_PORT") == str(port)

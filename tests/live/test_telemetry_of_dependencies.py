@@ -28,7 +28,7 @@ READS_MODEL = re.compile(r'openat\(.*/model(\.int8)?\.onnx", O_RDONLY')
 
 @dataclass(frozen=True)
 class Traced:
-    """What a command has done."""
+    """The system calls of a command."""
 
     lines: list[str]
 
@@ -38,19 +38,19 @@ class Traced:
 
     @property
     def created(self) -> set[str]:
-        """Files and folders that it has made, with the path of the folder that it named by a descriptor."""
+        """Return created files and directories, with the paths of directories given by descriptors."""
         return {next(filter(None, found.groups())) for line in self.lines if (found := CREATED.search(line))}
 
     @property
     def addresses(self) -> set[tuple[str, str]]:
-        """Hosts and ports that it has connected or sent to."""
+        """Return the hosts and ports of its connections and packets."""
         found = (match for line in self.lines for match in REMOTE.finditer(line))
         return {(match[2] or match[3], match[1]) for match in found}
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A folder of the test, with an empty home and a place for temporary files."""
+    """A directory of the test, with an empty home and a directory for temporary files."""
 
     folder: Path
 
@@ -69,12 +69,12 @@ class Sandbox:
         }
 
     def traced(self, *command: str) -> list[str]:
-        """The command, under strace."""
+        """Run the command under strace."""
         options = ["-f", "-qq", "-y", "-s", "256", "--seccomp-bpf", "-e", f"trace={CALLS}"]
         return ["strace", *options, "-o", str(self.folder / "trace"), sys.executable, "-m", *command]
 
     def check(self) -> None:
-        """Nothing was looked up, and nothing was made outside of the folder for temporary files and `out`."""
+        """Check that no host was looked up, and no file created except temporary ones and those in `out`."""
         traced = Traced.read(self.folder / "trace")
         assert any(map(READS_MODEL.search, traced.lines)), "the trace does not show that a model was read"
         allowed = ("/dev/", str(self.folder / "tmp"), str(self.folder / "out"))

@@ -1,4 +1,4 @@
-"""Who answers: a canary its share, a shadow nobody, a cache those who ask again."""
+"""Canary, shadow and cache: which version answers a request, and which requests need no run."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from training.datasets import MNIST
 
 CANARY = TrafficSplit(version="1", share=0.3)
 TINY = 3000
-"""Bytes: room for a few answers."""
+"""Bytes of a cache for a few responses."""
 
 ROWS = 64
 """Of a request."""
@@ -52,14 +52,14 @@ def client(url: str) -> Iterator[httpx.Client]:
 
 
 def metric(client: httpx.Client, name: str, **labels: str) -> float:
-    """A sample; 0 before its first event."""
+    """Return the value of a sample; 0 before its first event."""
     text = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
     found = re.search(rf"^{name}{{{re.escape(text)}}} (\S+)", client.get("/metrics").text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
 def shadowed(client: httpx.Client, model: str, version: str, shadow: str) -> dict[str, float]:
-    """Rows of copies, by what became of them."""
+    """Return the rows of shadow copies by outcome."""
     return {
         outcome: metric(
             client, "deepserve_shadow_rows_total", model=model, version=version, shadow=shadow, outcome=outcome
@@ -69,7 +69,7 @@ def shadowed(client: httpx.Client, model: str, version: str, shadow: str) -> dic
 
 
 def looked_up(client: httpx.Client, model: str) -> tuple[float, float]:
-    """Hits and misses."""
+    """Return the number of cache hits and misses."""
     hits, misses = (
         metric(client, "deepserve_cache_requests_total", model=model, version="1", outcome=outcome)
         for outcome in ("hit", "miss")
@@ -78,7 +78,7 @@ def looked_up(client: httpx.Client, model: str) -> tuple[float, float]:
 
 
 def until_counted(client: httpx.Client, rows: float, *of: str) -> dict[str, float]:
-    """The rows of copies, once there are so many."""
+    """Wait until this number of shadow rows is counted; return them by outcome."""
     end = time.monotonic() + 20
     while sum((counts := shadowed(client, *of)).values()) < rows:
         assert time.monotonic() < end, f"{counts} are not {rows} rows"
@@ -92,7 +92,7 @@ def pictures(count: int) -> np.ndarray:
 
 
 def tensors(**inputs: np.ndarray) -> dict[str, Any]:
-    """An inference request."""
+    """Return an inference request."""
     return {
         "inputs": [
             {"name": name, "shape": each.shape, "datatype": DATATYPES[each.dtype.name], "data": each.ravel().tolist()}
@@ -135,7 +135,7 @@ def test_a_canary_that_is_not_ready_gets_no_requests(client: httpx.Client) -> No
 
 @pytest.fixture(scope="module")
 def digits() -> dict[str, np.ndarray]:
-    """What either version makes of the same pictures, as probabilities."""
+    """Return the probabilities of each version for the same pictures."""
     return {
         number: verify(MODELS / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})["probabilities"]
         for number in ("1", "2")

@@ -12,7 +12,7 @@ from service.tasks.base64_data import Base64Data
 
 
 def wrapped(text: str, end: str) -> str:
-    """In lines of 76 characters, as in MIME."""
+    """Wrap in lines of 76 characters, as in MIME."""
     return end.join(textwrap.wrap(text, 76)) + end
 
 

@@ -1,4 +1,4 @@
-"""A digit is found wherever it is in a picture, whatever is around it, and put where MNIST has it."""
+"""A digit is found at any place in a picture, in any surroundings, and brought into MNIST's form."""
 
 import time
 from contextlib import suppress

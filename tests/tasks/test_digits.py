@@ -1,4 +1,4 @@
-"""What a client may send to read digits, what the graph gets to see of it, and what comes back."""
+"""Requests, inputs of the graph and responses of the digits task."""
 
 import base64
 import io

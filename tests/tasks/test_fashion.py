@@ -80,7 +80,7 @@ def test_different_seeds_give_different_latents(seed: int, other: int) -> None:
 
 
 def test_latents_are_pinned() -> None:
-    """A seed that a client has kept gives its picture for as long as the version is served."""
+    """A stored seed gives the same pictures as long as the version is served."""
     drawn = latents(20260101, 2)
     assert drawn[1, :4] == pytest.approx([0.270259, -1.673007, 0.03338, -0.413893], abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Pictures as people send them, and as attackers do: every format and mode gives the same digit, or a clear error."""
+"""Pictures from users and from attackers: every format and mode gives the same digit or a clear error."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ from tests.tasks.drawings import Grey, digit_of, drawing, encode
 
 
 def with_alpha(ink: Grey, tone: int) -> Image.Image:
-    """Ink of one tone on nothing."""
+    """Return ink of one tone on a transparent background."""
     return Image.merge("LA", (Image.new("L", ink.shape[::-1], tone), Image.fromarray(ink)))
 
 

@@ -1,4 +1,4 @@
-"""What a client may say of a mass, what the graph gets to see of it, and what comes back."""
+"""Requests, inputs of the graph and responses of the mammogram task."""
 
 import json
 import math
@@ -25,7 +25,7 @@ MASSES = st.fixed_dictionaries(
 
 
 def decode(*masses: Any) -> list[list[float]]:
-    """The rows that the graph gets for what a client sends as JSON."""
+    """Return the rows of the graph's input for masses in JSON."""
     request = MammogramRequest.model_validate_json(json.dumps({"masses": masses}))
     inputs, _ = TASK.preprocess(request)
     rows = inputs["masses"]
@@ -42,7 +42,7 @@ def faults(body: str) -> list[tuple[tuple[str | int, ...], str]]:
 
 
 def faults_of(mass: str) -> list[tuple[tuple[str | int, ...], str]]:
-    """The faults of a second mass, after one that is valid."""
+    """Return the faults of a second mass after a valid one."""
     return faults(f'{{"masses": [{{"age": 50}}, {mass}]}}')
 
 

@@ -1,4 +1,4 @@
-"""Bodies in chunks, held against llhttp: what this decoder takes llhttp takes too, with the same body."""
+"""Chunked bodies, compared with llhttp: whatever this decoder accepts, llhttp accepts with the same result."""
 
 import httptools
 import pytest
@@ -12,7 +12,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Llhttp:
-    """What llhttp makes of a body."""
+    """Decode a body with llhttp."""
 
     def __init__(self, coded: bytes) -> None:
         self.body, self.complete, self.valid = b"", False, True
@@ -29,7 +29,7 @@ class Llhttp:
 
 
 def decode(*portions: bytes) -> tuple[bytes, bytes, bool]:
-    """The body, what follows it, and whether the body is complete."""
+    """Return the body, the bytes after it, and whether the body is complete."""
     decoder, body, left = ChunkedDecoder(), b"", b""
     for number, portion in enumerate(portions, 1):
         data, left = decoder.decode(left + portion)

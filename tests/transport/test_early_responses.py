@@ -1,4 +1,4 @@
-"""Responses that are sent before the body has arrived: every client gets them, and its connection ends in order."""
+"""Clients get responses that are sent before the body has arrived, and their connections close in order."""
 
 import asyncio
 import ssl
@@ -22,7 +22,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    """Return a self-signed certificate for 127.0.0.1 and its key."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
@@ -33,7 +33,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture
 def tls(certificate: tuple[str, str]) -> ssl.SSLContext:
-    """The server's side."""
+    """Return the TLS context of the server."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
     return context
@@ -41,7 +41,7 @@ def tls(certificate: tuple[str, str]) -> ssl.SSLContext:
 
 @pytest.fixture
 def trusting(certificate: tuple[str, str]) -> ssl.SSLContext:
-    """The client's side."""
+    """Return the TLS context of the client."""
     return ssl.create_default_context(cafile=certificate[0])
 
 

@@ -1,4 +1,4 @@
-"""Heads: which are valid, what they say, and what each invalid one is answered."""
+"""Parsing of heads: the values of valid ones, and the error status of invalid ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Limits: connections, bytes of bodies over all of them, and how long a client may keep one waiting."""
+"""Limits of connections, of the total bytes of bodies, and of the time that a client may keep a connection waiting."""
 
 import asyncio
 from contextlib import suppress
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def careful(scope: Scope, receive: Receive, send: Send) -> None:
-    """Do as `echo`, but send 503 where there is no room for the body."""
+    """Do as `echo`, but send 503 if the body exceeds the limit."""
     try:
         content = await read_body(receive)
     except Overloaded:

@@ -1,4 +1,4 @@
-"""Requests and responses on a connection: what uvicorn's own tests ask of a protocol class, and what HTTP/1.1 does."""
+"""Requests and responses on a connection: the behaviour that uvicorn's tests and HTTP/1.1 require."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ async def scope_echo(scope: Scope, receive: Receive, send: Send) -> None:  # noq
 
 
 def raises(*messages: dict[str, Any]) -> Any:
-    """An application that sends these messages; `failed` holds the exception that it got."""
+    """An application that sends these messages; `failed` has the exception that `send` raised."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         try:

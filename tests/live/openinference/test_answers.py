@@ -1,4 +1,4 @@
-"""Every model answers in tensors, in JSON or in bytes, as its golden cases have it."""
+"""V2 inference of every model, in JSON and binary, gives the outputs of the golden cases."""
 
 import gzip
 import json

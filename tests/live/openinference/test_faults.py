@@ -1,4 +1,4 @@
-"""What is wrong with a request for tensors is said, and how: limits, faults, what is not there."""
+"""Errors of V2 requests: limits, invalid bodies, and unknown paths."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What the protocol tells of a server, of its models and of what they have done."""
+"""V2 metadata and statistics of the server and its models."""
 
 import shutil
 import time

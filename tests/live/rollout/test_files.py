@@ -1,4 +1,4 @@
-"""With a watch, new versions are served as they arrive, and what is loaded outlives its files."""
+"""A server that watches its models directory loads new versions, and keeps loaded ones when their files vanish."""
 
 import shutil
 import time
@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
-    """The address, the models and the log of a server of two workers with a watch."""
+    """Return address, models directory and log of a server with two workers that watches its models directory."""
     folder = tmp_path_factory.mktemp("watched")
     for name in ("digits", "mammogram"):
         shutil.copytree(MODELS / name, folder / "models" / name)
@@ -40,7 +40,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
 @pytest.fixture
 def url(watched: tuple[str, Path, Path]) -> Iterator[str]:
-    """Its address; the models are put back afterwards as they were."""
+    """Return the address; the models are restored afterwards."""
     address, models, _ = watched
     yield address
     shutil.rmtree(models / "digits", ignore_errors=True)
@@ -53,18 +53,18 @@ def url(watched: tuple[str, Path, Path]) -> Iterator[str]:
 
 @pytest.fixture
 def models(watched: tuple[str, Path, Path]) -> Path:
-    """The folder that it serves from."""
+    """Return its models directory."""
     return watched[1]
 
 
 @pytest.fixture
 def log(watched: tuple[str, Path, Path]) -> Path:
-    """What it has written."""
+    """Return its log."""
     return watched[2]
 
 
 def missing(url: str) -> dict[str, float]:
-    """By labels, the workers that serve a version without its files."""
+    """Return by labels the number of workers that serve a version without its files."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     found = [line.rsplit(" ", 1) for line in lines if line.startswith("deepserve_model_files_missing{")]
     return {labels.partition("{")[2].rstrip("}"): float(value) for labels, value in found if float(value)}

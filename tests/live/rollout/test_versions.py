@@ -1,4 +1,4 @@
-"""Versions come and go while requests flow: none of them fails, and each is answered by the version that it names."""
+"""Versions are loaded and unloaded under traffic: no request fails, and each gets the version that it names."""
 
 import json
 import shutil
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_reloaded_does_not_make_the_server_unready(url: s
 
 
 def test_replaced_versions_release_their_memory(url: str, models: Path) -> None:
-    """Ten reloads of a model of 1 MB, 40 MB in memory."""
+    """Reload a model of 1 MB, 40 MB in memory, ten times."""
     with Traffic(url, {"2": CNN}) as traffic:
         sizes = []
         for reload in range(12):

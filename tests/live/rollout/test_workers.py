@@ -1,4 +1,4 @@
-"""All workers serve the same, whatever becomes of one of them."""
+"""All workers serve the same versions, whatever happens to one of them."""
 
 import time
 from pathlib import Path
