@@ -30,46 +30,43 @@ from service.inference.service import InferenceService
 from service.observability import logging as logs
 from service.observability import metrics
 from service.observability import tracing as traces
-from service.processes.folder import shared_folder
-from service.processes.worker import end_with_supervisor, tell_started
-from service.registry.binding import AnyTask
+from service.processes.state_directory import state_directory
+from service.processes.worker import end_with_supervisor, notify_started
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
 from service.registry.registry import ModelRegistry
 from service.registry.workers import Workers
 from service.settings import settings
-from service.tasks.base import Answer, Payload
+from service.tasks import TASKS
+from service.tasks.base import AnyTask, Request, Response
 from service.tasks.digits import DigitsTask
 from service.tasks.fashion import FashionTask
 from service.tasks.mammogram import MammogramTask
 from service.tasks.sentiment import SentimentTask
-from service.tls import following_context
+from service.tls import reloading_context
 from service.transport.connection import Connection
 from service.transport.options import Budget, Options
 
 SETTINGS = settings()
-FOLDER = shared_folder()  # made on import if `bentoml serve` supervises: it comes by here before it starts workers
+FOLDER = (
+    state_directory()
+)  # created on import under `bentoml serve`, which imports this module before it starts workers
 
 for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module="PIL")
 
 
-TASKS: dict[str, type[AnyTask]] = {}
-"""By name, every task that `DeepServe` registers; `endpoint` enters it."""
-
-
 def endpoint(predictor: type[AnyTask]) -> APIMethod[..., Any]:
     """The typed BentoML method of a task: the line in `DeepServe` that registers it."""
 
-    async def predict(self: "DeepServe", request: Payload, /) -> Answer:
+    async def predict(self: "DeepServe", request: Request, /) -> Response:
         return await self.predict(predictor.name, request)
 
     predict.__name__ = predictor.name
     predict.__doc__ = predictor.__doc__
-    predict.__annotations__ = {"request": predictor.Request, "return": predictor.Answer}
+    predict.__annotations__ = {"request": predictor.Request, "return": predictor.Response}
     method: APIMethod[..., Any] = bentoml.api(route=f"/v1/{predictor.name}")(predict)
-    TASKS[predictor.name] = predictor
     return method
 
 
@@ -85,7 +82,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
         protocols["auto"] = partial(Connection, _transport_options())
         # Likewise for TLS: uvicorn's own context has BentoML's TLS 1.0 ciphers and never reloads its certificate.
-        uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: following_context(certfile, keyfile)
+        uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: reloading_context(certfile, keyfile)
         tasks = [
             TaskEndpoint(api.route, TASKS[name], lambda: _instance().answering, SETTINGS)
             for name, api in self.apis.items()
@@ -156,9 +153,9 @@ class DeepServe:
     async def follow(self) -> None:
         """Begins to make the changes that other workers ask for."""
         self._following = asyncio.create_task(self.control.follow())
-        tell_started()
+        notify_started()
 
-    async def predict(self, name: str, request: Payload) -> Answer:
+    async def predict(self, name: str, request: Request) -> Response:
         """Answers a request for the task `name` that has not come by the front door.
 
         Raises:

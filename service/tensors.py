@@ -1,4 +1,4 @@
-"""What the rooms hand to each other: numbers, by name."""
+"""Named tensors, the data type that tasks, inference and engine exchange."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
-"""Numbers of any dtype and shape."""
+"""An array of any dtype and shape."""
 
 Tensors = Mapping[str, Array]
-"""Named arrays that share their first dimension, the rows."""
+"""Arrays by name, with the same number of rows (first dimension)."""
 
 Rows = npt.NDArray[np.intp]
-"""Numbers of rows."""
+"""Row indices, `[n]`."""
 
 
 def take_rows(tensors: Tensors, rows: Rows | None) -> Tensors:
-    """Return the given rows of all tensors, in the given order; the tensors as they are for None."""
+    """Return the given rows of all tensors, in the given order; None returns the tensors unchanged."""
     return tensors if rows is None else {name: values[rows] for name, values in tensors.items()}

@@ -109,7 +109,7 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> HttpResponse:
 def _model_schemas(tasks: Sequence[TaskEndpoint]) -> Document:
     """Return the schemas of the bodies of the tasks and of the catalogue."""
     requests: list[tuple[Any, JsonSchemaMode]] = [(task.predictor.Request, "validation") for task in tasks]
-    answers: list[Any] = [*(task.predictor.Answer for task in tasks), ModelSummaries, ModelDetails, VersionDetails]
+    answers: list[Any] = [*(task.predictor.Response for task in tasks), ModelSummaries, ModelDetails, VersionDetails]
     _, schemas = models_json_schema(
         [*requests, *((answer, "serialization") for answer in answers)], ref_template=SCHEMAS + "{model}"
     )
@@ -120,7 +120,7 @@ def _model_schemas(tasks: Sequence[TaskEndpoint]) -> Document:
 def _task(task: TaskEndpoint) -> Document:
     """Return the operation of a task."""
     predictor = task.predictor
-    answer = content(JSON, reference(predictor.Answer.__name__))
+    answer = content(JSON, reference(predictor.Response.__name__))
     for picture in (each for each in predictor.media_types if each != JSON):
         answer |= content(picture, BYTES)
     summary = (predictor.__doc__ or "").partition("\n")[0]

@@ -16,7 +16,7 @@ from service.context import RequestContext
 from service.errors import Fault, Invalid, UnsupportedMediaType
 from service.inference.service import InferenceService
 from service.settings import Settings
-from service.tasks.base import Payload, Task
+from service.tasks.base import Request, Task
 
 MULTIPART = "multipart/form-data"
 
@@ -44,12 +44,13 @@ class TaskEndpoint:
         if representation == JSON:
             reply = HttpResponse(answer.__pydantic_serializer__.to_json(answer), headers=headers)
         else:
-            body, extra = self.predictor.render(answer, representation)
-            reply = HttpResponse(body, representation, headers=headers | extra)
+            body, metadata = self.predictor.render(answer, representation)
+            headers |= {f"X-{name.title()}": value for name, value in metadata.items()}
+            reply = HttpResponse(body, representation, headers=headers)
         context.encoded = time.perf_counter()
         return reply
 
-    async def _payload(self, request: HttpRequest, context: RequestContext) -> Payload:
+    async def _payload(self, request: HttpRequest, context: RequestContext) -> Request:
         """The payload, from JSON or, where the task takes files, from a multipart or raw body."""
         content_type = request.header(b"content-type")
         kind = media_type(content_type) or JSON
@@ -69,13 +70,13 @@ class TaskEndpoint:
         files = await multipart_files(body, content_type, field) if kind == MULTIPART else [body]
         if not files:
             raise Invalid("The request is not valid.", faults=(Fault((field,), "at least one item"),))
-        payload: Payload = self.predictor.Request.model_construct(**{field: files})
+        payload: Request = self.predictor.Request.model_construct(**{field: files})
         return payload
 
-    def _from_json(self, body: bytes) -> Payload:
+    def _from_json(self, body: bytes) -> Request:
         """An empty body stands for an empty object: a task whose fields are all optional needs none."""
         try:
-            payload: Payload = self.predictor.Request.model_validate_json(without_bom(body) or b"{}")
+            payload: Request = self.predictor.Request.model_validate_json(without_bom(body) or b"{}")
         except ValidationError as error:
             raise from_validation(error) from error
         return payload

@@ -77,7 +77,7 @@ def _runtime() -> Iterator[Check]:
     both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
     hidden = "; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
     yield Check("ONNX Runtime", f"{runtime_found()}{hidden if both else ''}")
-    trouble = startup.trouble_with("cuda")
+    trouble = startup.gpu_failure("cuda")
     yield Check("cuda", "works" if trouble is None else f"does not work: {trouble}")
 
 

@@ -14,7 +14,7 @@ from service.context import RequestContext
 from service.errors import Unavailable
 from service.inference.shadow import Shadow
 from service.registry.registry import LoadedVersion, ModelRegistry
-from service.tasks.base import Answer, Payload
+from service.tasks.base import Request, Response
 from service.tensors import Rows, Tensors, take_rows
 from service.traffic_split import TrafficSplit
 
@@ -49,7 +49,7 @@ class InferenceService:
         context.model, context.served_version = name, served.version.number
         return served
 
-    async def answer(self, served: LoadedVersion, request: Payload, context: RequestContext) -> Answer:
+    async def answer(self, served: LoadedVersion, request: Request, context: RequestContext) -> Response:
         """What a version answers to a request for its task.
 
         Raises:
@@ -58,15 +58,15 @@ class InferenceService:
         inputs, facts = await self._decode(served, request)
         context.decoded = time.perf_counter()
         asked = request if served.predictor.is_repeatable(request) else None
-        outputs = await self.compute(served, inputs, asked, context, partial(served.predictor.select, facts=facts))
-        answer: Answer = served.predictor.describe(outputs, facts)
+        outputs = await self.compute(served, inputs, asked, context, partial(served.predictor.select, state=facts))
+        answer: Response = served.predictor.postprocess(outputs, facts)
         return answer
 
     async def compute(
         self,
         served: LoadedVersion,
         inputs: Tensors,
-        asked: Payload | Tensors | None,
+        asked: Request | Tensors | None,
         context: RequestContext,
         select: Callable[[Tensors], Rows | None] | None = None,
     ) -> Tensors:
@@ -115,11 +115,11 @@ class InferenceService:
         await asyncio.gather(*(shadow.close() for shadow in self._shadows.values()))
         self._readers.shutdown(wait=False, cancel_futures=True)
 
-    async def _decode(self, served: LoadedVersion, request: Payload) -> tuple[Tensors, Any]:
+    async def _decode(self, served: LoadedVersion, request: Request) -> tuple[Tensors, Any]:
         """What a version makes of a request: its inputs, and what describing the answer takes."""
-        if served.predictor.is_slow_to_decode(request):
-            return await self.apart(partial(served.predictor.decode, request))
-        decoded: tuple[Tensors, Any] = served.predictor.decode(request)
+        if served.predictor.is_slow_to_preprocess(request):
+            return await self.apart(partial(served.predictor.preprocess, request))
+        decoded: tuple[Tensors, Any] = served.predictor.preprocess(request)
         return decoded
 
     def _is_idle(self) -> bool:

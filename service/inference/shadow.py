@@ -21,7 +21,7 @@ from service.observability.metrics import ShadowSeries
 from service.registry.card import Card
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.registry.verification import GOLDEN_TOLERANCE
-from service.tasks.base import Payload
+from service.tasks.base import Request
 from service.tensors import Tensors, take_rows
 from service.traffic_split import TrafficSplit
 
@@ -50,7 +50,7 @@ class Comparison:
 class Copy:
     """A request that has been answered."""
 
-    asked: Payload | Tensors
+    asked: Request | Tensors
     """A task's request, or the tensors of a client that asks in them."""
     served: LoadedVersion
     """What answered it."""
@@ -66,7 +66,7 @@ class Shadow:
         model: str,
         diversion: TrafficSplit,
         models: ModelRegistry,
-        decode: Callable[[LoadedVersion, Payload], Awaitable[tuple[Tensors, Any]]],
+        decode: Callable[[LoadedVersion, Request], Awaitable[tuple[Tensors, Any]]],
         is_idle: Callable[[], bool],
     ) -> None:
         """Copies requests for `model`.
@@ -90,7 +90,7 @@ class Shadow:
         self._failing = False
         """Whether the last copy failed: the log tells of the first of many."""
 
-    def offer(self, request_id: str, asked: Payload | Tensors, served: LoadedVersion, outputs: Tensors) -> None:
+    def offer(self, request_id: str, asked: Request | Tensors, served: LoadedVersion, outputs: Tensors) -> None:
         """Copies a request that `served` has answered with `outputs`, if it is one of the share and there is room."""
         number = served.version.number
         if number == self._diversion.version or not self._diversion.takes(request_id, "shadow"):
@@ -148,7 +148,7 @@ class Shadow:
             copy.series.compared(comparison.agree, comparison.differ, comparison.difference)
             self._failing = False
 
-    async def _ask(self, asked: Payload | Tensors) -> Tensors:
+    async def _ask(self, asked: Request | Tensors) -> Tensors:
         """What the shadow answers.
 
         Raises:

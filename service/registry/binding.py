@@ -1,31 +1,21 @@
 """Which task answers for which model, and whether the two fit.
 
-The task of `models/<name>` is the predictor of that name in `service/tasks/<name>.py`.
+The task of `models/<name>` is `TASKS[name]`.
 """
 
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from service.engine.onnx.errors import readable
 from service.registry.card import Card, TensorSpec
 from service.registry.verification import VerificationError
-from service.tasks.base import Task
-
-AnyTask = Task[Any, Any, Any]
+from service.tasks import TASKS
+from service.tasks.base import AnyTask as AnyTask  # for the other modules of this package
 
 
 def task(name: str) -> type[AnyTask] | None:
     """The predictor of a model; None if there is none."""
-    module = f"service.tasks.{name}"
-    try:
-        import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
-    return next((found for found in Task.__subclasses__() if (found.__module__, found.name) == (module, name)), None)
+    return TASKS.get(name)
 
 
 def bind(predictor: type[AnyTask], directory: Path, card: Card) -> AnyTask:

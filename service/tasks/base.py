@@ -1,37 +1,36 @@
-"""The tasks: for each, what a request looks like, how it becomes tensors, and what the tensors that come back mean.
+"""What a task is: the requests it takes, how they become tensors, and what the model's outputs mean.
 
-A predictor stands between HTTP and the engine and knows neither. `decode` is the only code that prepares inputs, in
-serving and in training alike, so that both see the same numbers. Where an item can be read in several ways, `decode`
-gives a row for each, and `select` chooses the row that answers.
+`Task.preprocess` is the only code that prepares inputs, in serving and in training, so that both see the same numbers.
+A task knows neither HTTP nor the engine.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from service.tensors import Array, Rows, Tensors
 
 MAX_ITEMS = 64
-"""Most items a single request may hold."""
+"""Maximum number of items in a request."""
 
 
-class Payload(BaseModel):
-    """What a client sends: unknown fields, NaN and infinities are refused. Bytes are base64 in JSON."""
+class Request(BaseModel):
+    """The body of a request. Unknown fields, NaN and infinities are rejected. Bytes are base64 in JSON."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, val_json_bytes="base64", ser_json_bytes="base64")
 
 
 def null_as(default: object) -> BeforeValidator:
-    """Let a field of a `Payload` be null, which means its default: the same as if it were absent."""
+    """Let a field of a `Request` be null: null means the default, as if the field were absent."""
     return BeforeValidator(lambda value: default if value is None else value)
 
 
-class Answer(BaseModel):
-    """What a client gets: one prediction per item, in order, and which model made them."""
+class Response(BaseModel):
+    """The body of a response: one prediction per item, in order, and the version that made them."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
@@ -39,97 +38,111 @@ class Answer(BaseModel):
     version: str
 
 
-RequestT = TypeVar("RequestT", bound=Payload)
-FactsT = TypeVar("FactsT")
-AnswerT = TypeVar("AnswerT", bound=Answer)
+class Rendering(NamedTuple):
+    """A response in a media type other than JSON."""
+
+    content: bytes
+    metadata: Mapping[str, str] = MappingProxyType({})
+    """Facts of the response that `content` cannot hold, by lower-case name."""
 
 
-class Task(ABC, Generic[RequestT, FactsT, AnswerT]):
-    """One task, bound to one version of its model.
+RequestT = TypeVar("RequestT", bound=Request)
+StateT = TypeVar("StateT")
+ResponseT = TypeVar("ResponseT", bound=Response)
 
-    `FactsT` is what `describe` must know of the request beside the outputs (a seed that was drawn, whether a text was
-    cut); `None` where there is nothing.
+
+class Task(ABC, Generic[RequestT, StateT, ResponseT]):
+    """A task, bound to one version of its model.
+
+    `StateT` is what `postprocess` needs of the request besides the model's outputs, such as a seed that was drawn;
+    None if it needs nothing.
     """
 
     name: ClassVar[str]
-    """Of the task, of its model's directory and of its route `/v1/{name}`."""
+    """Name of the task, of the model's directory and of the route `/v1/{name}`."""
 
     Request: type[RequestT]
-    Answer: type[AnswerT]
+    Response: type[ResponseT]
 
     inputs: ClassVar[tuple[str, ...]]
-    """The graph's inputs, which `decode` gives."""
+    """Names of the graph's inputs, which `preprocess` returns."""
 
     outputs: ClassVar[tuple[str, ...]]
-    """Those of the graph's outputs that `describe` takes."""
+    """Names of the graph's outputs that `postprocess` reads."""
 
     files_field: ClassVar[str | None] = None
-    """The field of `Request`, a list of bytes, that multipart parts of that name and raw pictures fill; None where the
-    task takes JSON alone."""
+    """Field of `Request`, a list of bytes, that takes uploaded image files; None if the task takes JSON only."""
 
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
-    """Representations of an answer, the preferred one first; `render` makes those that are not JSON."""
+    """Media types of a response, the default first. `render` produces all but JSON."""
 
     sequence: ClassVar[str | None] = None
-    """The input whose second dimension is a length, padded with 0 on the right; None if no input is a sequence."""
+    """Input whose second dimension is the length of a sequence, padded with 0 on the right; None if there is none."""
 
     longest: ClassVar[int] = 1024
-    """Most elements of a sequence."""
+    """Maximum length of a sequence."""
 
     bounds: ClassVar[Mapping[str, tuple[int, int]]] = MappingProxyType({})
-    """Least and greatest value of those inputs with whose other values the graph fails."""
+    """By input, the least and greatest value that the graph accepts, for inputs with such limits."""
 
     def __init__(self, directory: Path) -> None:
-        """Reads what `decode` needs from the version's directory, `models/<name>/<version>`."""
+        """Read the files that `preprocess` needs from a version's directory, `models/<name>/<version>`."""
         self.version = directory.name
 
-    def is_slow_to_decode(self, request: RequestT) -> bool:  # noqa: ARG002
-        """Whether `decode` may take so long (over some 2 ms) that other requests should not wait for it."""
+    def is_slow_to_preprocess(self, request: RequestT) -> bool:  # noqa: ARG002
+        """Return whether `preprocess` may block the event loop too long, for more than about 2 ms."""
         return False
 
     def is_repeatable(self, request: RequestT) -> bool:  # noqa: ARG002
-        """Whether `decode` gives the same inputs each time; if not, nobody can ask for the same answer again."""
+        """Return whether `preprocess` is deterministic for this request, so that its outputs may be cached."""
         return True
 
     @abstractmethod
-    def decode(self, request: RequestT) -> tuple[Tensors, FactsT]:
-        """Return the graph's inputs, one row per item, or several for an item that can be read in several ways.
+    def preprocess(self, request: RequestT) -> tuple[Tensors, StateT]:
+        """Return the graph's inputs and the state for `select` and `postprocess`.
 
-        `select` then chooses among the rows of an item.
+        An item has one row or, if it can be read in several ways, several rows; `select` then chooses among them.
 
         Raises:
             Invalid: an item cannot be read; `faults` name it.
-            TooLarge: an item is over a limit that is checked before decoding.
+            TooLarge: an item exceeds a limit that is checked before decoding.
         """
 
-    def select(self, outputs: Tensors, facts: FactsT) -> Rows | None:  # noqa: ARG002
-        """Return for each item, in order, which row of `decode` answers it; None if there is one row per item.
+    def select(self, outputs: Tensors, state: StateT) -> Rows | None:  # noqa: ARG002
+        """Return the row that answers each item, in the order of the items; None if each item has one row.
 
         Args:
-            outputs: of the graph, for all rows of `decode`.
-            facts: of `decode`.
+            outputs: the graph's outputs for all rows of `preprocess`.
+            state: the state that `preprocess` returned.
         """
         return None
 
     @abstractmethod
-    def describe(self, outputs: Tensors, facts: FactsT) -> AnswerT:
-        """Return the answer.
+    def postprocess(self, outputs: Tensors, state: StateT) -> ResponseT:
+        """Return the response.
 
         Args:
-            outputs: of the graph, one row per item, in the order of the items.
-            facts: of `decode`.
+            outputs: the graph's outputs, one row per item, in the order of the items.
+            state: the state that `preprocess` returned.
         """
 
     @staticmethod
     def features(inputs: Tensors) -> Mapping[str, Array]:  # noqa: ARG004
-        """What of the graph's inputs shows whether they are like those of training, whoever has prepared them.
+        """Return the features of the graph's inputs that are compared with their distribution in training.
 
         Returns:
-            By name, `[n]`: a number of each row, NaN where it is not known.
+            By name, one number per row, `[n]`; NaN if it is unknown.
         """
         return {}
 
     @classmethod
-    def render(cls, answer: AnswerT, media_type: str) -> tuple[bytes, dict[str, str]]:  # noqa: ARG003
-        """Body and extra headers of the answer as `media_type`, one of `media_types` other than JSON."""
+    def render(cls, response: ResponseT, media_type: str) -> Rendering:  # noqa: ARG003
+        """Return the response as `media_type`, one of `media_types` other than JSON.
+
+        Raises:
+            LookupError: the task does not produce this media type.
+        """
         raise LookupError(media_type)
+
+
+AnyTask = Task[Any, Any, Any]

@@ -1,4 +1,4 @@
-"""Binary data in JSON: base64 as clients write it."""
+"""Binary data in JSON: base64 in the forms that clients send."""
 
 from typing import Annotated
 from urllib.parse import unquote
@@ -10,10 +10,10 @@ _SPACE = b" \t\n\v\f\r"
 
 
 def without_wrapping(text: str) -> str:
-    """Return base64 without white space (RFC 2045, section 6.8) and without the head of a data URI (RFC 2397).
+    """Remove white space (RFC 2045, section 6.8) and the prefix of a data URI (RFC 2397) from base64.
 
     Raises:
-        ValueError: the text is a data URI that is not in base64.
+        ValueError: the text is a data URI with another encoding.
     """
     if text[:16].lstrip()[:5].lower() == "data:":
         head, comma, text = text.partition(",")
@@ -24,7 +24,7 @@ def without_wrapping(text: str) -> str:
 
 
 def _decode(value: object, decode: ValidatorFunctionWrapHandler) -> object:
-    """Decode base64 in either alphabet, with or without padding; if that fails, without its wrapping."""
+    """Decode base64 in either alphabet, with or without padding; on failure, try again without wrapping."""
     try:
         return decode(value)
     except ValidationError:
@@ -32,7 +32,7 @@ def _decode(value: object, decode: ValidatorFunctionWrapHandler) -> object:
             raise
     try:
         return decode(without_wrapping(value))
-    except ValueError as error:  # which a ValidationError is too
+    except ValueError as error:  # ValidationError is one
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise PydanticCustomError("base64", "{reason}", {"reason": reason}) from error
 
@@ -40,4 +40,4 @@ def _decode(value: object, decode: ValidatorFunctionWrapHandler) -> object:
 Base64Data = Annotated[
     bytes, WrapValidator(_decode), WithJsonSchema({"type": "string", "contentEncoding": "base64"}, mode="validation")
 ]
-"""A field of a `Payload`: bytes, in JSON as base64, which may be wrapped or a data URI."""
+"""A field of a `Request`: bytes, in JSON as base64, which may be wrapped in lines or be a data URI."""

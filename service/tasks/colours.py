@@ -1,4 +1,4 @@
-"""Reduce a colour picture to one channel where ink and paper differ in colour but not in lightness."""
+"""Reduce a colour picture to one channel if ink and paper differ in colour but not in lightness."""
 
 from typing import Final
 
@@ -13,25 +13,25 @@ Floats = npt.NDArray[np.float32]
 SIDE: Final = 96
 """Longer side of the copy on which contrast is measured."""
 SURROUNDINGS: Final = 0.25
-"""Of the longer side: contrast is measured against the mean of so large a neighbourhood."""
+"""Side of the neighbourhood, as a fraction of the longer side, against whose mean contrast is measured."""
 ENOUGH_CONTRAST: Final = 16.0
-"""Grey levels by which a picture's ink differs from its surroundings: with so much, lightness is taken as it is."""
+"""Contrast of ink and surroundings, in grey levels, from which lightness alone is used."""
 GAIN: Final = 2.0
-"""Another axis of colours is taken only if its contrast is this many times as large."""
+"""Another colour axis is used only if its contrast is this many times that of lightness."""
 INK_QUANTILE: Final = 0.99
-"""Of the differences from the surroundings: ink covers a hundredth of the picture or more."""
+"""Quantile of the differences from the surroundings that is the contrast: ink covers 1 % of a picture or more."""
 
 
 def lacks_contrast(grey: Grey) -> bool:
-    """Whether nothing in a grey picture differs clearly from its surroundings."""
+    """Return whether nothing in a grey picture differs clearly from its surroundings."""
     return _contrast(_local_differences(grey)) < ENOUGH_CONTRAST
 
 
 def along_main_axis(colours: Colours, grey: Grey) -> Grey:
-    """Return the channel along which the colours of a picture vary most, or `grey` if it is hardly better.
+    """Return the channel along which the colours vary most, or `grey` if its contrast is not clearly lower.
 
-    The axis is the first principal component of the differences from the surroundings, so that light which changes
-    slowly does not choose it.
+    The axis is the first principal component of the differences from the surroundings, so that slow changes of light
+    do not determine it.
 
     Args:
         colours: uint8 `[height, width, 3]`.
@@ -51,7 +51,7 @@ def along_main_axis(colours: Colours, grey: Grey) -> Grey:
 
 
 def _local_differences(pixels: npt.NDArray[np.uint8]) -> Floats:
-    """Return what a small copy of the pixels differs by from the mean of their surroundings."""
+    """Return the differences of a small copy of the pixels from the mean of their surroundings."""
     height, width = pixels.shape[:2]
     scale = min(1, SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

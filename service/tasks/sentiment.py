@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
-from service.tasks.base import MAX_ITEMS, Answer, Payload, Task
+from service.tasks.base import MAX_ITEMS, Request, Response, Task
 from service.tensors import Array, Tensors
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its batches take a thread per core
@@ -36,7 +36,7 @@ TokenIds = npt.NDArray[np.int64]
 Review = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
 
-class SentimentRequest(Payload):
+class SentimentRequest(Request):
     """Film reviews, in English."""
 
     reviews: Annotated[list[Review], Field(min_length=1, max_length=MAX_ITEMS)]
@@ -55,7 +55,7 @@ class Sentiment(BaseModel):
     """Whether the review was too long and only its end was read."""
 
 
-class SentimentAnswer(Answer):
+class SentimentResponse(Response):
     """One `Sentiment` per review, in order."""
 
     predictions: list[Sentiment]
@@ -132,12 +132,12 @@ def pad(rows: Sequence[Sequence[int]]) -> TokenIds:
     return padded
 
 
-class SentimentTask(Task[SentimentRequest, list[Reading], SentimentAnswer]):
+class SentimentTask(Task[SentimentRequest, list[Reading], SentimentResponse]):
     """Reviews to labels; a text without a single word or mark is read as one unknown word."""
 
     name = "sentiment"
     Request = SentimentRequest
-    Answer = SentimentAnswer
+    Response = SentimentResponse
     sequence = "tokens"
     longest = MAX_TOKENS
     inputs = ("tokens",)
@@ -147,17 +147,17 @@ class SentimentTask(Task[SentimentRequest, list[Reading], SentimentAnswer]):
         super().__init__(directory)
         self._reader = ReviewReader.of(directory)
 
-    def is_slow_to_decode(self, request: SentimentRequest) -> bool:
+    def is_slow_to_preprocess(self, request: SentimentRequest) -> bool:
         return sum(map(len, request.reviews)) > QUICK_CHARACTERS
 
-    def decode(self, request: SentimentRequest) -> tuple[Tensors, list[Reading]]:
+    def preprocess(self, request: SentimentRequest) -> tuple[Tensors, list[Reading]]:
         """`tokens`, int64 `[n, length]`, and what was read of each review."""
         readings = [self._reader.read(text) for text in request.reviews]
         return {"tokens": pad([reading.ids for reading in readings])}, readings
 
-    def describe(self, outputs: Tensors, facts: list[Reading]) -> SentimentAnswer:
+    def postprocess(self, outputs: Tensors, state: list[Reading]) -> SentimentResponse:
         """From `probabilities`, float32 `[n, 2]`: negative, positive."""
-        return SentimentAnswer(
+        return SentimentResponse(
             model=self.name,
             version=self.version,
             predictions=[
@@ -168,7 +168,7 @@ class SentimentTask(Task[SentimentRequest, list[Reading], SentimentAnswer]):
                     tokens=len(reading.ids),
                     truncated=reading.truncated,
                 )
-                for (negative, positive), reading in zip(outputs["probabilities"].tolist(), facts, strict=True)
+                for (negative, positive), reading in zip(outputs["probabilities"].tolist(), state, strict=True)
             ],
         )
 

@@ -16,7 +16,7 @@ from service.commands.startup import LIBRARIES
 from service.engine.onnx import cuda as gpu
 from service.settings import Settings
 from tests.live.conftest import clean_environment
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 
 def doctor(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import pytest
 from service.commands.verify import NothingThereError, check
 from service.commands.verify import verify as verify_here
 from service.registry.card import Card, Figure, digests
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 DIGITS = MODELS / "digits"
 

@@ -11,7 +11,7 @@ import yaml
 from service.observability import metrics
 from service.settings import PREFIX, Settings
 from tests.deploy.conftest import OVERLAYS, Manifest, build, container, only, render
-from tests.places import ROOT
+from tests.paths import ROOT
 
 LONGEST_START = 60.0
 """Seconds from the start of a container on a core of its own to its first answer, with a lot to spare: 6 measured."""

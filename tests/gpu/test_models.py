@@ -24,7 +24,7 @@ from service.registry.card import Card
 from service.registry.verification import GOLDEN_TOLERANCE, verify
 from service.tensors import Tensors
 from tests.gpu.conftest import RUNTIMES
-from tests.places import MODELS
+from tests.paths import MODELS
 
 EVERY = sorted(card.parent for card in MODELS.glob("*/*/card.json"))
 DIGITS, SENTIMENT = MODELS / "digits" / "2", MODELS / "sentiment" / "1"

@@ -21,7 +21,7 @@ from service.engine.onnx import cuda as gpu
 from service.engine.onnx.session import Runtime
 from service.observability import gpus
 from tests.live.conftest import clean_environment, serving
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 ADMIN = {"Authorization": "Bearer admin"}
 WORKERS = 2

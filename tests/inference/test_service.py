@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.tasks.digits import DigitsRequest, DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
-from tests.places import DIFFICULT_DIGITS, MODELS
+from tests.paths import DIFFICULT_DIGITS, MODELS
 
 pytestmark = pytest.mark.anyio
 

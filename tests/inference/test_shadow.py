@@ -15,11 +15,11 @@ from service.observability.series import TEXT
 from service.registry.card import Card
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.settings import Settings
-from service.tasks.base import Payload
+from service.tasks.base import Request
 from service.tasks.digits import DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
-from tests.places import MODELS
+from tests.paths import MODELS
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +74,7 @@ def models() -> ModelRegistry:
 
 @asynccontextmanager
 async def shadow(models: ModelRegistry, version: str = "1", share: float = 1) -> AsyncIterator[Shadow]:
-    async def decode(_served: LoadedVersion, _request: Payload) -> tuple[Tensors, None]:
+    async def decode(_served: LoadedVersion, _request: Request) -> tuple[Tensors, None]:
         raise AssertionError("these tests ask in tensors")
 
     made = Shadow("digits", TrafficSplit(version=version, share=share), models, decode, lambda: models.idle)

@@ -1,4 +1,4 @@
-"""A server tells by its metrics whether what it is asked is like what its models were made from, at either door."""
+"""Drift metrics show whether requests resemble the training data, for task and V2 requests."""
 
 import shutil
 import time
@@ -12,18 +12,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.live.conftest import serving
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets
 from training.datasets import MNIST
 
 MANY = 64
-"""Items of a request."""
+"""Number of items in a request."""
 ROWS = 4000
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of both workers of a server that was asked nothing yet: each request has a connection of its own."""
+    """Return a client of a new server with two workers. Each request has a new connection, so that both get some."""
     folder = tmp_path_factory.mktemp("drift")
     for version in ("digits/2", "mammogram/1"):
         shutil.copytree(MODELS / version, folder / "models" / version)
@@ -36,7 +36,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 def indices(client: httpx.Client, model: str, version: str) -> dict[str, float]:
-    """The index of each feature of a version."""
+    """Return the drift index of each feature of a version."""
     return {
         sample.labels["feature"]: sample.value
         for family in parse(client.get("/metrics").text)
@@ -47,7 +47,7 @@ def indices(client: httpx.Client, model: str, version: str) -> dict[str, float]:
 
 
 def wait_until_far(client: httpx.Client, model: str, version: str, feature: str, ask: Callable[[], None]) -> None:
-    """Asks until the index of a feature is above 0.25."""
+    """Send requests until the drift index of a feature is above 0.25."""
     end = time.monotonic() + 30
     while indices(client, model, version).get(feature, 0) <= 0.25:
         assert time.monotonic() < end, indices(client, model, version)
@@ -59,7 +59,7 @@ def infer(client: httpx.Client, pictures: npt.NDArray[np.uint8]) -> None:
     assert client.post("/v2/models/digits/versions/2/infer", json={"inputs": [tensor]}).status_code == 200
 
 
-def test_tensors_like_those_of_training_are_near_and_others_are_far(client: httpx.Client) -> None:
+def test_tensors_like_the_training_data_have_low_drift_and_others_high_drift(client: httpx.Client) -> None:
     pictures = datasets.pictures(MNIST)[1].pictures
     for first in range(0, ROWS, MANY):
         infer(client, pictures[first : first + MANY])
@@ -73,7 +73,7 @@ def predict(client: httpx.Client, masses: list[dict[str, float]]) -> None:
     assert client.post("/v1/mammogram", json={"masses": masses}).status_code == 200
 
 
-def test_requests_for_a_task_too(client: httpx.Client) -> None:
+def test_task_requests_are_monitored_for_drift_too(client: httpx.Client) -> None:
     names = ("age", "shape", "margin", "density")
     rows = datasets.masses().masses.tolist()
     masses = [{name: value for name, value in zip(names, row, strict=True) if value == value} for row in rows]

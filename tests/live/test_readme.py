@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.live.conftest import serving
-from tests.places import ROOT
+from tests.paths import ROOT
 
 
 @dataclass(frozen=True)

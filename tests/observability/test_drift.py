@@ -13,7 +13,7 @@ import pytest
 from service.observability.board import BOARD
 from service.observability.drift import LEAST_ROWS, WINDOW, Drift, Seen
 from service.observability.psi import stability_index
-from tests.places import ROOT
+from tests.paths import ROOT
 
 USUAL = (0.5, 0.3, 0.2, 0.0)
 NUMBERS = count()

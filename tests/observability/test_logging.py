@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from tests.places import ROOT
+from tests.paths import ROOT
 
 PROGRAM = """
 import logging

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from service import machine
 from service.observability.board import BOARD, Board
 from service.observability.series import Counter, Gauge, Histogram, WorkersCollector
-from tests.places import ROOT
+from tests.paths import ROOT
 
 WORKER = """
 import resource

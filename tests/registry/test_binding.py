@@ -9,7 +9,7 @@ from service.registry.binding import bind, task
 from service.registry.card import Card
 from service.registry.verification import VerificationError
 from service.tasks.sentiment import SentimentTask
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 @pytest.mark.parametrize(

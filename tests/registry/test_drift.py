@@ -22,7 +22,7 @@ from service.tasks.fashion import FashionTask, latents
 from service.tasks.mammogram import MammogramTask
 from service.tasks.sentiment import ReviewReader, SentimentTask, pad
 from service.tensors import Tensors
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets
 from training.datasets import MNIST
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service.engine.onnx.session import Runtime
 from service.registry.card import Card, TensorSpec, digests
 from service.registry.verification import VerificationError, verify
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 
 @pytest.fixture

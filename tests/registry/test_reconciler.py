@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.tasks.digits import DigitsTask
 from service.tasks.mammogram import MammogramTask
 from service.version_policy import VersionPolicy
-from tests.places import MODELS
+from tests.paths import MODELS
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ import pytest
 from service.registry.registry import ModelRegistry
 from service.settings import Settings
 from service.tasks.digits import DigitsTask
-from tests.places import MODELS
+from tests.paths import MODELS
 
 NEWER, OLDER = ({"digits": {"version": number, "share": 0.5}} for number in ("2", "1"))
 

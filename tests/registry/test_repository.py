@@ -16,7 +16,7 @@ from service.registry.models_folder import NO_FILES
 from service.registry.repository import Repository, State, Version
 from service.registry.verification import VerificationError
 from service.version_policy import VersionPolicy
-from tests.places import MODELS
+from tests.paths import MODELS
 
 Log = pytest.LogCaptureFixture
 

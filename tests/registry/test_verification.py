@@ -14,7 +14,7 @@ from service.engine.onnx.session import Runtime
 from service.registry.card import Card, digests
 from service.registry.verification import VerificationError, verify
 from service.tensors import Array
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 @pytest.fixture

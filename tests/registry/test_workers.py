@@ -11,7 +11,7 @@ import pytest
 
 from service.registry import workers
 from service.registry.workers import ModelSpec, Workers, WorkerStatus
-from tests.places import ROOT
+from tests.paths import ROOT
 
 
 def another(folder: Path, code: str) -> subprocess.Popen[str]:

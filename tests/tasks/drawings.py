@@ -1,4 +1,4 @@
-"""Digits drawn in pictures, and which digit the model reads there: for the tests of pictures and of their crops."""
+"""Draw digits in pictures, and read them with the model."""
 
 import io
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets, pictures_read
 from training.datasets import MNIST
 
@@ -16,21 +16,21 @@ Grey = npt.NDArray[np.uint8]
 
 MNIST_TEST = datasets.pictures(MNIST)[1]
 CHOSEN = [int(np.flatnonzero(MNIST_TEST.labels == digit)[1]) for digit in range(10)]
-"""One row of each digit."""
+"""By digit, a row of `MNIST_TEST`."""
 
 
 MODEL = MODELS / "digits" / "2" / "model.int8.onnx"
-"""The graph that serves on CPUs."""
+"""The graph that is served on CPUs."""
 
 
 def digits_of(pictures: Iterable[bytes]) -> npt.NDArray[np.int64]:
-    """Which digit is read in each encoded picture, -1 where none is found."""
+    """Return the digit that is read in each encoded picture, -1 if none is found."""
     return pictures_read.read(MODEL, pictures_read.preprocess(pictures, "test"))
 
 
 def digit_of(picture: bytes) -> int:
-    """Which digit is read in an encoded picture; raises what the service raises."""
-    preprocessed = pictures_read.PREDICTOR.decode(pictures_read.DigitsRequest.model_construct(images=[picture]))
+    """Return the digit that is read in an encoded picture; raise the errors of the service."""
+    preprocessed = pictures_read.TASK.preprocess(pictures_read.DigitsRequest.model_construct(images=[picture]))
     return int(pictures_read.read(MODEL, [pictures_read.Preprocessed(*preprocessed)])[0])
 
 
@@ -41,7 +41,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def drawing(digit: int, side: int = 160) -> Grey:
-    """A digit in white on black, with margins."""
+    """Return a digit in white on black with margins, uint8 `[side, side]`."""
     canvas = np.zeros((side, side), np.uint8)
     size = side * 3 // 5
     canvas[side // 5 : side // 5 + size, side // 4 : side // 4 + size] = cv2.resize(

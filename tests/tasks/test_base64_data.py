@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.tasks.base import Payload
+from service.tasks.base import Request
 from service.tasks.base64_data import Base64Data
 
 
 def wrapped(text: str, end: str) -> str:
-    """In lines of 76 characters, as in MIME."""
+    """Wrap in lines of 76 characters, as in MIME."""
     return end.join(textwrap.wrap(text, 76)) + end
 
 
@@ -38,7 +38,7 @@ WAYS = {
 }
 
 
-class Message(Payload):
+class Message(Request):
     data: list[Base64Data]
 
 
@@ -48,7 +48,7 @@ def read(*texts: str) -> list[bytes]:
 
 @pytest.mark.parametrize("way", WAYS)
 @given(data=st.binary(max_size=300))
-def test_data_come_back_in_whatever_way_they_are_written(way: str, data: bytes) -> None:
+def test_base64_is_decoded_in_all_its_forms(way: str, data: bytes) -> None:
     assert read(WAYS[way](data)) == [data]
 
 
@@ -79,7 +79,7 @@ def test_data_come_back_in_whatever_way_they_are_written(way: str, data: bytes) 
         "AAAA%3D",
     ],
 )
-def test_other_text_is_refused(text: str) -> None:
+def test_other_text_is_rejected(text: str) -> None:
     with pytest.raises(ValidationError, match="base64"):
         read(text)
 
@@ -91,7 +91,7 @@ def test_a_fault_names_its_item() -> None:
     assert [fault["loc"] for fault in refusal.value.errors()] == [("data", item) for item in (1, 2, 3, 4, 5)]
 
 
-def test_a_long_text_takes_no_time() -> None:
+def test_a_long_invalid_text_is_rejected_fast() -> None:
     for text in ("data:" + ";base64" * 1_000_000, "A" + "=" * 5_000_000, " " * 5_000_000 + "A", "data:" * 1_000_000):
         with pytest.raises(ValidationError, match="base64"):
             read(text)

@@ -1,4 +1,4 @@
-"""A digit is found wherever it is in a picture, whatever is around it, and put where MNIST has it."""
+"""A digit is found at any place in a picture, in any surroundings, and brought into MNIST's form."""
 
 import time
 from contextlib import suppress
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import Invalid
-from service.tasks.digit_crop.crops import MOST_CROPS, crops
+from service.tasks.digit_crop.crops import MAX_CROPS, crops
 from service.tasks.digit_crop.lines import remove_lines
 from service.tasks.images import read_grey
-from tests.places import DIFFICULT_DIGITS
+from tests.paths import DIFFICULT_DIGITS
 from tests.tasks.drawings import MNIST_TEST, Grey, digit_of, digits_of, drawing, encode
 from training import clutter, photographs
 from training.clutter import KINDS, cropped
@@ -37,14 +37,14 @@ def read(*greys: Grey) -> list[int]:
     return digits_of(encode(Image.fromarray(grey)) for grey in greys).tolist()
 
 
-def test_mnist_through_png_is_mnist() -> None:
+def test_mnist_pictures_are_unchanged_by_png() -> None:
     for picture in MNIST_TEST.pictures[:500]:
         for encoded in (picture, 255 - picture):
             (crop,) = crops(read_grey(encode(Image.fromarray(encoded))))
             assert np.array_equal(crop.digit, picture)
 
 
-def test_all_of_mnist_is_recognised_as_cropped_already() -> None:
+def test_mnist_pictures_are_recognised_as_cropped() -> None:
     for picture in MNIST_TEST.pictures:
         (crop,) = crops(picture)
         assert np.array_equal(crop.digit, picture)
@@ -123,14 +123,14 @@ def test_margins_do_not_matter(digit: int, margins: tuple[int, int, int, int]) -
 
 @settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 60), width=st.integers(1, 400), seed=st.integers(0, 1000), density=st.floats(0, 1))
-def test_any_picture_is_cropped_or_invalid(height: int, width: int, seed: int, density: float) -> None:
+def test_every_picture_is_cropped_or_invalid(height: int, width: int, seed: int, density: float) -> None:
     random = np.random.default_rng(seed)
     canvas = (random.random((height, width)) < density).astype(np.uint8) * random.integers(1, 255, dtype=np.uint8)
     try:
         found = crops(canvas)
     except Invalid:
         return
-    assert 1 <= len(found) <= MOST_CROPS
+    assert 1 <= len(found) <= MAX_CROPS
     for crop in found:
         assert crop.digit.dtype == np.uint8
         assert crop.digit.shape == (28, 28)
@@ -155,7 +155,7 @@ def test_a_clear_picture_gives_one_crop_and_few_give_several() -> None:
 
 
 @pytest.mark.parametrize("tone", [0, 1, 128, 255])
-def test_a_blank_picture_holds_no_digit(tone: int) -> None:
+def test_a_blank_picture_is_invalid(tone: int) -> None:
     noise = np.random.default_rng(0).normal(tone, 2, (300, 200)).clip(0, 255).astype(np.uint8)
     much = np.random.default_rng(0).normal(128, 10, (300, 200)).clip(0, 255).astype(np.uint8)
     slope = (np.linspace(0, 60, 200)[None, :] + np.linspace(0, 60, 300)[:, None] + tone / 2).clip(0, 255).astype("u1")
@@ -168,7 +168,7 @@ def test_a_blank_picture_holds_no_digit(tone: int) -> None:
 
 
 @pytest.mark.parametrize("slope", [-0.03, 0.0, 0.03])
-def test_lines_go_and_the_strokes_that_cross_them_stay(slope: float) -> None:
+def test_lines_are_removed_and_crossing_strokes_are_kept(slope: float) -> None:
     mask = np.zeros((100, 120), np.uint8)
     mask[20:80, 50:56] = 1
     stroke = mask.copy()
@@ -179,6 +179,6 @@ def test_lines_go_and_the_strokes_that_cross_them_stay(slope: float) -> None:
     assert rest[:, :45].sum() + rest[:, 61:].sum() == 0
 
 
-def test_without_lines_nothing_is_removed() -> None:
+def test_a_picture_without_lines_is_unchanged() -> None:
     mask = (drawing(4, 100) > 128).astype(np.uint8)
     assert np.array_equal(remove_lines(mask), mask)

@@ -29,7 +29,7 @@ COUNTS = st.integers(1, 64)
 
 
 @pytest.fixture
-def predictor() -> FashionTask:
+def task() -> FashionTask:
     return FashionTask(Path("models/fashion/1"))
 
 
@@ -49,9 +49,9 @@ def unpacked(data: bytes) -> npt.NDArray[np.uint8]:
     label=st.sampled_from(CLASSES) | st.none(),
     truncation=st.floats(0.1, 2.0),
 )
-def test_decodes_every_valid_order(count: int, seed: int, label: str | None, truncation: float) -> None:
+def test_every_valid_request_is_preprocessed(count: int, seed: int, label: str | None, truncation: float) -> None:
     request = FashionRequest.model_validate({"count": count, "seed": seed, "label": label, "truncation": truncation})
-    tensors, order = FashionTask(Path("1")).decode(request)
+    tensors, order = FashionTask(Path("1")).preprocess(request)
     assert tensors["latent"].shape == (count, LATENT)
     assert tensors["latent"].dtype == np.float32
     assert np.isfinite(tensors["latent"]).all()
@@ -63,7 +63,7 @@ def test_decodes_every_valid_order(count: int, seed: int, label: str | None, tru
 
 
 @given(seed=SEEDS, few=COUNTS)
-def test_fewer_of_a_seed_are_the_first_of_more(seed: int, few: int) -> None:
+def test_a_smaller_count_gives_the_first_rows_of_a_larger_one(seed: int, few: int) -> None:
     assert (latents(seed, few) == latents(seed, 64)[:few]).all()
     assert (turns(seed, few) == turns(seed, 64)[:few]).all()
 
@@ -75,12 +75,12 @@ def test_any_ten_in_a_row_are_all_ten_classes(seed: int) -> None:
 
 
 @given(seed=SEEDS, other=SEEDS)
-def test_another_seed_gives_other_latents(seed: int, other: int) -> None:
+def test_different_seeds_give_different_latents(seed: int, other: int) -> None:
     assert (latents(seed, 1) == latents(other, 1)).all() == (seed == other)
 
 
 def test_latents_are_pinned() -> None:
-    """A seed that a client has kept gives its picture for as long as the version is served."""
+    """A stored seed gives the same pictures as long as the version is served."""
     drawn = latents(20260101, 2)
     assert drawn[1, :4] == pytest.approx([0.270259, -1.673007, 0.03338, -0.413893], abs=1e-6)
 
@@ -93,26 +93,26 @@ def test_latents_are_standard_normal_and_independent() -> None:
     assert np.abs(np.corrcoef(drawn.T) - np.eye(LATENT)).max() < 0.035
 
 
-def test_truncation_scales(predictor: FashionTask) -> None:
+def test_truncation_scales_the_latents(task: FashionTask) -> None:
     lengths = []
     for truncation in (0.1, 0.5, 1.0, 1.5, 2.0):
-        latent = predictor.decode(FashionRequest(seed=3, truncation=truncation))[0]["latent"].astype(np.float64)
+        latent = task.preprocess(FashionRequest(seed=3, truncation=truncation))[0]["latent"].astype(np.float64)
         lengths.append(np.linalg.norm(latent))
         assert latent / lengths[-1] == pytest.approx(latents(3, 16) / np.linalg.norm(latents(3, 16)), abs=1e-6)
     assert lengths == sorted(lengths)
     assert lengths[2] == pytest.approx(np.linalg.norm(latents(3, 16)))
 
 
-def test_draws_a_fresh_seed_where_none_is_given(predictor: FashionTask) -> None:
-    seeds = {predictor.decode(FashionRequest())[1].seed for _ in range(20)}
+def test_a_seed_is_drawn_if_none_is_given(task: FashionTask) -> None:
+    seeds = {task.preprocess(FashionRequest())[1].seed for _ in range(20)}
     assert len(seeds) == 20
     assert max(seeds) < EXACT_SEEDS
-    assert not predictor.is_repeatable(FashionRequest())
-    assert predictor.is_repeatable(FashionRequest(seed=0))
+    assert not task.is_repeatable(FashionRequest())
+    assert task.is_repeatable(FashionRequest(seed=0))
 
 
 @pytest.mark.parametrize("label", ["ankle boot", "ANKLE BOOT", " Ankle Boot "])
-def test_takes_class_names_in_any_case(label: str) -> None:
+def test_class_names_are_accepted_in_any_case(label: str) -> None:
     assert FashionRequest.model_validate({"label": label}).label == "Ankle boot"
 
 
@@ -139,15 +139,15 @@ def test_takes_class_names_in_any_case(label: str) -> None:
         {"size": 3},
     ],
 )
-def test_refuses(order: dict[str, object]) -> None:
+def test_an_invalid_request_is_rejected(order: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         FashionRequest.model_validate(order)
 
 
-def test_answers_with_pictures_and_labels(predictor: FashionTask) -> None:
-    tensors, order = predictor.decode(FashionRequest(count=12, seed=MAX_SEED))
+def test_a_response_has_pictures_and_labels(task: FashionTask) -> None:
+    tensors, order = task.preprocess(FashionRequest(count=12, seed=MAX_SEED))
     drawn = pictures(12)
-    answer = predictor.describe({"picture": drawn}, order).model_dump(mode="json")
+    answer = task.postprocess({"picture": drawn}, order).model_dump(mode="json")
     assert answer["seed"] == MAX_SEED
     assert (answer["model"], answer["version"]) == ("fashion", "1")
     assert [CLASSES.index(piece["label"]) for piece in answer["predictions"]] == tensors["label"].tolist()
@@ -155,19 +155,19 @@ def test_answers_with_pictures_and_labels(predictor: FashionTask) -> None:
         assert (unpacked(base64.b64decode(piece["image"], validate=True)) == picture).all()
 
 
-def test_renders_one_picture(predictor: FashionTask) -> None:
-    _, order = predictor.decode(FashionRequest(count=5, seed=7))
+def test_a_png_is_one_picture_with_the_seed_as_metadata(task: FashionTask) -> None:
+    _, order = task.preprocess(FashionRequest(count=5, seed=7))
     drawn = pictures(5)
-    body, headers = predictor.render(predictor.describe({"picture": drawn}, order), "image/png")
-    assert headers == {"X-Seed": "7"}
-    assert (unpacked(body) == grid(drawn)).all()
+    rendering = task.render(task.postprocess({"picture": drawn}, order), "image/png")
+    assert rendering.metadata == {"seed": "7"}
+    assert (unpacked(rendering.content) == grid(drawn)).all()
 
 
-def test_renders_nothing_else(predictor: FashionTask) -> None:
-    _, order = predictor.decode(FashionRequest(count=1))
-    answer = predictor.describe({"picture": pictures(1)}, order)
+def test_other_media_types_are_a_lookup_error(task: FashionTask) -> None:
+    _, order = task.preprocess(FashionRequest(count=1))
+    answer = task.postprocess({"picture": pictures(1)}, order)
     with pytest.raises(LookupError):
-        predictor.render(answer, "image/jpeg")
+        task.render(answer, "image/jpeg")
 
 
 @given(count=COUNTS)
@@ -183,18 +183,18 @@ def test_a_grid_is_nearly_square_and_holds_every_picture(count: int) -> None:
     assert joined.sum(dtype=np.int64) == drawn.sum(dtype=np.int64)
 
 
-def test_png_is_small_enough_to_answer_with() -> None:
+def test_a_png_is_small() -> None:
     assert len(png(np.zeros((28, 28), np.uint8))) < 200
 
 
-def test_how_long_latents_are_is_read_off_the_tensors(predictor: FashionTask) -> None:
+def test_the_feature_is_the_length_of_the_latents(task: FashionTask) -> None:
     latent = np.stack([np.zeros(LATENT), np.ones(LATENT), np.full(LATENT, 1e38)]).astype(np.float32)
-    found = predictor.features({"latent": latent, "label": np.zeros(3, np.int64)})
+    found = task.features({"latent": latent, "label": np.zeros(3, np.int64)})
     assert found["latent_length"] == pytest.approx([0, 8, 8e38])
 
 
 @given(st.sets(st.sampled_from(["count", "seed", "label", "truncation"])))
-def test_a_field_of_an_order_that_is_null_is_as_if_it_were_absent(null: set[str]) -> None:
+def test_a_null_field_means_absent(null: set[str]) -> None:
     given_fields = {"count": 3, "seed": 5, "label": "Coat", "truncation": 0.5}
     without = {name: value for name, value in given_fields.items() if name not in null}
     found = FashionRequest.model_validate_json(json.dumps(without | dict.fromkeys(null)))

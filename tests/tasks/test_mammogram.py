@@ -1,4 +1,4 @@
-"""What a client may say of a mass, what the graph gets to see of it, and what comes back."""
+"""Requests, inputs of the graph and responses of the mammogram task."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from service.tasks.mammogram import LEVELS, MEASUREMENTS, NOTICE, MammogramRequest, MammogramTask
 
-PREDICTOR = MammogramTask(Path("models/mammogram/1"))
+TASK = MammogramTask(Path("models/mammogram/1"))
 
 AGES = st.one_of(st.integers(0, 120), st.floats(0, 120))
 NAMES = {measurement: st.sampled_from(names) for measurement, names in LEVELS.items()}
@@ -25,9 +25,9 @@ MASSES = st.fixed_dictionaries(
 
 
 def decode(*masses: Any) -> list[list[float]]:
-    """The rows that the graph gets for what a client sends as JSON."""
+    """Return the rows of the graph's input for masses in JSON."""
     request = MammogramRequest.model_validate_json(json.dumps({"masses": masses}))
-    inputs, _ = PREDICTOR.decode(request)
+    inputs, _ = TASK.preprocess(request)
     rows = inputs["masses"]
     assert rows.dtype == np.float32
     assert rows.shape == (len(masses), 4)
@@ -42,18 +42,18 @@ def faults(body: str) -> list[tuple[tuple[str | int, ...], str]]:
 
 
 def faults_of(mass: str) -> list[tuple[tuple[str | int, ...], str]]:
-    """The faults of a second mass, after one that is valid."""
+    """Return the faults of a second mass after a valid one."""
     return faults(f'{{"masses": [{{"age": 50}}, {mass}]}}')
 
 
-def test_a_mass_of_the_data_is_read_as_the_data_codes_it() -> None:
+def test_a_mass_of_the_data_set_gets_the_codes_of_the_data_set() -> None:
     mass = {"age": 67, "shape": "irregular", "margin": "spiculated", "density": "low"}
     assert decode(mass) == [[67, 4, 5, 3]]
 
 
 @settings(deadline=None)
 @given(st.lists(MASSES, min_size=1, max_size=64))
-def test_every_valid_request_becomes_a_row_a_mass(masses: list[dict[str, Any]]) -> None:
+def test_every_mass_becomes_one_row(masses: list[dict[str, Any]]) -> None:
     for mass, row in zip(masses, decode(*masses), strict=True):
         for measurement, number in zip(MEASUREMENTS, row, strict=True):
             value = mass.get(measurement)
@@ -67,12 +67,12 @@ def test_every_valid_request_becomes_a_row_a_mass(masses: list[dict[str, Any]]) 
 
 @settings(deadline=None)
 @given(MASSES)
-def test_absent_is_the_same_as_null(mass: dict[str, Any]) -> None:
+def test_absent_and_null_are_the_same(mass: dict[str, Any]) -> None:
     np.testing.assert_array_equal(decode(mass), decode(dict.fromkeys(MEASUREMENTS) | mass))
 
 
 @pytest.mark.parametrize("measurement", LEVELS)
-def test_names_and_codes_agree(measurement: str) -> None:
+def test_names_and_codes_give_the_same_row(measurement: str) -> None:
     for code, name in enumerate(LEVELS[measurement], 1):
         for spelling in (name, name.upper(), f" {name.title()} ", code, float(code)):
             np.testing.assert_array_equal(decode({measurement: spelling}), decode({measurement: code}))
@@ -83,7 +83,7 @@ def test_names_and_codes_agree(measurement: str) -> None:
     st.sampled_from(list(LEVELS)),
     st.text() | st.integers() | st.floats() | st.booleans() | st.lists(st.integers(), max_size=2),
 )
-def test_what_is_no_level_is_refused_where_it_is(measurement: str, value: Any) -> None:
+def test_an_invalid_level_is_rejected_with_its_location(measurement: str, value: Any) -> None:
     names = LEVELS[measurement]
     if isinstance(value, str):
         refused = value.strip().lower() not in names
@@ -98,47 +98,47 @@ def test_what_is_no_level_is_refused_where_it_is(measurement: str, value: Any) -
 
 
 @pytest.mark.parametrize("age", ["-0.1", "120.1", "1e400", "NaN", "Infinity", "-Infinity", '"67"', "true", "[]", "{}"])
-def test_what_is_no_age_is_refused(age: str) -> None:
+def test_an_invalid_age_is_rejected(age: str) -> None:
     ((loc, _),) = faults_of(f'{{"age": {age}}}')
     assert loc == ("masses", 1, "age")
 
 
 @pytest.mark.parametrize("age", [0, 0.5, 44.5, 120])
-def test_ages_at_the_limits_are_taken(age: float) -> None:
+def test_ages_at_the_limits_are_accepted(age: float) -> None:
     assert decode({"age": age})[0][0] == age
 
 
 @pytest.mark.parametrize(
     "mass", ["{}", '{"age": null}', '{"age": null, "shape": null, "margin": null, "density": null}']
 )
-def test_a_mass_of_which_nothing_is_known_is_refused(mass: str) -> None:
+def test_a_mass_without_any_measurement_is_rejected(mass: str) -> None:
     assert faults_of(mass) == [(("masses", 1), "age, shape, margin or density must be known")]
 
 
 @pytest.mark.parametrize("field", ["birads", "bi_rads", "Age", "severity"])
-def test_unknown_fields_are_refused_by_name(field: str) -> None:
+def test_unknown_fields_are_rejected_by_name(field: str) -> None:
     ((loc, message),) = faults_of(f'{{"age": 50, "{field}": 4}}')
     assert loc == ("masses", 1, field)
     assert "not permitted" in message
 
 
 @pytest.mark.parametrize("mass", ["null", "[]", "50", '"round"'])
-def test_what_is_no_mass_is_refused(mass: str) -> None:
+def test_an_invalid_mass_is_rejected(mass: str) -> None:
     assert faults_of(mass)[0][0][:2] == ("masses", 1)
 
 
 @pytest.mark.parametrize("count", [1, 64])
-def test_one_to_64_masses_are_taken(count: int) -> None:
+def test_one_to_64_masses_are_accepted(count: int) -> None:
     assert len(decode(*[{"age": 50}] * count)) == count
 
 
 @pytest.mark.parametrize("count", [0, 65])
-def test_no_masses_and_65_are_refused(count: int) -> None:
+def test_no_masses_and_65_are_rejected(count: int) -> None:
     ((loc, _),) = faults(json.dumps({"masses": [{"age": 50}] * count}))
     assert loc == ("masses",)
 
 
-def test_every_fault_is_told() -> None:
+def test_every_fault_is_listed() -> None:
     found = faults('{"masses": [{"age": -1, "shape": 9}, {"margin": "fuzzy"}, {"age": 50, "birads": 5}]}')
     assert [loc[1:] for loc, _ in found] == [(0, "age"), (0, "shape"), (1, "margin"), (2, "birads")]
 
@@ -147,29 +147,29 @@ def test_every_fault_is_told() -> None:
     ("malignant", "severity"),
     [(0.0, "benign"), (0.25, "benign"), (0.5, "benign"), (0.75, "malignant"), (1.0, "malignant")],
 )
-def test_the_likelier_severity_is_named(malignant: float, severity: str) -> None:
+def test_a_response_has_the_more_probable_severity(malignant: float, severity: str) -> None:
     outputs = {"probabilities": np.array([[1 - malignant, malignant]], np.float32)}
-    (assessment,) = PREDICTOR.describe(outputs, None).predictions
+    (assessment,) = TASK.postprocess(outputs, None).predictions
     assert assessment.model_dump() == {"severity": severity, "probability_malignant": malignant}
 
 
-def test_the_answer_says_which_model_made_it_and_what_it_is_good_for() -> None:
+def test_a_response_has_model_version_and_notice() -> None:
     outputs = {"probabilities": np.array([[0.75, 0.25], [0.25, 0.75]], np.float32)}
-    answer = json.loads(PREDICTOR.describe(outputs, None).model_dump_json())
+    answer = json.loads(TASK.postprocess(outputs, None).model_dump_json())
     assert (answer["model"], answer["version"], answer["notice"]) == ("mammogram", "1", NOTICE)
     assert "not a diagnosis" in NOTICE
     assert [prediction["severity"] for prediction in answer["predictions"]] == ["benign", "malignant"]
 
 
 @pytest.mark.parametrize("validate", [MammogramRequest.model_validate, lambda body: MammogramRequest(**body)])
-def test_python_values_are_held_to_the_same_rules(validate: Callable[[Any], MammogramRequest]) -> None:
+def test_python_values_follow_the_same_rules(validate: Callable[[Any], MammogramRequest]) -> None:
     assert validate({"masses": [{"shape": 1}]}).masses[0].shape == 1
     with pytest.raises(ValidationError):
         validate({"masses": [{"shape": True}]})
 
 
-def test_the_measurements_are_read_off_the_tensors_whatever_they_are() -> None:
+def test_the_features_are_the_measurements() -> None:
     masses = np.array([[67, 4, 5, np.nan], [np.inf, -1, 2.5, 3]], np.float32)
-    found = PREDICTOR.features({"masses": masses})
+    found = TASK.features({"masses": masses})
     assert list(found) == list(MEASUREMENTS)
     assert np.array_equal(np.stack(list(found.values()), axis=1), masses, equal_nan=True)

@@ -27,7 +27,7 @@ from service.tasks.sentiment import (
 from training import datasets
 
 MODEL = Path("models/sentiment/1")
-PREDICTOR = SentimentTask(MODEL)
+TASK = SentimentTask(MODEL)
 READER = ReviewReader.of(MODEL)
 TOKENIZER = Tokenizer.from_file(str(MODEL / TOKENIZER_FILE))
 
@@ -70,7 +70,7 @@ def test_texts_become_words_and_marks(text: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize("text", [" ", "\n\t", "<br /><br />", "\u00a0"])
 def test_a_text_without_words_is_read_as_one_unknown(text: str) -> None:
-    inputs, readings = PREDICTOR.decode(SentimentRequest(reviews=[text, "good film"]))
+    inputs, readings = TASK.preprocess(SentimentRequest(reviews=[text, "good film"]))
     assert readings[0] == Reading([], truncated=False)
     assert inputs["tokens"][0].tolist() == [UNKNOWN, PADDING]
 
@@ -85,7 +85,7 @@ def test_of_a_long_review_the_end_is_read(length: int, truncated: bool) -> None:
 
 
 def test_the_longest_review_is_read() -> None:
-    (reading,) = PREDICTOR.decode(SentimentRequest(reviews=["!a" * (MAX_CHARACTERS // 2)]))[1]
+    (reading,) = TASK.preprocess(SentimentRequest(reviews=["!a" * (MAX_CHARACTERS // 2)]))[1]
     assert len(reading.ids) == MAX_TOKENS
     assert reading.truncated
 
@@ -93,7 +93,7 @@ def test_the_longest_review_is_read() -> None:
 @settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=8))
 def test_every_text_becomes_a_row_of_known_ids(texts: list[str]) -> None:
-    inputs, readings = PREDICTOR.decode(SentimentRequest(reviews=texts))
+    inputs, readings = TASK.preprocess(SentimentRequest(reviews=texts))
     tokens = inputs["tokens"]
     assert tokens.dtype == np.int64
     assert tokens.shape == (len(texts), max(1, *(len(reading.ids) for reading in readings), 1))
@@ -157,7 +157,7 @@ def test_no_rows_make_an_empty_array() -> None:
 
 @pytest.mark.parametrize("count", [1, MAX_ITEMS])
 def test_one_to_64_reviews_are_taken(count: int) -> None:
-    assert len(PREDICTOR.decode(SentimentRequest(reviews=["good"] * count))[1]) == count
+    assert len(TASK.preprocess(SentimentRequest(reviews=["good"] * count))[1]) == count
 
 
 @pytest.mark.parametrize("count", [0, MAX_ITEMS + 1])
@@ -186,7 +186,7 @@ def test_unknown_fields_are_refused_by_name(field: str) -> None:
 )
 def test_the_likelier_label_is_named(positive: float, label: str, confidence: float) -> None:
     outputs = {"probabilities": np.array([[1 - positive, positive]], np.float32)}
-    answer = PREDICTOR.describe(outputs, [Reading([2, 3, 4], truncated=True)])
+    answer = TASK.postprocess(outputs, [Reading([2, 3, 4], truncated=True)])
     assert (answer.model, answer.version) == ("sentiment", "1")
     assert [prediction.model_dump() for prediction in answer.predictions] == [
         {
@@ -201,6 +201,6 @@ def test_the_likelier_label_is_named(positive: float, label: str, confidence: fl
 
 def test_length_and_unknown_words_are_read_off_the_tensors() -> None:
     tokens = np.array([[5, UNKNOWN, PADDING], [7, 8, 9], [UNKNOWN, PADDING, PADDING], [PADDING] * 3], np.int64)
-    found = PREDICTOR.features({"tokens": tokens})
+    found = TASK.features({"tokens": tokens})
     assert found["tokens"].tolist() == [2, 3, 1, 0]
     assert found["unknown_tokens"].tolist() == [0.5, 0, 1, 0]

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from service.engine.onnx.runtime import ort
 from service.registry.card import GRAPHS, Card, Precision, digests
 from service.tasks.images import read_grey
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import clutter, datasets, export, photographs, pictures_read
 from training.clutter import KINDS
 from training.datasets import MNIST, Pictures

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.registry.binding import task
 from service.registry.card import PREDICTION, Card
-from tests.places import MODELS, ROOT
+from service.tasks import TASKS
+from tests.paths import MODELS, ROOT
 from training import datasets, distributions, evaluate
 from training.datasets import MNIST
 
@@ -25,10 +25,8 @@ def test_all_that_is_shipped_can_be_measured_anew() -> None:
 def test_a_card_has_what_its_task_watches_and_what_it_predicts(version: str) -> None:
     directory = MODELS / version
     card = Card.read(directory)
-    predictor = task(card.name)
-    assert predictor is not None
     with np.load(directory / "golden.npz") as golden:
-        features = predictor.features({spec.name: golden[f"in:{spec.name}"] for spec in card.inputs})
+        features = TASKS[card.name].features({spec.name: golden[f"in:{spec.name}"] for spec in card.inputs})
     assert set(card.distributions) == {*features, *([PREDICTION] if card.scores else [])}
     if card.scores:
         assert len(card.distributions[PREDICTION].edges) == len(card.classes) - 1
@@ -54,10 +52,9 @@ def test_all_else_on_a_card_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_ink_and_its_place_on_the_card_are_those_of_the_training_pictures() -> None:
-    predictor, card = task("digits"), Card.read(MODELS / "digits/2")
-    assert predictor is not None
+    card = Card.read(MODELS / "digits/2")
     training, _ = datasets.pictures(MNIST)[0].split(card.training.hyperparameters["held_out"], card.training.seed)
-    features = predictor.features({"pictures": training.pictures})
+    features = TASKS["digits"].features({"pictures": training.pictures})
     for feature, found in evaluate.distributions(features, "counted").items():
         assert found.edges == pytest.approx(card.distributions[feature].edges, rel=1e-4)
         assert found.rows == card.distributions[feature].rows

@@ -8,7 +8,7 @@ import torch
 from service.engine.onnx.runtime import ort
 from service.registry.card import Card
 from service.tasks.fashion import CLASSES, LATENT, FashionRequest, FashionTask, latents
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets, export, fashion_figures
 from training.datasets import FASHION_MNIST, Pictures
 from training.fashion_figures import JUDGE, diversity, frechet_distance, judgement, mean_distance
@@ -108,13 +108,13 @@ def test_no_piece_is_a_training_picture(drawn: Pictures) -> None:
 
 def test_truncation_draws_closer_together(graph: ort.InferenceSession) -> None:
     """Direction: the smaller, the more alike the pieces of a class; and all of the range draws clothing."""
-    predictor = FashionTask(MODEL)
+    task = FashionTask(MODEL)
     spreads, agreements = [], []
     for truncation in (0.1, 0.4, 1.0, 2.0):
         drawn = []
         for label in CLASSES:
             order = FashionRequest(count=50, seed=FRESH_SEED, label=label, truncation=truncation)
-            inputs, _ = predictor.decode(order)
+            inputs, _ = task.preprocess(order)
             drawn.append(graph.run(None, dict(inputs))[0])
         named, features = judgement(np.concatenate(drawn))
         spreads.append(np.mean([mean_distance(part) for part in features.reshape(len(CLASSES), 50, -1)]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from service.registry.card import Figure
-from tests.places import MODELS
+from tests.paths import MODELS
 from training.int8 import WEIGHT_LEVELS, quantized, settle
 
 MODEL = MODELS / "digits" / "1"

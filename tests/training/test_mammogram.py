@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from service.engine.onnx.runtime import ort
 from service.registry.card import Card, digests
 from service.tasks.mammogram import LEVELS, SEVERITIES
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 from training import datasets, evaluate, export
 from training.datasets import Masses
 from training.mammogram import (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from service.engine.onnx.runtime import ort
 from service.registry.card import GRAPHS, Card, Precision, digests
 from service.tasks.sentiment import ReviewReader, pad
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import datasets, export, sentiment_graph
 from training.datasets import Reviews
 from training.sentiment import SMOKE, Hyperparameters, fit_blend

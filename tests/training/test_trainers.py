@@ -10,7 +10,7 @@ import pytest
 
 from service.engine.onnx.session import Runtime
 from service.registry.repository import Repository
-from tests.places import ROOT
+from tests.paths import ROOT
 from training.__main__ import TRAINERS
 
 SERVED = sorted(TRAINERS.keys() - {"fashion-judge"})

@@ -14,43 +14,43 @@ from service.tasks.digit_crop.lines import Mask
 from service.tasks.digit_crop.mnist import as_mnist, to_mnist
 from service.tasks.digit_crop.strokes import digit_strokes
 
-MOST_CROPS: Final = 6
-"""Of one picture: dark and light ink, each without and with pieces that may belong to it, or all of one tone."""
+MAX_CROPS: Final = 6
+"""Maximum number for a picture: dark and light ink, each with and without uncertain pieces, or all of one tone."""
 ZOOM_BELOW: Final = 56
-"""Longer side of a digit, in pixels of the working copy, up to which it is looked at again from nearer."""
+"""Longer side of a digit, in pixels of the working copy, below which a closer copy of it is analysed."""
 MARGIN: Final = 0.6
-"""Surroundings of a digit that is looked at again, as a fraction of its size: detached strokes may lie there."""
+"""Margin around the digit in the closer copy, as a fraction of its size: detached strokes may lie there."""
 RING: Final = (3, 7)
-"""Sides of the squares by which strokes are widened to get the ring around them, without their soft edges."""
-LEAST_UNEVENNESS: Final = 1.0
-"""Grey levels; less is noise and rounding."""
+"""Sides of the squares that dilate strokes to the inner and outer edge of the ring around them."""
+MIN_UNEVENNESS: Final = 1.0
+"""Minimum unevenness in grey levels; lower values are noise and rounding."""
 SURROUNDED: Final = 0.9
-"""Fraction of the ring around strokes that ink of the other kind covers if they may be a hole."""
+"""Minimum fraction of the ring around strokes that ink of the other tone covers if the strokes may be a hole."""
 HOLE: Final = 3.0
-"""Factor of the unevenness of strokes that may be the hole of a 0, 6, 8 or 9. It is no more than that: a light digit on
-a narrow dark card is surrounded too."""
+"""Factor of the unevenness of strokes that may be the hole of a 0, 6, 8 or 9. They are not excluded: a light digit on a
+narrow dark card is surrounded too."""
 LEFT_OUT: Final = 2.0
-"""Factor of the unevenness of strokes beside which a piece is left out that may belong to them."""
+"""Factor of the unevenness of strokes without a nearby piece that may belong to them."""
 ROUNDING: Final = 0.5
-"""Grey levels."""
+"""Rounding error in grey levels."""
 STILL: Final = 0.06
-"""Darkness of most of the picture, up to which it has no noise that matters."""
-LEAST_SEPARATION: Final = 1.8
-"""By how many standard deviations ink is darker than the tones around it. Of 78 blank pictures with noise,
-the median came to 0.7 and one in twenty to 1.8."""
+"""Maximum darkness of most pixels in a picture without relevant noise."""
+MIN_SEPARATION: Final = 1.8
+"""Minimum difference of ink and the tones around it, in standard deviations. In 78 blank pictures with noise, the
+median was 0.7 and the 95th percentile 1.8."""
 CLEAR: Final = 8.0
-"""A crop whose surroundings are this many times as uneven as another's is taken for no digit. With a larger factor
-more rows are computed, and no more validation pictures are read right."""
+"""A crop is dropped if its surroundings are this many times as uneven as those of the best crop. A larger factor
+computes more rows and reads no more validation pictures correctly."""
 
 
 class Crop(NamedTuple):
-    """What may be the digit of a picture."""
+    """A part of a picture that may be the digit."""
 
     digit: Grey
     """uint8 `[28, 28]`, 0 background to 255 ink."""
-    unevenness: float = LEAST_UNEVENNESS
-    """Standard deviation of the tones around the strokes, in grey levels. The paper around a digit is even; what lies
-    around the hole of a digit or the edge of a shadow is not."""
+    unevenness: float = MIN_UNEVENNESS
+    """Standard deviation of the tones around the strokes, in grey levels: low on the paper around a digit, high around
+    the hole of a digit or the edge of a shadow."""
 
 
 class Ink(NamedTuple):
@@ -60,20 +60,20 @@ class Ink(NamedTuple):
     darkness: Floats
     strokes: Mask
     is_whole: bool = True
-    """Whether no piece near the strokes is left out that may belong to them."""
+    """Whether the strokes include every nearby piece that may belong to them."""
     may_be_hole: bool = False
-    """Whether ink of the other kind surrounds the strokes."""
+    """Whether ink of the other tone surrounds the strokes."""
 
 
 def crops(grey: Grey) -> list[Crop]:
-    """Return one to `MOST_CROPS` crops that may be the digit of a picture, the one in the most even surroundings first.
+    """Return one to `MAX_CROPS` crops that may be the digit, ordered by the unevenness of their surroundings.
 
     Args:
-        grey: uint8 `[height, width]` of any size, dark on light or light on dark. A picture that has MNIST's form
-            already comes back untouched.
+        grey: uint8 `[height, width]` of any size, dark on light or light on dark. A picture in MNIST's form
+            is returned unchanged.
 
     Raises:
-        Invalid: nothing in the picture stands out from its background.
+        Invalid: the picture is blank.
     """
     if (digit := as_mnist(grey)) is not None:
         return [Crop(digit)]
@@ -89,13 +89,13 @@ def crops(grey: Grey) -> list[Crop]:
 
 
 def _likely(found: Sequence[Crop]) -> list[Crop]:
-    """Leave out the crops whose surroundings show that they are no digit."""
+    """Drop crops whose surroundings show that they are not a digit."""
     first, *others = sorted(found, key=lambda crop: crop.unevenness)
     return [first, *(crop for crop in others if crop.unevenness < CLEAR * first.unevenness)]
 
 
 def _mark_holes(found: list[Ink], others: list[Ink]) -> list[Ink]:
-    """Return the ink with a mark where ink of the other kind surrounds it: it may be the hole of a digit."""
+    """Mark ink that ink of the other tone surrounds: it may be the hole of a digit."""
     return [ink._replace(may_be_hole=_is_surrounded(ink, others)) for ink in found]
 
 
@@ -105,7 +105,7 @@ def _is_surrounded(ink: Ink, others: Sequence[Ink]) -> bool:
 
 
 def _nearer(found: list[Ink], grey: Grey, *, negative: bool) -> list[Ink]:
-    """Look at small strokes again, in a working copy of their surroundings; of the inverted picture if `negative`."""
+    """Analyse small strokes again in a closer working copy, of the inverted picture if `negative`."""
     if not found or not max(cv2.boundingRect(found[-1].strokes)[2:]) < ZOOM_BELOW < max(grey.shape):
         return found
     near = working_copy(_surroundings(found[-1].strokes, grey))
@@ -124,13 +124,13 @@ def _darker_than_surroundings(picture: Grey) -> list[Ink]:
 
 
 def _overall_ink(picture: Grey) -> list[Ink]:
-    """Return all that is dark in a working copy of two tones: a digit that fills it."""
+    """Return everything dark in a working copy of two tones: a digit that fills the picture."""
     dark = overall_darkness(picture)
     return [] if dark is None else [Ink(picture, dark, (dark > 0).astype(np.uint8))]
 
 
 def _surroundings(strokes: Mask, grey: Grey) -> Grey:
-    """Return the part of the picture in which strokes, found in its working copy, lie with a margin."""
+    """Return the part of the picture around strokes that were found in its working copy."""
     x, y, width, height = cv2.boundingRect(strokes)
     extra = MARGIN * max(width, height) + 2
     down, across = grey.shape[0] / strokes.shape[0], grey.shape[1] / strokes.shape[1]
@@ -144,20 +144,20 @@ def _touched_rims(strokes: Mask) -> int:
 
 
 def _is_noise(ink: Ink) -> bool:
-    """Whether what was taken for ink is noise: paper varies too, and the strokes hardly differ from it."""
+    """Return whether the strokes hardly differ from the noise of the paper around them."""
     if 2 * np.count_nonzero(ink.darkness > STILL) <= ink.darkness.size:
         return False
     around = _tones_around(ink)
     paper = np.median(around) if around.size else 0.0
     deviation = 1.4826 * float(np.median(np.abs(around - paper))) + ROUNDING if around.size else ROUNDING
-    return float(paper - np.median(ink.picture[ink.strokes > 0])) < LEAST_SEPARATION * deviation
+    return float(paper - np.median(ink.picture[ink.strokes > 0])) < MIN_SEPARATION * deviation
 
 
 def _unevenness(ink: Ink) -> float:
     around = _tones_around(ink)
     deviation = float(around.std()) if around.size else 0.0
     factor = (1 if ink.is_whole else LEFT_OUT) * (HOLE if ink.may_be_hole else 1)
-    return max(LEAST_UNEVENNESS, deviation) * factor
+    return max(MIN_UNEVENNESS, deviation) * factor
 
 
 def _tones_around(ink: Ink) -> Grey:

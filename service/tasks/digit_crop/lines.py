@@ -9,29 +9,29 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.uint8]
 
-LEAST_LENGTH: Final = 0.75
-"""Of the picture's side. A digit seldom takes so much of it, and then not in one straight stroke."""
+MIN_LENGTH: Final = 0.75
+"""Minimum length of a line, as a fraction of the picture's side. Strokes of digits are shorter or not straight."""
 TILT: Final = 0.05
-"""Largest slope of a line against the rim of the picture, three degrees: paper lies askew."""
-MOST_THICKNESS: Final = 0.05
-"""Of the picture's side; what is thicker is no line."""
+"""Maximum slope of a line against the border of the picture, three degrees: paper may lie at an angle."""
+MAX_THICKNESS: Final = 0.05
+"""Maximum thickness of a line, as a fraction of the picture's side."""
 CROSSING: Final = 1.5
-"""Where ink is this many times as thick as the line, a stroke crosses it, or ends in it, and stays."""
+"""Factor of the line's thickness from which a stroke crosses the line or ends in it, and is kept."""
 
 
 def remove_lines(mask: Mask) -> Mask:
     """Return the mask, uint8 `[height, width]` of 0 and 1, without the lines that run along and across it."""
     _, _, width, height = cv2.boundingRect(mask)
-    if width >= LEAST_LENGTH * mask.shape[1]:
+    if width >= MIN_LENGTH * mask.shape[1]:
         mask = _without_rows(mask)
-    if height >= LEAST_LENGTH * mask.shape[0]:
+    if height >= MIN_LENGTH * mask.shape[0]:
         mask = np.ascontiguousarray(_without_rows(np.ascontiguousarray(mask.T)).T)
     return mask
 
 
 def _without_rows(mask: Mask) -> Mask:
     """Remove lines that run from left to right, all at the slope that most of them have."""
-    least = LEAST_LENGTH * mask.shape[1]
+    least = MIN_LENGTH * mask.shape[1]
     rise = _rise_of_lines(mask, least)
     if rise is None:
         return mask
@@ -72,7 +72,7 @@ def _sheared(mask: Mask, rise: int) -> Mask:
 
 def _line_at(level: Mask, row: int) -> Mask:
     """Return the pixels of the level line through `row`, without the strokes that cross it."""
-    most = max(2, round(MOST_THICKNESS * max(level.shape)))
+    most = max(2, round(MAX_THICKNESS * max(level.shape)))
     above, below = _run(level[max(0, row - 3 * most) : row + 1][::-1]), _run(level[row : row + 3 * most + 1])
     thickness = above + below - 1
     usual = float(np.median(thickness[above > 0]))
@@ -92,7 +92,7 @@ def _run(mask: Mask) -> npt.NDArray[np.int64]:
 
 
 def _erase(mask: Mask, line: Mask) -> Mask:
-    """Clear the line, and what rounding has left along its edges."""
+    """Clear the line, and the remainders of rounding along its edges."""
     rest = np.where(line > 0, 0, mask).astype(np.uint8)
     edges = cv2.dilate(line, np.ones((3, 1), np.uint8))
     thick = cv2.morphologyEx(rest, cv2.MORPH_OPEN, np.ones((3, 1), np.uint8))

@@ -1,4 +1,4 @@
-"""The form in which MNIST has its digits: a box of 20x20, the centre of mass in the middle of 28x28."""
+"""The form of MNIST's digits: a box of 20x20, with its centre of mass in the middle of 28x28."""
 
 from typing import Final
 
@@ -11,14 +11,14 @@ from service.tasks.digit_crop.lines import Mask
 SIZE: Final = 28
 BOX: Final = 20
 MIDDLE: Final = 14
-LEAST_STROKE: Final = 1.6
-"""Pixels of the box; a finer pen's strokes are widened to it, or they would fade when the digit is scaled down."""
+MIN_STROKE: Final = 1.6
+"""Minimum width of strokes in pixels of the box. Finer strokes are widened, or they would fade when scaled down."""
 SOFT_EDGE: Final = 5
-"""Pixels of the neighbourhood of a stroke whose darkness is part of it."""
+"""Side in pixels of the square that dilates a stroke to include its soft edges."""
 
 
 def as_mnist(grey: Grey) -> Grey | None:
-    """Return a picture that has MNIST's form already, or its negative has, light on dark; None for any other."""
+    """Return the picture or its negative, light on dark, if it has MNIST's form; None otherwise."""
     if grey.shape == (SIZE, SIZE):
         for picture in (grey, 255 - grey):
             if _is_mnist(picture):
@@ -27,7 +27,7 @@ def as_mnist(grey: Grey) -> Grey | None:
 
 
 def _is_mnist(picture: Grey) -> bool:
-    """Whether ink fills a box of 20 and its centre of mass is in the middle, as in every picture of MNIST."""
+    """Return whether ink fills a box of 20 and its centre of mass is in the middle, as in all of MNIST."""
     _, _, width, height = cv2.boundingRect(picture)
     if not BOX - 2 <= max(width, height) <= BOX:
         return False
@@ -46,11 +46,11 @@ def to_mnist(darkness: Floats, strokes: Mask) -> Grey:
 
 
 def _scaled(darkness: Floats, strokes: Mask) -> Floats:
-    """The strokes alone, soft edges kept, scaled so that their longer side is 20; 0 to 1."""
+    """Return the strokes with their soft edges, scaled to a longer side of 20; 0 to 1."""
     x, y, width, height = cv2.boundingRect(strokes)
     scale = BOX / max(width, height)
     soft: Floats = darkness * cv2.dilate(strokes, np.ones((SOFT_EDGE, SOFT_EDGE), np.uint8))
-    radius = round((LEAST_STROKE / scale - 1) / 2)
+    radius = round((MIN_STROKE / scale - 1) / 2)
     if radius > 0:
         pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
         fine = soft * (cv2.morphologyEx(strokes, cv2.MORPH_OPEN, pen) == 0)
@@ -64,12 +64,12 @@ def _scaled(darkness: Floats, strokes: Mask) -> Floats:
 
 
 def _centred(digit: Floats) -> Grey:
-    """The digit with its centre of mass in the middle of 28x28; what would lie outside is cut off."""
+    """Return the digit with its centre of mass in the middle of 28x28, cut off at the border."""
     height, width = digit.shape
     mass = digit.sum()
     y = float(digit.sum(1) @ np.arange(height)) / mass
     x = float(digit.sum(0) @ np.arange(width)) / mass
     top, left = MIDDLE - round(y), MIDDLE - round(x)
-    room = np.zeros((SIZE + 2 * BOX, SIZE + 2 * BOX), np.float32)
-    room[BOX + top : BOX + top + height, BOX + left : BOX + left + width] = digit
-    return np.rint(room[BOX : BOX + SIZE, BOX : BOX + SIZE] * 255).astype(np.uint8)
+    canvas = np.zeros((SIZE + 2 * BOX, SIZE + 2 * BOX), np.float32)
+    canvas[BOX + top : BOX + top + height, BOX + left : BOX + left + width] = digit
+    return np.rint(canvas[BOX : BOX + SIZE, BOX : BOX + SIZE] * 255).astype(np.uint8)

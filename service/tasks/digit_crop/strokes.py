@@ -9,47 +9,47 @@ import numpy.typing as npt
 from service.tasks.digit_crop.contrast import Floats
 from service.tasks.digit_crop.lines import Mask, remove_lines
 
-LEAST_SURE: Final = 0.3
-"""Darkness from which a pixel may be ink for sure, whatever Otsu's threshold is."""
+MIN_SURE: Final = 0.3
+"""Minimum of the threshold above which a pixel is certainly ink; otherwise it is Otsu's."""
 FAINT: Final = 0.5
-"""Of what is sure: a stroke may fade to it, since the pen is lifted slowly."""
+"""Fraction of that threshold to which a stroke may fade, since the pen is lifted slowly."""
 SPECK: Final = 0.01
-"""Of the largest piece's area; what is smaller is dirt or noise."""
+"""Minimum area of a piece as a fraction of the largest one's; smaller ones are dirt or noise."""
 GAPS: Final = (0.2, 0.4)
-"""Pieces closer than this fraction of the largest one's size belong together: surely, and perhaps."""
-LEAST_GAIN: Final = 1.05
-"""With the wider gap the ink must grow by this factor, or it is the same digit."""
+"""Gaps, as fractions of the largest piece's size, within which pieces belong together: certainly, and possibly."""
+MIN_GAIN: Final = 1.05
+"""Minimum factor by which ink grows with the wider gap; otherwise it is the same digit."""
 AT_THE_RIM: Final = 0.3
-"""Weight of strokes that touch the rim: they are more often fingers and the edges of things."""
+"""Weight of strokes that touch the border: they are more often fingers and the edges of objects."""
 IN_THE_CORNER: Final = 0.5
 """Weight of strokes in a corner of the picture, against 1 in its middle."""
 FRAMING: Final = 0.3
 """Weight of strokes that span the picture: a frame."""
 SPAN: Final = 0.9
-"""Of the picture's side."""
+"""Minimum size of a frame, as a fraction of the picture's side."""
 
 Numbers = npt.NDArray[np.intp]
 
 
 class Pieces(NamedTuple):
-    """The connected pieces of a mask, the background among them as number 0."""
+    """The connected pieces of a mask; number 0 is the background."""
 
     shape: tuple[int, ...]
-    """Of the mask: height and width."""
+    """Height and width of the mask."""
     pixels: Numbers
     """Pixels of all pieces, as indices into the flattened mask."""
     numbers: Numbers
-    """For each of these pixels, the number of its piece."""
+    """The number of the piece of each of these pixels."""
     firsts: Numbers
     """`[n]`, a pixel of each piece."""
     starts: Numbers
     """`[n, 2]`, the first row and column."""
     ends: Numbers
-    """`[n, 2]`, those behind the last."""
+    """`[n, 2]`, the row and column after the last."""
     areas: Numbers
-    """`[n]`, pixels; 0 for what is no stroke."""
+    """`[n]`, pixels; 0 for pieces that are not strokes."""
     ink: npt.NDArray[np.float64]
-    """`[n]`, the sum of the darkness; 0 for what is no stroke."""
+    """`[n]`, the sum of the darkness; 0 for pieces that are not strokes."""
 
     def mask(self, chosen: npt.NDArray[np.bool_]) -> Mask:
         """Return the chosen pieces, bool `[n]`, as a mask, uint8 `[height, width]`."""
@@ -66,11 +66,11 @@ def digit_strokes(darkness: Floats) -> tuple[Floats, list[Mask]]:
 
     Returns:
         The darkness without straight lines, and masks of the strokes, uint8 `[height, width]`: none if there are no
-        strokes, a second one if pieces farther off may belong to the digit.
+        strokes, and a second one if more distant pieces may belong to the digit.
     """
     levels = (darkness * 255).astype(np.uint8)
     otsu, _ = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    sure = max(otsu, 255 * LEAST_SURE)
+    sure = max(otsu, 255 * MIN_SURE)
     ink = (levels > FAINT * sure).astype(np.uint8)
     rest = remove_lines(ink)
     pieces = _pieces(rest, levels > sure, darkness)
@@ -79,7 +79,7 @@ def digit_strokes(darkness: Floats) -> tuple[Floats, list[Mask]]:
 
 
 def _likely_groups(pieces: Pieces) -> list[Mask]:
-    """Return the most prominent group of pieces at each of `GAPS`, unless it hardly gains ink over the one before."""
+    """Return the most prominent group of pieces for each of `GAPS`, if it has clearly more ink than the previous."""
     masks: list[Mask] = []
     least = 0.0
     for gap in GAPS:
@@ -87,12 +87,12 @@ def _likely_groups(pieces: Pieces) -> list[Mask]:
         ink = float(pieces.ink[chosen].sum())
         if ink > least:
             masks.append(pieces.mask(chosen))
-        least = LEAST_GAIN * ink
+        least = MIN_GAIN * ink
     return masks
 
 
 def _pieces(mask: Mask, sure: npt.NDArray[np.bool_], darkness: Floats) -> Pieces:
-    """Return the pieces of a mask; those that nowhere are surely ink, and specks, are no strokes."""
+    """Return the pieces of a mask. Specks, and pieces without a pixel that is certainly ink, are not strokes."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     boxes: Numbers = np.asarray(stats, np.intp)
     starts: Numbers = boxes[:, [cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT]]
@@ -109,7 +109,7 @@ def _pieces(mask: Mask, sure: npt.NDArray[np.bool_], darkness: Floats) -> Pieces
 
 
 def _most_prominent(pieces: Pieces, gap: float) -> npt.NDArray[np.bool_]:
-    """Return which pieces form the group with most ink, weighted by its place."""
+    """Return which pieces form the group with the most ink, weighted by its position."""
     group = _groups(pieces, gap)
     scores = np.bincount(group, pieces.ink) * _weights(pieces, group)
     return np.asarray((pieces.areas > 0) & (group == int(scores.argmax())))
@@ -118,7 +118,7 @@ def _most_prominent(pieces: Pieces, gap: float) -> npt.NDArray[np.bool_]:
 def _groups(pieces: Pieces, gap: float) -> Numbers:
     """Return the number of each piece's group: pieces that touch once gaps between them are closed.
 
-    What touches the rim does not belong to what does not.
+    Pieces that touch the border and pieces that do not are never in one group.
     """
     largest = int(pieces.areas.argmax())
     size = int((pieces.ends - pieces.starts)[largest].max())
@@ -134,7 +134,7 @@ def _groups(pieces: Pieces, gap: float) -> Numbers:
 
 
 def _weights(pieces: Pieces, group: Numbers) -> npt.NDArray[np.float64]:
-    """Return for each group how likely it is the digit by its place: 1 in the middle, less at the rim."""
+    """Return the weight of each group by its position: 1 in the middle, less at the border."""
     shape = np.array(pieces.shape)
     starts = np.full((int(group.max()) + 1, 2), shape.max())
     ends = np.zeros_like(starts)

@@ -12,7 +12,7 @@ from service.api.v2.configuration import configuration, requested_policy
 from service.errors import Malformed
 from service.registry.card import GRAPHS, Card
 from service.version_policy import VersionPolicy
-from tests.places import MODELS
+from tests.paths import MODELS
 
 CARDS = [Card.read(path.parent) for path in sorted(MODELS.glob("*/*/card.json"))]
 POLICIES = st.sampled_from(["all", "latest 1", "latest 3", [1], [1, 2]]).map(VersionPolicy.parse)

@@ -5,7 +5,7 @@ import pytest
 
 from service.engine.onnx.errors import lacks_memory
 from service.engine.onnx.runtime import ort
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 def failure(session: ort.InferenceSession, pictures: np.ndarray) -> Exception:

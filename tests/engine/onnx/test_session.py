@@ -18,7 +18,7 @@ from service.engine.onnx.runtime import ort
 from service.engine.onnx.session import Runtime, Session, SessionError
 from service.engine.onnx.shape_buckets import BATCH, SHORTEST, ShapeBuckets, padded_size
 from service.registry.card import Card
-from tests.places import MODELS
+from tests.paths import MODELS
 
 DIGITS = MODELS / "digits" / "2"
 FASHION = MODELS / "fashion" / "1"

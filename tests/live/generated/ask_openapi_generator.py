@@ -14,7 +14,7 @@ from calls import RequestContext, calls
 
 
 def answer_to(openapi: Any, client: Any, call: RequestContext) -> tuple[int, Any]:
-    """The status and what the client makes of the body."""
+    """Return the status and the parsed body."""
     api = getattr(openapi, f"{call.tag.capitalize()}Api")(client)
     arguments: dict[str, Any] = dict(call.arguments)
     if call.schema:

@@ -1,4 +1,4 @@
-"""What is wrong with a request for tensors is said, and how: limits, faults, what is not there."""
+"""Errors of V2 requests: limits, invalid bodies, and unknown paths."""
 
 import gzip
 import json
@@ -47,14 +47,14 @@ def test_the_body_limit(client: httpx.Client) -> None:
     outputs_of(client.post("/v2/models/digits/infer", content=padded.rstrip().ljust(1_000_000)))
 
 
-def test_at_most_64_rows_a_request(client: httpx.Client) -> None:
+def test_a_request_has_at_most_64_rows(client: httpx.Client) -> None:
     found = outputs_of(client.post("/v2/models/digits/infer", json={"inputs": [picture(64)]}))
     assert found["probabilities"].shape == (64, 10)
     assert "65 rows" in refused(client.post("/v2/models/digits/infer", json={"inputs": [picture(65)]}), 400)
     assert "64 rows" in refused(client.post("/v2/models/digits/infer", json={"inputs": [picture(2000)]}), 413)
 
 
-def test_a_sequence_is_as_long_as_the_model_reads(client: httpx.Client) -> None:
+def test_a_sequence_has_at_most_the_length_that_the_model_reads(client: httpx.Client) -> None:
     for length, status in ((1, 200), (1024, 200), (1025, 400), (0, 400)):
         tensor = in_json("tokens", np.ones((1, length), np.int64))
         assert client.post("/v2/models/sentiment/infer", json={"inputs": [tensor]}).status_code == status
@@ -115,7 +115,7 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "message"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG])
-def test_what_is_wrong_with_a_request_is_said(
+def test_an_invalid_request_gets_the_reason(
     client: httpx.Client, spoil: Callable[[Document], object], message: str
 ) -> None:
     request = {"inputs": [picture()]}
@@ -144,19 +144,19 @@ def test_what_is_wrong_with_a_request_is_said(
         *(b'{"inputs": [], "x": 1e999}', b'{"inputs": [], "x": NaN}', b'{"inputs": [],}', b"{'inputs': []}"),
     ],
 )
-def test_a_body_that_is_no_request_is_a_400(client: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_not_an_inference_request_is_a_400(client: httpx.Client, body: bytes) -> None:
     refused(client.post("/v2/models/digits/infer", content=body), 400)
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "1.5", "999999", "9" * 400, "+3", "\u00b2".encode().decode("latin-1")])
-def test_a_json_length_that_cannot_be_is_a_400(client: httpx.Client, length: str) -> None:
+def test_an_impossible_json_length_is_a_400(client: httpx.Client, length: str) -> None:
     sent = client.build_request(
         "POST", "/v2/models/digits/infer", content=b"{}", headers={JSON_LENGTH: length.encode("latin-1")}
     )
     refused(client.send(sent), 400)
 
 
-def test_bytes_that_are_missing_or_left_are_a_400(client: httpx.Client) -> None:
+def test_missing_or_excess_bytes_are_a_400(client: httpx.Client) -> None:
     values = np.zeros((1, 28, 28), np.uint8)
     for size, sent, message in ((784, 783, "783 bytes"), (784, 785, "1 bytes behind"), (785, 785, "785 bytes")):
         head = {"inputs": [described("pictures", values, parameters={"binary_data_size": size})]}
@@ -164,7 +164,7 @@ def test_bytes_that_are_missing_or_left_are_a_400(client: httpx.Client) -> None:
         assert message in refused(client.post("/v2/models/digits/infer", **request), 400)
 
 
-def test_inputs_of_different_rows_are_a_400(client: httpx.Client) -> None:
+def test_inputs_with_different_numbers_of_rows_are_a_400(client: httpx.Client) -> None:
     tensors = [in_json("latent", np.zeros((2, 64), np.float32)), in_json("label", np.zeros(3, np.int64))]
     assert "number of rows" in refused(client.post("/v2/models/fashion/infer", json={"inputs": tensors}), 400)
 
@@ -177,7 +177,7 @@ def test_values_that_the_graph_cannot_compute_are_a_400(client: httpx.Client, la
         assert "from 0 to 9" in refused(client.post("/v2/models/fashion/infer", **sent), 400)
 
 
-def test_what_a_client_wrote_comes_back_cut(client: httpx.Client) -> None:
+def test_input_in_error_messages_is_truncated(client: httpx.Client) -> None:
     for request in (
         {"inputs": [{**picture(), "name": "x" * 1_000_000}]},
         {"inputs": [{**picture(), "shape": [1] * 4000}]},
@@ -207,7 +207,7 @@ def test_an_unknown_model_or_version_is_a_404(client: httpx.Client, model: str, 
     "path",
     ["/v2x", "/v2//", "/v2/models/", "/v2/models/digits/", "/v2/health", "/v2/models/digits/explain"],
 )
-def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
+def test_an_unknown_path_is_a_404(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 404
 
 

@@ -1,4 +1,4 @@
-"""The temporary folder of a server: made once, removed with the server, or by the next server if that was killed."""
+"""The state directory of a server: created once, and removed by the server or, if that was killed, by the next one."""
 
 import signal
 import subprocess
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from service.processes.folder import temporary_folder
-from tests.places import ROOT
+from service.processes.state_directory import temporary_directory
+from tests.paths import ROOT
 
 PROGRAM = """
 import sys
-from service.processes.folder import shared_folder
-print(shared_folder(), flush=True)
-assert shared_folder() == shared_folder()
+from service.processes.state_directory import state_directory
+print(state_directory(), flush=True)
+assert state_directory() == state_directory()
 sys.stdin.read()
 """
 
 
 class Server:
-    """A process that has a folder."""
+    """A process with a state directory."""
 
     def __init__(self, temporary: Path) -> None:
         self._process = subprocess.Popen(
@@ -32,7 +32,7 @@ class Server:
             text=True,
         )
         assert self._process.stdout is not None
-        self.folder = Path(self._process.stdout.readline().rstrip("\n"))
+        self.directory = Path(self._process.stdout.readline().rstrip("\n"))
 
     def end(self, *, kill: bool = False) -> None:
         if kill:
@@ -40,29 +40,29 @@ class Server:
         self._process.communicate(timeout=20)
 
 
-def test_a_folder_goes_with_its_server(tmp_path: Path) -> None:
+def test_a_server_removes_its_state_directory_at_exit(tmp_path: Path) -> None:
     server = Server(tmp_path)
-    assert server.folder.parent == tmp_path
-    assert server.folder.is_dir()
+    assert server.directory.parent == tmp_path
+    assert server.directory.is_dir()
     server.end()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_next_server_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+def test_the_next_server_removes_only_the_directories_of_killed_servers(tmp_path: Path) -> None:
     others = [tmp_path / name for name in ("deepserve", "deepserve-server-mine", "bentoml")]
     for other in others:
         other.mkdir()
     running, killed = Server(tmp_path), Server(tmp_path)
     killed.end(kill=True)
-    assert killed.folder.exists()
+    assert killed.directory.exists()
     following = Server(tmp_path)
-    assert {*tmp_path.iterdir()} == {*others, running.folder, following.folder}
+    assert {*tmp_path.iterdir()} == {*others, running.directory, following.directory}
     following.end()
     running.end()
 
 
-def test_temporary_files_are_where_tmpdir_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_files_are_in_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/somewhere")
-    assert temporary_folder() == Path("/somewhere")
+    assert temporary_directory() == Path("/somewhere")
     monkeypatch.delenv("TMPDIR")
-    assert temporary_folder() == Path("/tmp")
+    assert temporary_directory() == Path("/tmp")
