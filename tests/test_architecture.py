@@ -42,7 +42,7 @@ BELOW: dict[str, dict[str, set[str]]] = {
         "api": {"engine", "inference", "observability", "registry", "tasks", "transport", GROUND},
         "inference": {"engine", "observability", "registry", "tasks", GROUND},
         "registry": {"engine", "observability", "tasks", GROUND},
-        "engine": {"registry", GROUND},
+        "engine": {"observability", GROUND},
         "tasks": {"observability", "registry", GROUND},
         "observability": {GROUND},
         "transport": set(),

@@ -134,7 +134,7 @@ def installed(library: str) -> str | None:
 @cache
 def trouble_with(device: GPU) -> str | None:
     """Return why a GPU does not work, None if it does. Another process tries it, which may keep its memory or die."""
-    program = "import sys; from service.engine.onnx import cuda; print(cuda.trouble(sys.argv[1]) or '')"
+    program = "import sys; from service.engine.onnx import cuda; print(cuda.unavailable_reason(sys.argv[1]) or '')"
     try:
         tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
     except OSError as error:

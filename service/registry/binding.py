@@ -8,10 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from service.engine.onnx.errors import readable
-from service.registry.card import Card, TensorSpec
+from service.errors import clean_message
+from service.registry.card import Card
 from service.registry.verification import VerificationError
 from service.tasks.base import Task
+from service.tensors import TensorSpec
 
 AnyTask = Task[Any, Any, Any]
 
@@ -43,7 +44,9 @@ def bind(predictor: type[AnyTask], directory: Path, card: Card) -> AnyTask:
     try:
         return predictor(directory)
     except Exception as error:  # whatever a predictor reads, and however that may be broken
-        raise VerificationError(f"the task {predictor.name} cannot work with it: {readable(error)}") from error
+        raise VerificationError(
+            f"the task {predictor.name} cannot work with it: {clean_message(str(error))}"
+        ) from error
 
 
 def _names(tensors: Iterable[TensorSpec]) -> set[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.engine.onnx.errors import lacks_memory
+from service.engine.onnx.errors import is_out_of_memory
 from service.engine.onnx.runtime import ort
 from tests.places import MODELS
 
@@ -22,12 +22,12 @@ def test_an_arena_that_may_not_grow_lacks_memory_and_a_wrong_shape_does_not() ->
     options.log_severity_level = 4
     options.add_session_config_entry("session.use_env_allocators", "1")
     session = ort.InferenceSession(MODELS / "digits" / "2" / "model.onnx", options, providers=["CPUExecutionProvider"])
-    assert lacks_memory(failure(session, np.zeros((20_000, 28, 28), np.uint8)))
-    assert not lacks_memory(failure(session, np.zeros((1, 27, 28), np.uint8)))
+    assert is_out_of_memory(failure(session, np.zeros((20_000, 28, 28), np.uint8)))
+    assert not is_out_of_memory(failure(session, np.zeros((1, 27, 28), np.uint8)))
     assert session.run(None, {"pictures": np.zeros((2, 28, 28), np.uint8)})[0].shape == (2, 10)
 
 
 def test_python_itself_may_lack_memory() -> None:
     with pytest.raises(MemoryError) as raised:
         np.zeros(2**62, np.uint8)
-    assert lacks_memory(raised.value)
+    assert is_out_of_memory(raised.value)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from service.engine.onnx import cuda as gpu
 from service.engine.onnx.runtime import ort
-from service.engine.onnx.session import Runtime, Session, SessionError
-from service.engine.onnx.shape_buckets import BATCH, SHORTEST, ShapeBuckets, padded_size
+from service.engine.onnx.session import open_session
+from service.engine.onnx.shape_buckets import BATCH, MIN_LENGTH, ShapeBuckets, padded_size
+from service.engine.session import Runtime, SessionError
 from service.registry.card import Card
 from tests.places import MODELS
 
@@ -58,7 +59,7 @@ class CountingSession:
 def test_fixed_shapes_answer_as_any_shape_does(directory: Path) -> None:
     """Whatever was in the buffers before: larger inputs and smaller ones take turns in each of them."""
     card = Card.read(directory)
-    session, inputs = Session(directory, card, CPU), examples(directory)
+    session, inputs = open_session(directory, card, CPU), examples(directory)
     shapes = ShapeBuckets(graph(directory), card.inputs, card.outputs, memory="cpu")
     turns = [(8, 16), (7, 3), (1, 1024), (1, 700), (4, 64), (3, 33), (8, 9), (1, 900), (5, 16)]
     cases = [{name: value[:rows] for name, value in inputs.items()} for rows, _ in turns]
@@ -76,7 +77,7 @@ def test_fixed_shapes_answer_as_any_shape_does(directory: Path) -> None:
 def test_warming_binds_every_shape_that_requests_can_have() -> None:
     card, session = Card.read(DIGITS), CountingSession(graph(DIGITS))
     shapes = ShapeBuckets(session, card.inputs, card.outputs, memory="cpu")
-    shapes.warm(24, 16, examples(DIGITS))  # pictures are no sequences
+    shapes.warm_up(24, 16, examples(DIGITS))  # pictures are no sequences
     assert session.shapes == 6  # 1, 2, 4, 8, 16, 32
     for rows in range(1, 25):
         shapes.run({"pictures": np.zeros((rows, 28, 28), np.uint8)})
@@ -86,7 +87,7 @@ def test_warming_binds_every_shape_that_requests_can_have() -> None:
 def test_warming_binds_every_length_up_to_the_longest() -> None:
     card, session = Card.read(SENTIMENT), CountingSession(graph(SENTIMENT))
     shapes = ShapeBuckets(session, card.inputs, card.outputs, memory="cpu")
-    shapes.warm(2, 4096, {"tokens": examples(SENTIMENT)["tokens"][:, :60]})
+    shapes.warm_up(2, 4096, {"tokens": examples(SENTIMENT)["tokens"][:, :60]})
     assert session.shapes == 2 * 3  # 1 and 2 rows of 16, 32 and 64
     for length in range(1, 65, 7):
         shapes.run({"tokens": np.ones((2, length), np.int64)})
@@ -96,7 +97,7 @@ def test_warming_binds_every_length_up_to_the_longest() -> None:
 def test_warming_leaves_out_what_no_run_is_large_enough_for() -> None:
     card, session = Card.read(SENTIMENT), CountingSession(graph(SENTIMENT))
     shapes = ShapeBuckets(session, card.inputs, card.outputs, memory="cpu")
-    shapes.warm(8, 64, {"tokens": examples(SENTIMENT)["tokens"][:, :60]})
+    shapes.warm_up(8, 64, {"tokens": examples(SENTIMENT)["tokens"][:, :60]})
     assert session.shapes == 3 + 2 + 2 + 1  # of the 3 lengths, for 1, 2, 4 and 8 rows
     for rows in range(1, 9):
         for length in range(1, 61 if rows == 1 else 64 // rows + 1):
@@ -107,7 +108,7 @@ def test_warming_leaves_out_what_no_run_is_large_enough_for() -> None:
 @given(size=st.integers(1, 100_000), name=st.sampled_from([BATCH, "length"]))
 def test_a_padded_size_holds_the_size_and_little_more(size: int, name: str) -> None:
     padded = padded_size(name, size)
-    assert size <= padded <= max(2 * size - 1, SHORTEST if name != BATCH else 1)
+    assert size <= padded <= max(2 * size - 1, MIN_LENGTH if name != BATCH else 1)
     assert padded == padded_size(name, padded)
     assert padded.bit_count() == 1
 
@@ -120,7 +121,7 @@ def test_sixty_four_rows_are_seven_shapes() -> None:
 @given(turns=st.lists(st.integers(1, 32), min_size=2, max_size=12))
 def test_requests_of_several_threads_do_not_mix(turns: list[int]) -> None:
     card, inputs = Card.read(DIGITS), examples(DIGITS)["pictures"]
-    expected = Session(DIGITS, card, CPU).run({"pictures": inputs})["probabilities"]
+    expected = open_session(DIGITS, card, CPU).run({"pictures": inputs})["probabilities"]
     shapes = ShapeBuckets(graph(DIGITS), card.inputs, card.outputs, memory="cpu")
     with ThreadPoolExecutor(4) as threads:
         for rows, outputs in zip(
@@ -131,22 +132,22 @@ def test_requests_of_several_threads_do_not_mix(turns: list[int]) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_device_works_or_the_session_says_why_not(device: gpu.GPU) -> None:
-    trouble = gpu.trouble(device)
+    trouble = gpu.unavailable_reason(device)
     if trouble is None:
-        assert Session(DIGITS, Card.read(DIGITS), Runtime(device)).provider == gpu.PROVIDERS[device]
+        assert open_session(DIGITS, Card.read(DIGITS), Runtime(device)).provider == gpu.PROVIDERS[device]
         return
     if gpu.PROVIDERS[device] not in ort.get_available_providers():
         assert "install deepserve[gpu]" in trouble
     with pytest.raises(SessionError) as refusal:
-        Session(DIGITS, Card.read(DIGITS), Runtime(device))
+        open_session(DIGITS, Card.read(DIGITS), Runtime(device))
     assert device in str(refusal.value)
     assert trouble in str(refusal.value)
 
 
 def test_auto_runs_on_what_works_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        session = Session(DIGITS, Card.read(DIGITS), Runtime("auto"))
-    trouble = gpu.trouble("cuda")
+        session = open_session(DIGITS, Card.read(DIGITS), Runtime("auto"))
+    trouble = gpu.unavailable_reason("cuda")
     assert session.provider == ("CPUExecutionProvider" if trouble else gpu.PROVIDERS["cuda"])
     assert [trouble in message for message in caplog.messages] == ([True] if trouble else [])
     assert session.run(examples(DIGITS))["probabilities"].shape == (32, 10)
@@ -159,7 +160,7 @@ def test_work_on_the_cpu_is_found_and_shapes_there_are_not() -> None:
         for part in graph(SENTIMENT).get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
-    assert gpu.nodes_on_cpu(nodes, "cuda") == "nothing of it runs on cuda"
+    assert gpu.nodes_on_cpu(nodes, "cuda") == "none of it runs on cuda"
     shapes = {"Shape", "Gather", "Concat", "Range", "Squeeze"}
     mixed = [(place if operation in shapes else gpu.PROVIDERS["cuda"], operation) for place, operation in nodes]
     assert gpu.nodes_on_cpu(mixed, "cuda") is None
@@ -170,7 +171,7 @@ def test_work_on_the_cpu_is_found_and_shapes_there_are_not() -> None:
 
 
 def test_a_failing_run_is_an_error_of_the_session() -> None:
-    session = Session(DIGITS, Card.read(DIGITS), CPU)
+    session = open_session(DIGITS, Card.read(DIGITS), CPU)
     with pytest.raises(SessionError, match="run failed"):
         session.run({"pictures": np.zeros((1, 27, 28), np.uint8)})
     assert session.run(examples(DIGITS))["probabilities"].shape == (32, 10)
@@ -187,7 +188,7 @@ def test_a_shape_whose_run_fails_keeps_no_buffers() -> None:
 
 
 def test_a_run_may_be_asked_for_by_several_threads_at_once() -> None:
-    session, inputs = Session(DIGITS, Card.read(DIGITS), CPU), examples(DIGITS)
+    session, inputs = open_session(DIGITS, Card.read(DIGITS), CPU), examples(DIGITS)
     expected = session.run(inputs)["probabilities"]
     with ThreadPoolExecutor(4) as threads:
         for outputs in threads.map(session.run, [inputs] * 16):
