@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import binomtest
 
 from service.api.v2.tensors import DATATYPES
-from service.engine.onnx.session import Runtime
-from service.inference.shadow import STAND_BACK
+from service.engine.session import Runtime
+from service.inference.shadow import BACK_OFF_SECONDS
 from service.registry.verification import verify
 from service.tasks.sentiment import SentimentRequest, SentimentTask
 from service.traffic_split import TrafficSplit
@@ -143,7 +143,7 @@ def digits() -> dict[str, np.ndarray]:
 
 
 def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
-    time.sleep(2 * STAND_BACK)
+    time.sleep(2 * BACK_OFF_SECONDS)
     before = shadowed(client, "digits", "2", "1")
     rows = sum(before.values())
     for first in range(0, 8 * ROWS, ROWS):
@@ -163,7 +163,7 @@ def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, d
 
 
 def test_a_shadow_gets_tensors_as_they_are(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
-    time.sleep(2 * STAND_BACK)
+    time.sleep(2 * BACK_OFF_SECONDS)
     sample = "deepserve_shadow_difference_sum"
     before, differences = shadowed(client, "digits", "2", "1"), metric(client, sample, **LABELS)
     assert client.post("/v2/models/digits/versions/2/infer", json=tensors(pictures=pictures(ROWS))).status_code == 200
