@@ -13,7 +13,8 @@ from service.api.negotiation import preferred_media_type
 from service.api.problem import from_validation
 from service.context import RequestContext
 from service.errors import Fault, Invalid, UnsupportedMediaType
-from service.inference.service import InferenceRequest, InferenceService
+from service.inference.request import TaskRequest
+from service.inference.service import InferenceService
 from service.registry.registry import LoadedVersion
 from service.tasks.base import Payload, Task
 
@@ -49,7 +50,7 @@ class TaskEndpoint:
         inference.timings.encoded = time.perf_counter()
         return HttpResponse(body, representation, headers=headers)
 
-    async def _read(self, request: HttpRequest, _loaded: LoadedVersion) -> InferenceRequest:
+    async def _read(self, request: HttpRequest, _loaded: LoadedVersion) -> TaskRequest:
         """Read a body: JSON or, if the task takes files, a multipart body or a raw image."""
         content_type = request.header(b"content-type")
         kind = media_type(content_type) or JSON
@@ -62,11 +63,11 @@ class TaskEndpoint:
         body = await read_body(request.receive, request.headers.get(b"content-length"), self._max_body_bytes)
         received = time.perf_counter()
         if kind == JSON or files_field is None:
-            return InferenceRequest(self._from_json(body), received)
+            return TaskRequest(self._from_json(body), received)
         files = await multipart_files(body, content_type, files_field) if kind == MULTIPART else [body]
         if not files:
             raise Invalid("The request is not valid.", faults=(Fault((files_field,), "at least one item"),))
-        return InferenceRequest(self.task.Request.model_construct(**{files_field: files}), received)
+        return TaskRequest(self.task.Request.model_construct(**{files_field: files}), received)
 
     def _from_json(self, body: bytes) -> Payload:
         """Return the request in a JSON body. An empty body is an empty object: all fields of a task may be optional."""

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.queue import Entry, Limits, Queue, Slice
+from service.engine.queue import Entry, Limits, Queue, RunTimings, Slice
 from service.observability.observer import Observer, StageSeconds
 from service.tensors import Tensors, row_count
 
@@ -25,16 +24,6 @@ QUEUE_REPORT_SECONDS = 0.01
 
 PACE_DECAY = 0.8
 """Weight of the past in the exponential moving averages of throughput."""
-
-
-class RunTimings(NamedTuple):
-    """Times of one request in the batcher, in `time.perf_counter` seconds."""
-
-    queued_at: float
-    started_at: float
-    """Start of its first run."""
-    ended_at: float
-    """End of its last run."""
 
 
 class Batcher:
@@ -89,7 +78,7 @@ class Batcher:
         rows = row_count(inputs)
         loop = asyncio.get_running_loop()
         self.check_room(rows)
-        entry = Entry(inputs, rows, loop.create_future(), time.perf_counter())
+        entry = Entry(inputs, rows, loop.create_future(), RunTimings(time.perf_counter()))
         self._queue.add(entry)
         if self._queue.rows >= self._limits.max_batch_rows:
             self._batch_is_full.set()
@@ -101,7 +90,7 @@ class Batcher:
         except asyncio.CancelledError:
             self._queue.mark_done()
             raise
-        return outputs, RunTimings(entry.queued_at, entry.started_at, entry.ended_at)
+        return outputs, entry.timings
 
     def check_room(self, rows: int = 1) -> None:
         """Check that the queue has room for `rows` more rows. An idle batcher accepts a request of any size.
@@ -179,7 +168,8 @@ class Batcher:
         ended = time.perf_counter()
         self._observer.ran(first, StageSeconds(input_seconds, infer_seconds, ended - computed))
         for entry in completed:
-            self._observer.answered(ended - entry.queued_at, entry.started_at - entry.queued_at)
+            timings = entry.timings
+            self._observer.answered(ended - timings.queued_at, timings.started_at - timings.queued_at)
 
     async def _compute(self, batch: list[Slice]) -> tuple[Tensors, float, float]:
         """Run a batch, in the thread unless the run is expected to be short.
@@ -201,8 +191,9 @@ class Batcher:
         if any(len(value) != rows for value in outputs.values()):
             raise ValueError(f"the outputs of {rows} rows have {[len(value) for value in outputs.values()]}")
         for piece in batch:
-            piece.entry.started_at = piece.entry.started_at or started
-            piece.entry.ended_at = ended
+            timings = piece.entry.timings
+            timings.started_at = timings.started_at or started
+            timings.ended_at = ended
         drained = ended - self._last_run_ended if self._last_run_ended else seconds
         self._queue.rows_per_second = _moving_average(self._queue.rows_per_second, rows / max(drained, 1e-6))
         self._last_run_ended = ended if self._queue.rows else 0.0
@@ -213,7 +204,7 @@ class Batcher:
         if not entry.result.done():
             entry.result.set_exception(error)
             self._queue.mark_done()
-            self._observer.failed(time.perf_counter() - entry.queued_at)
+            self._observer.failed(time.perf_counter() - entry.timings.queued_at)
 
     def _stack(self, batch: list[Slice]) -> Tensors:
         """Return the inputs of a run. Sequences are padded to the longest of them."""

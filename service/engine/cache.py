@@ -9,7 +9,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 
-from service.engine.batcher import Batcher, RunTimings
+from service.engine.batcher import Batcher
+from service.engine.queue import RunTimings
 from service.observability.observer import Observer
 from service.tensors import Array, Tensors
 

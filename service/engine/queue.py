@@ -39,19 +39,26 @@ class Limits:
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
 
-@dataclass(eq=False, slots=True)
-class Entry:
-    """A request in the queue. Times are `time.perf_counter` seconds."""
+@dataclass(slots=True)
+class RunTimings:
+    """Times of one request in the batcher, in `time.perf_counter` seconds."""
 
-    inputs: Tensors
-    rows: int
-    result: "asyncio.Future[Tensors]"
     queued_at: float
     """Arrival in the queue."""
     started_at: float = 0.0
     """Start of its first run."""
     ended_at: float = 0.0
     """End of its last run."""
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A request in the queue."""
+
+    inputs: Tensors
+    rows: int
+    result: "asyncio.Future[Tensors]"
+    timings: RunTimings
     parts: list[tuple[int, Tensors]] = field(default_factory=list)
     """First row and outputs of each computed slice."""
     computed: int = 0

@@ -16,9 +16,10 @@ from service.context import Deadline, RequestContext, Timings
 from service.engine.batcher import Batcher
 from service.engine.cache import CachedBatcher
 from service.errors import Unavailable
+from service.inference.request import Request, TaskRequest, TensorRequest
 from service.inference.shadow import Shadow
 from service.registry.registry import LoadedVersion, ModelRegistry
-from service.tasks.base import Payload
+from service.tasks.base import Task
 from service.tensors import Tensors, take_rows
 from service.traffic_split import TrafficSplit
 
@@ -28,20 +29,6 @@ MAX_SLOW_REQUESTS = 64
 """Requests in those threads or waiting for one."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class InferenceRequest:
-    """A request whose body has been read and parsed."""
-
-    content: Payload | Tensors
-    """A request to the model's task, or the inputs of its graph."""
-    received: float
-    """When the body was received, in `time.perf_counter` seconds."""
-    end: float | None = None
-    """A deadline that the body sets, in `time.perf_counter` seconds; None if it sets none."""
-    state: Any = None
-    """What the response to graph inputs needs besides the outputs; a task makes its own."""
 
 
 @dataclass(slots=True)
@@ -55,12 +42,12 @@ class Inference:
     outputs: Tensors
     """Outputs of the graph for these inputs."""
     state: Any
-    """What the response needs besides the outputs, from `Task.decode` or `InferenceRequest.state`."""
+    """What the response needs besides the outputs, from `Task.decode` or `TensorRequest.state`."""
     timings: Timings
     """Times of all stages except the encoding of the response."""
 
 
-Read = Callable[[LoadedVersion], Awaitable[InferenceRequest]]
+Read = Callable[[LoadedVersion], Awaitable[Request]]
 """Reads and parses the body of a request to a version."""
 
 
@@ -88,17 +75,21 @@ class InferenceService:
         Raises:
             NotFound: there is no such model or version.
             Unavailable: the version is not ready, or its queue is full.
-            DeadlineExceeded: the deadline in the body passed.
+            DeadlineExceeded: the timeout that the body sets has passed.
             ServiceError: `read` or the preprocessing refused the request.
         """
         loaded = self._models.find(model, version, context.request_id)
         context.model, context.served_version = model, loaded.number
         loaded.cached_batcher.check_room()
         request = await read(loaded)
-        if request.end is None:
-            return await self._serve(loaded, request, context.request_id)
-        with Deadline(request.end):
-            return await self._serve(loaded, request, context.request_id)
+        is_repeatable = isinstance(request, TensorRequest) or loaded.task.is_repeatable(request.content)
+        with Deadline(context.started + request.timeout_seconds):
+            batcher = loaded.cached_batcher if is_repeatable else loaded.batcher
+            inference = await self._compute(loaded, request, batcher)
+        loaded.drift.observe(inference.inputs, inference.outputs)
+        if is_repeatable and (shadow := self._shadows.get(model)) is not None:
+            shadow.offer(context.request_id, request, loaded, inference.outputs)
+        return inference
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Return the result of `work`, such as decoding a large image, which runs in a thread.
@@ -121,49 +112,30 @@ class InferenceService:
         await asyncio.gather(*(shadow.close() for shadow in self._shadows.values()))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _serve(self, loaded: LoadedVersion, request: InferenceRequest, request_id: str) -> Inference:
-        """Compute the outputs for a client, from the cache if possible, and show them to the monitors."""
-        content = request.content
-        repeatable = not isinstance(content, Payload) or loaded.task.is_repeatable(content)
-        result = await self._compute(loaded, content, loaded.cached_batcher if repeatable else loaded.batcher)
-        result.timings.received = request.received
-        if result.state is None:
-            result.state = request.state
-        loaded.drift.observe(result.inputs, result.outputs)
-        if repeatable and (shadow := self._shadows.get(loaded.name)) is not None:
-            shadow.offer(request_id, content, loaded, result.outputs)
-        return result
-
-    async def _compute(
-        self, loaded: LoadedVersion, content: Payload | Tensors, batcher: Batcher | CachedBatcher
-    ) -> Inference:
-        """Preprocess the content if it is a task's, run it, and select the rows that answer it."""
-        timings = Timings()
-        state = rows = None
-        inputs: Tensors
-        if isinstance(content, Payload):
-            inputs, state = await self._preprocess(loaded, content)
+    async def _compute(self, loaded: LoadedVersion, request: Request, batcher: Batcher | CachedBatcher) -> Inference:
+        """Preprocess the request if it is a task's, run it, and select the rows that answer it."""
+        if isinstance(request, TensorRequest):
+            inputs, state = request.inputs, request.state
         else:
-            inputs = content
-        timings.preprocessed = time.perf_counter()
+            inputs, state = await self._preprocess(loaded.task, request)
+        timings = Timings(request.received, time.perf_counter())
         outputs, run = await batcher.submit(inputs)
         if run is not None:
-            timings.queued, timings.started, timings.ended = run
-        if isinstance(content, Payload) and (rows := loaded.task.select(outputs, state)) is not None:
+            timings.queued, timings.started, timings.ended = run.queued_at, run.started_at, run.ended_at
+        if not isinstance(request, TensorRequest) and (rows := loaded.task.select(outputs, state)) is not None:
             inputs, outputs = take_rows(inputs, rows), take_rows(outputs, rows)
         timings.computed = time.perf_counter()
         return Inference(loaded, inputs, outputs, state, timings)
 
-    async def _preprocess(self, loaded: LoadedVersion, request: Payload) -> tuple[Tensors, Any]:
+    async def _preprocess(self, task: Task[Any, Any, Any], request: TaskRequest) -> tuple[Tensors, Any]:
         """Return the graph's inputs and the state for postprocessing, computed in a thread if that is slow."""
-        if loaded.task.is_slow_to_decode(request):
-            return await self.run_in_thread(partial(loaded.task.decode, request))
-        preprocessed: tuple[Tensors, Any] = loaded.task.decode(request)
-        return preprocessed
+        if task.is_slow_to_decode(request.content):
+            return await self.run_in_thread(partial(task.decode, request.content))
+        return task.decode(request.content)
 
-    async def _shadow_outputs(self, loaded: LoadedVersion, content: Payload | Tensors) -> Tensors:
+    async def _shadow_outputs(self, loaded: LoadedVersion, request: Request) -> Tensors:
         """Compute the outputs of a shadow, which neither the cache nor the drift monitor sees."""
-        return (await self._compute(loaded, content, loaded.batcher)).outputs
+        return (await self._compute(loaded, request, loaded.batcher)).outputs
 
     def _is_idle(self) -> bool:
         """Return whether no request is being preprocessed in a thread, waits or runs."""

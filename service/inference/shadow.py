@@ -15,11 +15,11 @@ from functools import cache
 import numpy as np
 
 from service.errors import Unavailable
+from service.inference.request import Request
 from service.observability.metrics import ShadowSeries
 from service.registry.card import Card
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.registry.verification import GOLDEN_TOLERANCE
-from service.tasks.base import Payload
 from service.tensors import Tensors, row_count
 from service.traffic_split import TrafficSplit
 
@@ -48,8 +48,7 @@ class Comparison:
 class Copy:
     """A request that has been served."""
 
-    content: Payload | Tensors
-    """A request to the model's task, or the inputs of its graph."""
+    request: Request
     loaded: LoadedVersion
     """The version that served it."""
     outputs: Tensors
@@ -64,7 +63,7 @@ class Shadow:
         model: str,
         split: TrafficSplit,
         models: ModelRegistry,
-        infer: Callable[[LoadedVersion, Payload | Tensors], Awaitable[Tensors]],
+        infer: Callable[[LoadedVersion, Request], Awaitable[Tensors]],
         is_idle: Callable[[], bool],
     ) -> None:
         """Copy requests for `model`.
@@ -88,7 +87,7 @@ class Shadow:
         self._failing = False
         """Whether the last copy failed: only the first of consecutive failures is logged."""
 
-    def offer(self, request_id: str, content: Payload | Tensors, loaded: LoadedVersion, outputs: Tensors) -> None:
+    def offer(self, request_id: str, request: Request, loaded: LoadedVersion, outputs: Tensors) -> None:
         """Copy a request that `loaded` has served with `outputs`, if it belongs to the share and there is room."""
         if loaded.number == self._split.version or not self._split.takes(request_id, "shadow"):
             return
@@ -96,7 +95,7 @@ class Shadow:
         if self._backs_off or len(self._waiting) == MAX_WAITING:
             series.dropped(row_count(outputs))
             return
-        self._waiting.append(Copy(content, loaded, outputs, series))
+        self._waiting.append(Copy(request, loaded, outputs, series))
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
@@ -132,7 +131,7 @@ class Shadow:
         card, names = copy.loaded.card, copy.loaded.task.outputs
         try:
             shadow = self._models.find(self._model, self._split.version)
-            comparison = compare(card, names, copy.outputs, await self._infer(shadow, copy.content))
+            comparison = compare(card, names, copy.outputs, await self._infer(shadow, copy.request))
         except Unavailable:  # the version is not ready, or clients filled the queue first
             copy.series.dropped(row_count(copy.outputs))
         except Exception as error:  # a failing trial version must not affect the others

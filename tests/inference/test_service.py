@@ -1,6 +1,7 @@
 """The inference service: the order of its steps, errors, deadlines, the canary, the cache, the shadow and drift."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,8 @@ import pytest
 
 from service.context import Deadline, RequestContext
 from service.errors import DeadlineExceeded, Invalid, NotFound, Unavailable
-from service.inference.service import MAX_SLOW_REQUESTS, Inference, InferenceRequest, InferenceService, Read
+from service.inference.request import Request, TaskRequest, TensorRequest
+from service.inference.service import MAX_SLOW_REQUESTS, Inference, InferenceService, Read
 from service.observability.collecting import exposition
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.settings import Settings
@@ -32,14 +34,16 @@ PICTURES = DigitsRequest.model_construct(images=[path.read_bytes() for path in D
 LABELS = [int(path.stem[-1]) for path in DIFFICULT_DIGITS]
 
 
-def reads(content: Payload | Tensors, end: float | None = None, state: object = None) -> Read:
-    async def read(_loaded: LoadedVersion) -> InferenceRequest:
-        return InferenceRequest(content, time.perf_counter(), end, state)
+def reads(content: Payload | dict[str, Any], state: object = None, timeout_seconds: float = math.inf) -> Read:
+    async def read(_loaded: LoadedVersion) -> Request:
+        if isinstance(content, Payload):
+            return TaskRequest(content, time.perf_counter())
+        return TensorRequest(content, time.perf_counter(), state, timeout_seconds)
 
     return read
 
 
-async def never_reads(_loaded: LoadedVersion) -> InferenceRequest:
+async def never_reads(_loaded: LoadedVersion) -> Request:
     raise AssertionError("the body must not be read")
 
 
@@ -89,10 +93,10 @@ async def test_graph_inputs_are_run_as_they_are_and_keep_the_state_of_their_read
 async def test_steps_happen_in_order_and_their_times_are_returned() -> None:
     steps: list[str] = []
 
-    async def read(loaded: LoadedVersion) -> InferenceRequest:
+    async def read(loaded: LoadedVersion) -> Request:
         steps.append(f"read for {loaded.number}")
         await asyncio.sleep(0.01)
-        return InferenceRequest(PICTURES, time.perf_counter())
+        return TaskRequest(PICTURES, time.perf_counter())
 
     async with service() as made:
         context = RequestContext(started=time.perf_counter())
@@ -124,7 +128,7 @@ async def test_full_queue_refuses_before_the_body_is_read_and_names_the_version(
 
 
 async def test_errors_of_the_reader_and_of_preprocessing_reach_the_caller() -> None:
-    async def read(_loaded: LoadedVersion) -> InferenceRequest:
+    async def read(_loaded: LoadedVersion) -> Request:
         raise Invalid("not valid")
 
     no_picture = DigitsRequest.model_construct(images=[b"no picture"])
@@ -142,18 +146,20 @@ async def test_deadline_of_the_protocol_ends_a_request_that_waits() -> None:
             await made.infer("digits", "2", reads(BLANK), RequestContext())
 
 
-async def test_deadline_in_the_body_ends_a_request_that_waits() -> None:
+async def test_timeout_in_the_body_ends_a_request_that_waits() -> None:
     async with service(max_queue_rows=10_000) as made, under_load(made):
+        context = RequestContext(started=time.perf_counter())
         with pytest.raises(DeadlineExceeded):
-            await made.infer("digits", "2", reads(BLANK, end=time.perf_counter() + 0.02), RequestContext())
+            await made.infer("digits", "2", reads(BLANK, timeout_seconds=0.02), context)
 
 
-async def test_request_whose_deadline_has_passed_is_never_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_whose_timeout_has_passed_is_never_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     async with service() as made:
         loaded = (await made.infer("digits", "2", reads(BLANK), RequestContext())).loaded
         monkeypatch.setattr(loaded.batcher, "submit", never_reads)
+        context = RequestContext(started=time.perf_counter() - 1)
         with pytest.raises(DeadlineExceeded):
-            await made.infer("digits", "2", reads(BLANK, end=time.perf_counter() - 1), RequestContext())
+            await made.infer("digits", "2", reads(BLANK, timeout_seconds=0.5), context)
 
 
 @pytest.mark.parametrize(("share", "version"), [(0, "2"), (1, "1")])

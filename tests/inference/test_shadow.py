@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from service.inference.request import Request, TensorRequest
 from service.inference.shadow import BACK_OFF_SECONDS, MAX_WAITING, Shadow, compare
 from service.observability.collecting import exposition
 from service.observability.series import TEXT
 from service.registry.card import Card
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.settings import Settings
-from service.tasks.base import Payload
 from service.tasks.digits import DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 
 DIGITS, FASHION = (Card.read(MODELS / name / "1") for name in ("digits", "fashion"))
 BLANK = {"pictures": np.zeros((1, 28, 28), np.uint8)}
+REQUEST = TensorRequest(BLANK, received=0.0)
 
 
 def probabilities(*rows: int, sure: float = 0.9) -> Tensors:
@@ -74,9 +75,9 @@ def models() -> ModelRegistry:
 
 @asynccontextmanager
 async def shadow(models: ModelRegistry, version: str = "1", share: float = 1) -> AsyncIterator[Shadow]:
-    async def infer(loaded: LoadedVersion, content: Payload | Tensors) -> Tensors:
-        assert isinstance(content, dict)
-        outputs, _ = await loaded.batcher.submit(content)
+    async def infer(loaded: LoadedVersion, request: Request) -> Tensors:
+        assert isinstance(request, TensorRequest)
+        outputs, _ = await loaded.batcher.submit(request.inputs)
         return outputs
 
     made = Shadow("digits", TrafficSplit(version=version, share=share), models, infer, lambda: models.idle)
@@ -104,7 +105,7 @@ async def test_copy_is_compared_with_the_response_of_the_client(models: ModelReg
     before = counts()
     loaded = models.find("digits", "2")
     async with shadow(models) as other:
-        other.offer("id", BLANK, loaded, (await loaded.batcher.submit(BLANK))[0])
+        other.offer("id", REQUEST, loaded, (await loaded.batcher.submit(BLANK))[0])
         after = await until_counted(sum(before.values()) + 1)
     assert after["agree"] + after["differ"] == before["agree"] + before["differ"] + 1
 
@@ -115,7 +116,7 @@ async def test_few_copies_wait_and_none_remains_after_close(models: ModelRegistr
     outputs, _ = await loaded.batcher.submit(BLANK)
     async with shadow(models) as other:
         for _ in range(MAX_WAITING + 3):
-            other.offer("id", BLANK, loaded, outputs)
+            other.offer("id", REQUEST, loaded, outputs)
     after = counts()
     assert {name: after[name] - before[name] for name in after} == {"agree": 0, "differ": 0, "dropped": 3, "failed": 0}
     assert asyncio.all_tasks() == tasks
@@ -129,16 +130,16 @@ async def test_copies_are_dropped_while_clients_wait(models: ModelRegistry) -> N
         outputs, _ = await loaded.batcher.submit(BLANK)
         client = asyncio.create_task(loaded.batcher.submit(many))
         await asyncio.sleep(0)
-        other.offer("id", BLANK, loaded, outputs)
+        other.offer("id", REQUEST, loaded, outputs)
         after = await until_counted(sum(before.values()) + 1)
         assert after["dropped"] == before["dropped"] + 1
         assert not client.done()
-        other.offer("id", BLANK, loaded, outputs)
+        other.offer("id", REQUEST, loaded, outputs)
         after = await until_counted(sum(before.values()) + 2)
         assert after["dropped"] == before["dropped"] + 2
         await client
         await asyncio.sleep(2 * BACK_OFF_SECONDS)
-        other.offer("id", BLANK, loaded, outputs)
+        other.offer("id", REQUEST, loaded, outputs)
         again = await until_counted(sum(after.values()) + 1)
     assert again["dropped"] == after["dropped"]
 
@@ -148,7 +149,7 @@ async def test_some_requests_are_not_copied(models: ModelRegistry, split: tuple[
     before = counts()
     loaded = models.find("digits", "2")
     async with shadow(models, *split) as other:
-        other.offer("id", BLANK, loaded, (await loaded.batcher.submit(BLANK))[0])
+        other.offer("id", REQUEST, loaded, (await loaded.batcher.submit(BLANK))[0])
         await asyncio.sleep(0.05)
     assert counts() == before
 
@@ -160,7 +161,7 @@ async def test_failing_shadow_is_logged_once(models: ModelRegistry, caplog: pyte
     with caplog.at_level(logging.WARNING, "service.inference.shadow"):
         async with shadow(models, "9") as other:
             for number in range(3):
-                other.offer("id", BLANK, loaded, outputs)
+                other.offer("id", REQUEST, loaded, outputs)
                 after = await until_counted(sum(before.values()) + number + 1, "9")
     assert after["failed"] == before["failed"] + 3
     assert len(caplog.records) == 1

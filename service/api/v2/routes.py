@@ -3,7 +3,6 @@
 For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves open is answered as Triton does.
 """
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,8 @@ from service.api.v2.statistics import statistics
 from service.api.v2.unsupported import UNSUPPORTED
 from service.context import RequestContext
 from service.errors import ServiceError
-from service.inference.service import InferenceRequest, InferenceService
+from service.inference.request import TensorRequest
+from service.inference.service import InferenceService
 from service.observability.collecting import collect
 from service.registry.card import GRAPHS
 from service.registry.readiness import Readiness
@@ -100,7 +100,7 @@ class OpenInference:
         inference.timings.encoded = time.perf_counter()
         return response
 
-    async def _read(self, request: HttpRequest, context: RequestContext, loaded: LoadedVersion) -> InferenceRequest:
+    async def _read(self, request: HttpRequest, context: RequestContext, loaded: LoadedVersion) -> TensorRequest:
         """Read and decode the body of a request to a model's graph."""
         model, limit = self._tensor_model(loaded), self._settings.max_body_bytes
         body = await read_body(request.receive, request.headers.get(b"content-length"), limit)
@@ -112,8 +112,7 @@ class OpenInference:
 
         is_small = not coding and len(body) <= LARGE
         parsed = decode() if is_small else await self._service().inference.run_in_thread(decode)
-        end = None if parsed.timeout == math.inf else context.started + parsed.timeout
-        return InferenceRequest(parsed.inputs, received, end, (parsed, model))
+        return TensorRequest(parsed.inputs, received, (parsed, model), parsed.timeout)
 
     async def _server(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         return json_reply(self._server_metadata)
