@@ -1,6 +1,7 @@
-"""The BentoML service: one typed method per task, the models behind them, and the front door before them.
+"""The BentoML service. BentoML starts and stops the workers, packages the service, and describes it to its clients.
 
-A worker imports and serves it.
+HTTP and batching are deepserve's own: see `service.api` and `service.engine`. To import this module has no effects:
+BentoML imports it to build, to supervise and to serve alike.
 """
 
 import asyncio
@@ -8,14 +9,13 @@ import gc
 import logging
 import os
 import warnings
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import bentoml
 import uvicorn.config
 from _bentoml_sdk import Service  # the class that `service_class=` extends; bentoml does not export it
 from _bentoml_sdk.method import APIMethod
-from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
 from service.api.app import Api
@@ -25,18 +25,16 @@ from service.api.messages import SINGLE_HEADERS
 from service.api.refusals import overloaded, refuse
 from service.api.tasks import TaskEndpoint
 from service.api.v2.routes import OpenInference
-from service.context import current_call
 from service.inference.service import InferenceService
 from service.observability import logging as logs
-from service.observability import metrics
-from service.observability import tracing as traces
+from service.observability import metrics, tracing
 from service.processes.state_directory import state_directory
 from service.processes.worker import end_with_supervisor, notify_started
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
 from service.registry.registry import ModelRegistry
 from service.registry.workers import Workers
-from service.settings import settings
+from service.settings import Settings, settings
 from service.tasks import TASKS
 from service.tasks.base import AnyTask, Request, Response
 from service.tasks.digits import DigitsTask
@@ -47,90 +45,94 @@ from service.tls import reloading_context
 from service.transport.connection import Connection
 from service.transport.options import Budget, Options
 
-SETTINGS = settings()
-FOLDER = (
-    state_directory()
-)  # created on import under `bentoml serve`, which imports this module before it starts workers
 
-for noisy in ("PIL", "python_multipart"):  # a broken request is the client's to know, in its answer
-    logging.getLogger(noisy).setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", module="PIL")
+def endpoint(task: type[AnyTask]) -> APIMethod[..., Any]:
+    """Return the typed method that describes a task to BentoML's clients; `TaskEndpoint` serves it."""
 
+    async def describe(self: "DeepServe", request: Request, /) -> Response:
+        raise NotImplementedError
 
-def endpoint(predictor: type[AnyTask]) -> APIMethod[..., Any]:
-    """The typed BentoML method of a task: the line in `DeepServe` that registers it."""
-
-    async def predict(self: "DeepServe", request: Request, /) -> Response:
-        return await self.predict(predictor.name, request)
-
-    predict.__name__ = predictor.name
-    predict.__doc__ = predictor.__doc__
-    predict.__annotations__ = {"request": predictor.Request, "return": predictor.Response}
-    method: APIMethod[..., Any] = bentoml.api(route=f"/v1/{predictor.name}")(predict)
+    describe.__name__ = task.name
+    describe.__doc__ = task.__doc__
+    describe.__annotations__ = {"request": task.Request, "return": task.Response}
+    method: APIMethod[..., Any] = bentoml.api(route=f"/v1/{task.name}")(describe)
     return method
 
 
-class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not typed for users
-    """A BentoML service whose task endpoints are served by the front door instead of BentoML's own HTTP stack."""
+class Worker:
+    """The parts of one worker."""
+
+    control: Reconciler
+
+    def __init__(self, settings: Settings) -> None:
+        """Create the parts; no model is loaded yet."""
+        self.settings = settings
+        self.models = ModelRegistry(settings, TASKS)
+        self.inference = InferenceService(self.models, settings.shadow)
+        self.workers = Workers(state_directory())
+        self.readiness = Readiness(self.workers, settings.workers)
+
+    def load(self) -> None:
+        """Load, verify and warm up every model."""
+        strict = self.settings.strict_readiness
+        self.control = Reconciler(self.models, self.workers, self.settings.watch_seconds, strict=strict)
+
+    async def start(self) -> None:
+        """Follow changes of the models that other workers request."""
+        self._following = asyncio.create_task(self.control.follow())
+        notify_started()
+
+    async def close(self) -> None:
+        """Complete the requests under way and stop."""
+        self._following.cancel()
+        self.control.close()
+        await self.inference.close()
+        await self.models.close()
+
+
+@cache
+def worker() -> Worker:
+    """Return the worker that this process is."""
+    return Worker(settings())
+
+
+class ApiService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not typed for users
+    """A BentoML service whose HTTP API is deepserve's instead of BentoML's."""
+
+    def inject_config(self) -> None:
+        """Configure BentoML, which calls this before it builds, supervises or serves.
+
+        `bentoml serve` starts as many workers as the settings say, and all of them inherit one state directory.
+        """
+        state_directory()
+        self.config.update(workers=settings().workers, ssl=_tls(settings()))
+        super().inject_config()
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
-        end_with_supervisor()  # in a worker that `bentoml serve` has started
-        metrics.share(FOLDER)
-        logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
-        # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
-        protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
-        protocols["auto"] = partial(Connection, _transport_options())
-        # Likewise for TLS: uvicorn's own context has BentoML's TLS 1.0 ciphers and never reloads its certificate.
-        uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: reloading_context(certfile, keyfile)
+        """Return the API. It passes the lifespan on to BentoML's app, which starts and stops `DeepServe`."""
+        chosen = settings()
+        _prepare_process(chosen)
+        served = worker()
         tasks = [
-            TaskEndpoint(api.route, TASKS[name], lambda: _instance().answering, SETTINGS)
-            for name, api in self.apis.items()
+            TaskEndpoint(method.route, TASKS[name], served.inference, chosen.max_body_bytes)
+            for name, method in self.apis.items()
         ]
-        tensors = OpenInference(_instance, SETTINGS)
-        tracing = None
-        if traces.check(os.environ):
-            from service.observability.spans import Tracing  # what it needs is installed if it is wanted
+        spans = None
+        if tracing.check(os.environ):
+            from service.observability.spans import Tracing  # its packages are installed only if they are wanted
 
-            tracing = Tracing()
-        admission = Admission(SETTINGS, FOLDER)
-        return Api(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
-
-
-def _transport_options() -> Options:
-    return Options(
-        refuse=refuse,
-        overloaded=overloaded,
-        is_draining=lambda: DRAIN.under_way,
-        keep_alive_seconds=SETTINGS.keep_alive_seconds,
-        connections=Budget(SETTINGS.max_connections),
-        body_bytes=Budget(SETTINGS.max_body_bytes_in_flight),
-        single_headers=SINGLE_HEADERS,
-    )
-
-
-def _instance() -> "DeepServe":
-    """The service of this worker, once BentoML has started it."""
-    instance: DeepServe = get_current_service()
-    return instance
-
-
-def _ssl() -> dict[str, Any]:
-    """Return BentoML's configuration of TLS: its workers speak it, and its log says https."""
-    if SETTINGS.tls_certificate_file is None:
-        return {"enabled": False}
-    return {"enabled": True, "certfile": str(SETTINGS.tls_certificate_file), "keyfile": str(SETTINGS.tls_key_file)}
+            spans = Tracing()
+        tensors, admission = OpenInference(worker, chosen), Admission(chosen, state_directory())
+        return Api(super().to_asgi(is_main), tasks, tensors, worker, admission, chosen, spans)
 
 
 @bentoml.service(
     name="deepserve",
-    service_class=FrontedService,
-    workers=SETTINGS.workers,
-    # The front door has its own of each of these.
+    service_class=ApiService,
+    # The API has its own of each of these.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
-    ssl=_ssl(),
 )
 class DeepServe:
     """Four classic neural networks: digits, sentiment, mammogram masses, and clothing that never was."""
@@ -141,34 +143,51 @@ class DeepServe:
     fashion = endpoint(FashionTask)
 
     def __init__(self) -> None:
-        """Loads, verifies and warms every model."""
-        self.models = ModelRegistry(SETTINGS, TASKS)
-        workers = Workers(FOLDER)
-        self.readiness = Readiness(workers, SETTINGS.workers)
-        self.control = Reconciler(self.models, workers, SETTINGS.watch_seconds, strict=SETTINGS.strict_readiness)
-        self.answering = InferenceService(self.models, SETTINGS.shadow)
-        gc.set_threshold(10_000, 10, 10)
+        """Load every model. BentoML creates the instance when a worker starts."""
+        worker().load()
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
-    async def follow(self) -> None:
-        """Begins to make the changes that other workers ask for."""
-        self._following = asyncio.create_task(self.control.follow())
-        notify_started()
-
-    async def predict(self, name: str, request: Request) -> Response:
-        """Answers a request for the task `name` that has not come by the front door.
-
-        Raises:
-            ServiceError: the request or its version is not valid, or there is no time or room to answer it.
-        """
-        call = current_call.get()
-        return await self.answering.answer(self.answering.find(name, call), request, call)
+    async def start(self) -> None:
+        """Start what runs beside the requests."""
+        await worker().start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
-        """Lets the requests under way finish."""
-        self._following.cancel()
-        self.control.close()
-        await self.answering.close()
-        await self.models.close()
-        logging.shutdown()  # uvicorn ends the process by the signal that ended it, and nothing is done at exit
+        """Complete the requests under way."""
+        await worker().close()
+        logging.shutdown()  # uvicorn ends the process by the signal that stopped it, without exit handlers
+
+
+def _prepare_process(chosen: Settings) -> None:
+    """Set what holds for the whole process of a worker."""
+    end_with_supervisor()  # the supervisor of `bentoml serve` too
+    metrics.share(state_directory())
+    logs.set_up(chosen.log_level, chosen.log_format)
+    for library in ("PIL", "python_multipart"):  # the response tells the client what is wrong with a request
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="PIL")
+    gc.set_threshold(10_000, 10, 10)
+    # BentoML starts uvicorn, whose choice of its protocol class depends on this table.
+    protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
+    protocols["auto"] = partial(Connection, _transport_options(chosen))
+    # uvicorn's own TLS context would have BentoML's ciphers for TLS 1.0, and never reload its certificate.
+    uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: reloading_context(certfile, keyfile)
+
+
+def _transport_options(chosen: Settings) -> Options:
+    return Options(
+        refuse=refuse,
+        overloaded=overloaded,
+        is_draining=lambda: DRAIN.under_way,
+        keep_alive_seconds=chosen.keep_alive_seconds,
+        connections=Budget(chosen.max_connections),
+        body_bytes=Budget(chosen.max_body_bytes_in_flight),
+        single_headers=SINGLE_HEADERS,
+    )
+
+
+def _tls(chosen: Settings) -> dict[str, Any]:
+    """Return BentoML's configuration of TLS: its workers use it, and its log shows https."""
+    if chosen.tls_certificate_file is None:
+        return {"enabled": False}
+    return {"enabled": True, "certfile": str(chosen.tls_certificate_file), "keyfile": str(chosen.tls_key_file)}

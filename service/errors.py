@@ -3,6 +3,7 @@
 Whoever finds the fault raises the error; `service.api.problem` alone turns it into a response.
 """
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -155,3 +156,16 @@ class DeadlineExceeded(ServiceError):
     status = 504
     title = "Gateway Timeout"
     outcome = "expired"
+
+
+MOST_MESSAGE_CHARACTERS = 1000
+"""Longest message of an error from a library; the longest useful one, about an unknown ONNX opset, has 500."""
+_DIRECTORY = re.compile(r'(?<=")/[^"]*/(?=[^"]*")|(?<![\w.:/])/[^\s"]*/(?=[^\s"]*)')
+"""The directory of an absolute path, in quotes or not."""
+
+
+def clean_message(text: str) -> str:
+    """Return a message that may be shown to clients: one printable line without directories, not too long."""
+    line = " ".join(_DIRECTORY.sub("", text).split())
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return line if len(line) <= MOST_MESSAGE_CHARACTERS else f"{line[:MOST_MESSAGE_CHARACTERS]}..."

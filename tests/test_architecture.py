@@ -63,7 +63,6 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
 """By package and part, the other parts of the package that it may import."""
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("engine", "registry"): "inference: TensorSpec moves to tensors.py",
     ("registry", "tasks"): "registry: bento.py passes `bind` in",
 }
 """Imports between parts of service/ that still break the table, and who removes them. A test fails if one is stale."""

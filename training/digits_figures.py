@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
+from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Training
 from service.tasks.digits import DigitsTask
-from service.tensors import Tensors
+from service.tensors import Tensors, TensorSpec
 from training import evaluate, export, int8, photographs, pictures_read
 from training.datasets import MNIST, Labels, Pictures
 from training.pictures_read import Preprocessed

@@ -12,18 +12,8 @@ import torch
 from torch import nn
 
 from service.engine.onnx.runtime import ort
-from service.registry.card import (
-    FILE_NAME,
-    Card,
-    DataSource,
-    Distribution,
-    Figure,
-    Int8,
-    TensorSpec,
-    Training,
-    digests,
-)
-from service.tensors import Array, Tensors
+from service.registry.card import FILE_NAME, Card, DataSource, Distribution, Figure, Int8, Training, digests
+from service.tensors import Array, Tensors, TensorSpec
 
 OPSET = 18
 TOLERANCE = 1e-5

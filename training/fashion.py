@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.engine.onnx.runtime import ort
-from service.registry.card import TensorSpec
 from service.tasks.fashion import CLASSES, LATENT, latents
-from service.tensors import Tensors
+from service.tensors import Tensors, TensorSpec
 from training import datasets, evaluate, export, fashion_figures
 from training.datasets import FASHION_MNIST, Bytes, Labels, Pictures
 from training.fashion_figures import frechet_distance, judgement

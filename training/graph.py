@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from service.registry.card import TensorSpec
-from service.tensors import Array
+from service.tensors import Array, TensorSpec
 from training.export import OPSET
 
 MICROSOFT = "com.microsoft"

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, TensorSpec, Training
+from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Training
 from service.tasks.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramTask
+from service.tensors import TensorSpec
 from training import evaluate, export
 from training.datasets import MAMMOGRAPHIC_MASSES, Labels, Masses
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from service.registry.card import GRAPHS, Card, Figure, Precision
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, Card, Figure
 from service.tasks.sentiment import ReviewReader
 from training import datasets, digits_figures, fashion_figures, mammogram, sentiment_figures
 from training.datasets import FASHION_MNIST, MNIST

@@ -13,8 +13,10 @@ import numpy.typing as npt
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from service.registry.card import GRAPHS, Precision, TensorSpec
+from service.engine.session import Precision
+from service.registry.card import GRAPHS
 from service.tasks.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
+from service.tensors import TensorSpec
 from training.graph import MICROSOFT, Graph
 from training.int8 import quantized
 from training.sentiment_counts import MULTIPLIER

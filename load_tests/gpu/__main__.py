@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "service" in options.parts:
         check_tools()
     device: Device = options.device
-    if device == "cuda" and (trouble := gpu.trouble("cuda")) is not None:
+    if device == "cuda" and (trouble := gpu.unavailable_reason("cuda")) is not None:
         raise SystemExit(f"cuda does not work: {trouble}")
     place = torch.device(device)
     if device == "cpu":

@@ -71,7 +71,7 @@ def _bound(model: Model, device: Device, *, precision: Precision = "float32", gr
 
 
 def _tensorrt(model: Model) -> Run:
-    if (trouble := gpu.trouble("tensorrt")) is not None:
+    if (trouble := gpu.unavailable_reason("tensorrt")) is not None:
         raise RuntimeError(trouble)
     session = _open(model.graph, gpu.providers("tensorrt"))
     return ShapeBuckets(session, model.card.inputs, model.card.outputs).run

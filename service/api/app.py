@@ -29,8 +29,8 @@ from service.api.problem import problem
 from service.api.routing import Router
 from service.api.tasks import TaskEndpoint
 from service.api.v2.routes import OpenInference, Service, error_reply
-from service.context import RequestContext, current_call, new_request_id
-from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServiceError
+from service.context import Deadline, RequestContext, new_request_id
+from service.errors import MethodNotAllowed, NotFound, ServiceError
 from service.observability import metrics
 from service.observability.collecting import collect, exposition
 from service.observability.request_log import RequestLog
@@ -119,7 +119,6 @@ class Api:
         headers = dict(scope["headers"])
         request = HttpRequest(method, path, scope["query_string"], headers, receive, params)
         context = RequestContext(_request_id(request.headers.get(b"x-request-id")), started=time.perf_counter())
-        current_call.set(context)  # of this task: `Connection` makes one for each request
         context.client = self._client(scope)
         context.trace_id = trace_id(request.headers.get(b"traceparent"))
         trace = None
@@ -168,19 +167,8 @@ class Api:
             raise MethodNotAllowed(request.method, ", ".join(route.allowed_methods))
         if route.public:
             return await handler(request, context)
-        seconds = self._admission.admit(route, request, context)
-        # What `asyncio.timeout` does, at a third of its cost.
-        task = asyncio.current_task()
-        assert task is not None
-        timer = asyncio.get_running_loop().call_later(seconds, context.expire, task)
-        try:
+        with Deadline(context.started + self._admission.admit(route, request, context)):
             return await handler(request, context)
-        except asyncio.CancelledError as error:
-            if not context.expired:
-                raise
-            raise DeadlineExceeded("The deadline passed before the answer was ready.") from error
-        finally:
-            timer.cancel()
 
     def _client(self, scope: Scope) -> str:
         """Return the address of the client, empty if it has none."""
@@ -248,9 +236,10 @@ def _identified(send: Send, context: RequestContext, cors: Headers) -> Send:
 def _timing(context: RequestContext) -> bytes:
     """Where the time went, in milliseconds: what waited for a run, the run, and all."""
     total = 1000 * (time.perf_counter() - context.started)
-    if not context.ran:
+    timings = context.timings
+    if timings is None or not timings.queued:
         return b"total;dur=%.3f" % total
-    queue, run = 1000 * (context.began - context.queued), 1000 * (context.ran - context.began)
+    queue, run = 1000 * (timings.started - timings.queued), 1000 * (timings.ended - timings.started)
     return b"queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f" % (queue, run, total)
 
 

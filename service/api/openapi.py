@@ -108,8 +108,8 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> HttpResponse:
 
 def _model_schemas(tasks: Sequence[TaskEndpoint]) -> Document:
     """Return the schemas of the bodies of the tasks and of the catalogue."""
-    requests: list[tuple[Any, JsonSchemaMode]] = [(task.predictor.Request, "validation") for task in tasks]
-    answers: list[Any] = [*(task.predictor.Response for task in tasks), ModelSummaries, ModelDetails, VersionDetails]
+    requests: list[tuple[Any, JsonSchemaMode]] = [(task.task.Request, "validation") for task in tasks]
+    answers: list[Any] = [*(task.task.Response for task in tasks), ModelSummaries, ModelDetails, VersionDetails]
     _, schemas = models_json_schema(
         [*requests, *((answer, "serialization") for answer in answers)], ref_template=SCHEMAS + "{model}"
     )
@@ -119,7 +119,7 @@ def _model_schemas(tasks: Sequence[TaskEndpoint]) -> Document:
 
 def _task(task: TaskEndpoint) -> Document:
     """Return the operation of a task."""
-    predictor = task.predictor
+    predictor = task.task
     answer = content(JSON, reference(predictor.Response.__name__))
     for picture in (each for each in predictor.media_types if each != JSON):
         answer |= content(picture, BYTES)
@@ -137,8 +137,8 @@ def _task(task: TaskEndpoint) -> Document:
 
 def _request_content(task: TaskEndpoint) -> Document:
     """Return the bodies that a task takes."""
-    body = content(JSON, reference(task.predictor.Request.__name__))
-    if (field := task.predictor.files_field) is not None:
+    body = content(JSON, reference(task.task.Request.__name__))
+    if (field := task.task.files_field) is not None:
         files = {"type": "array", "items": BYTES, "minItems": 1, "maxItems": MAX_ITEMS}
         body |= content(MULTIPART, {"type": "object", "required": [field], "properties": {field: files}})
         body |= content("image/*", BYTES)

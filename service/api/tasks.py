@@ -1,12 +1,11 @@
-"""The task endpoints: from a request's body to the payload of its task, and from the answer to bytes."""
+"""The task endpoints: from a request's body to the request of its task, and from the task's response to bytes."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from service.api.body import media_type, multipart_files, read_body, without_bom
 from service.api.messages import JSON, HttpRequest, HttpResponse
@@ -14,85 +13,82 @@ from service.api.negotiation import preferred_media_type
 from service.api.problem import from_validation
 from service.context import RequestContext
 from service.errors import Fault, Invalid, UnsupportedMediaType
+from service.inference.request import TaskRequest
 from service.inference.service import InferenceService
-from service.settings import Settings
+from service.registry.registry import LoadedVersion
 from service.tasks.base import Request, Task
 
 MULTIPART = "multipart/form-data"
 
 
-@dataclass(frozen=True)
 class TaskEndpoint:
     """`POST` to one task."""
 
-    route: str
-    predictor: type[Task[Any, Any, Any]]
-    """Whose payload it takes."""
-    answering: Callable[[], InferenceService]
-    """Gives what answers, once start-up is complete."""
-    settings: Settings
+    def __init__(
+        self, route: str, task: type[Task[Any, Any, Any]], inference: InferenceService, max_body_bytes: int
+    ) -> None:
+        """Serve `task` at the path `route`; bodies may have at most `max_body_bytes`."""
+        self.route = route
+        self.task = task
+        self._inference = inference
+        self._max_body_bytes = max_body_bytes
+        self._to_json = TypeAdapter(task.Response).serializer.to_json
 
     async def __call__(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
-        """Answers one request, by the version that is there before its body is."""
+        """Serve one request."""
         representation = self._representation(request)
-        context.requested_version = _version(request.query)
-        answering = self.answering()
-        served = answering.find(self.predictor.name, context)
-        served.cached_batcher.check_room()
-        answer = await answering.answer(served, await self._payload(request, context), context)
-        headers = {"X-Model-Version": answer.version}
+        read = partial(self._read, request)
+        inference = await self._inference.infer(self.task.name, _version(request.query), read, context)
+        context.timings = inference.timings
+        response = inference.loaded.task.postprocess(inference.outputs, inference.state)
+        headers = {"X-Model-Version": inference.loaded.number}
         if representation == JSON:
-            reply = HttpResponse(answer.__pydantic_serializer__.to_json(answer), headers=headers)
+            body = self._to_json(response)
         else:
-            body, metadata = self.predictor.render(answer, representation)
+            body, metadata = self.task.render(response, representation)
             headers |= {f"X-{name.title()}": value for name, value in metadata.items()}
-            reply = HttpResponse(body, representation, headers=headers)
-        context.encoded = time.perf_counter()
-        return reply
+        inference.timings.encoded = time.perf_counter()
+        return HttpResponse(body, representation, headers=headers)
 
-    async def _payload(self, request: HttpRequest, context: RequestContext) -> Request:
-        """The payload, from JSON or, where the task takes files, from a multipart or raw body."""
+    async def _read(self, request: HttpRequest, _loaded: LoadedVersion) -> TaskRequest:
+        """Read a body: JSON or, if the task takes files, a multipart body or a raw image."""
         content_type = request.header(b"content-type")
         kind = media_type(content_type) or JSON
-        takes_files = self.predictor.files_field is not None
+        files_field = self.task.files_field
         if request.header(b"content-encoding").lower() not in ("", "identity"):
             raise UnsupportedMediaType("A compressed body is not taken here.", headers={"Accept-Encoding": "identity"})
-        if kind != JSON and not (takes_files and (kind == MULTIPART or kind.startswith("image/"))):
-            accepted = f"{JSON}, {MULTIPART}, image/*" if takes_files else JSON
+        if kind != JSON and (files_field is None or not (kind == MULTIPART or kind.startswith("image/"))):
+            accepted = JSON if files_field is None else f"{JSON}, {MULTIPART}, image/*"
             raise UnsupportedMediaType(f"{kind} is not taken here.", headers={"Accept": accepted})
-        length = request.headers.get(b"content-length")
-        body = await read_body(request.receive, length, self.settings.max_body_bytes)
-        context.received = time.perf_counter()
-        if kind == JSON:
-            return self._from_json(body)
-        field = self.predictor.files_field
-        assert field is not None
-        files = await multipart_files(body, content_type, field) if kind == MULTIPART else [body]
+        body = await read_body(request.receive, request.headers.get(b"content-length"), self._max_body_bytes)
+        received = time.perf_counter()
+        if kind == JSON or files_field is None:
+            return TaskRequest(self._from_json(body), received)
+        files = await multipart_files(body, content_type, files_field) if kind == MULTIPART else [body]
         if not files:
-            raise Invalid("The request is not valid.", faults=(Fault((field,), "at least one item"),))
-        payload: Request = self.predictor.Request.model_construct(**{field: files})
-        return payload
+            raise Invalid("The request is not valid.", faults=(Fault((files_field,), "at least one item"),))
+        return TaskRequest(self.task.Request.model_construct(**{files_field: files}), received)
 
     def _from_json(self, body: bytes) -> Request:
-        """An empty body stands for an empty object: a task whose fields are all optional needs none."""
+        """Return the request in a JSON body. An empty body is an empty object: all fields of a task may be optional."""
         try:
-            payload: Request = self.predictor.Request.model_validate_json(without_bom(body) or b"{}")
+            request: Request = self.task.Request.model_validate_json(without_bom(body) or b"{}")
         except ValidationError as error:
             raise from_validation(error) from error
-        return payload
+        return request
 
     def _representation(self, request: HttpRequest) -> str:
         """Return the media type of the response: the client's choice, or the task's own if the client accepts none."""
-        offered = self.predictor.media_types
+        offered = self.task.media_types
         if len(offered) == 1:
             return offered[0]
         if request.header(b"user-agent").startswith("BentoML"):
-            return JSON  # that client accepts anything and then parses JSON
+            return JSON  # BentoML's client accepts any type and then parses JSON
         return preferred_media_type(request.header(b"accept"), offered) or offered[0]
 
 
 def _version(query: bytes) -> str | None:
-    """`?version=N`."""
+    """Return the parameter `version` of a query; None if it is absent."""
     if not query:
         return None
     return parse_qs(query.decode("latin-1"), keep_blank_values=True).get("version", [None])[-1]

@@ -72,11 +72,11 @@ def _machine() -> Iterator[Check]:
 
 def _runtime() -> Iterator[Check]:
     """What can run models. Neither answer decides whether the server starts."""
-    from service.engine.onnx.session import runtime_found
+    from service.engine.onnx.session import installed_runtime
 
     both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
     hidden = "; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
-    yield Check("ONNX Runtime", f"{runtime_found()}{hidden if both else ''}")
+    yield Check("ONNX Runtime", f"{installed_runtime()}{hidden if both else ''}")
     trouble = startup.gpu_failure("cuda")
     yield Check("cuda", "works" if trouble is None else f"does not work: {trouble}")
 

@@ -137,7 +137,7 @@ def gpu_failure(device: GPU) -> str | None:
 
     The test runs in another process, since it may crash or keep the GPU's memory.
     """
-    program = "import sys; from service.engine.onnx import cuda; print(cuda.trouble(sys.argv[1]) or '')"
+    program = "import sys; from service.engine.onnx import cuda; print(cuda.unavailable_reason(sys.argv[1]) or '')"
     try:
         tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
     except OSError as error:

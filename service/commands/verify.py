@@ -9,11 +9,12 @@ from os.path import abspath
 from pathlib import Path
 
 from service.commands.report import Check, lines
-from service.engine.onnx.session import Runtime
+from service.engine.session import Precision, Runtime
 from service.registry.binding import bind, task
-from service.registry.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
+from service.registry.card import FILE_NAME, GRAPHS, Card
 from service.registry.layout import MODEL_NAME, VERSION_NUMBER, no_versions, scan, versions
 from service.registry.verification import VerificationError, verify_files, verify_graph
+from service.tensors import TensorSpec
 
 
 class NothingThereError(Exception):

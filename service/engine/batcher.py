@@ -1,7 +1,7 @@
-"""Many requests in, few runs out: rows gather while a run is under way, and the next run takes them.
+"""Dynamic batching: rows queue while a run is under way, and the next run takes them together.
 
-Batch size follows load by itself, and a lone request waits for nobody. If a run fails, its requests are tried apart,
-and only the bad one's fails.
+The batch size follows the load, and a single request never waits for others. If a run fails, its requests are retried
+one by one, so only the request at fault fails.
 """
 
 import asyncio
@@ -9,50 +9,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from service.context import current_call
-from service.engine.queue import Limits, Queue, Request, Slice
-from service.tensors import Tensors
+from service.engine.queue import Entry, Limits, Queue, RunTimings, Slice
+from service.observability.observer import Observer, StageSeconds
+from service.tensors import Tensors, row_count
 
-SHORT_RUN = 0.001
-"""Seconds below which a run stays on the event loop: handing it to a thread and back costs some 0.2 ms."""
+SHORT_RUN_SECONDS = 0.001
+"""Expected duration below which a run stays on the event loop: a thread and back costs some 0.2 ms."""
 
-WAITS_TOLD_WITHIN = 0.01
-"""Seconds within which an observer knows how many rows wait: to tell it at each arrival would cost 1.5 us a request."""
+QUEUE_REPORT_SECONDS = 0.01
+"""Seconds between reports of the queue length: a report for each arrival would cost 1.5 us a request."""
 
-
-class RunTimes(NamedTuple):
-    """Seconds of the stages of a run."""
-
-    input: float
-    """To stack the inputs of its requests."""
-    infer: float
-    """To compute, which includes the way to a thread and back."""
-    output: float
-    """To hand the outputs out to its requests."""
-
-
-class Observer(Protocol):
-    """Is told what a batcher does."""
-
-    def waits(self, rows: int) -> None:
-        """So many rows wait, or did `WAITS_TOLD_WITHIN` ago."""
-
-    def ran(self, rows: int, times: RunTimes) -> None:
-        """A run of `rows` has succeeded."""
-
-    def answered(self, seconds: float, waited: float) -> None:
-        """A request has its outputs, `seconds` after it came, of which it `waited` for a run."""
-
-    def failed(self, seconds: float) -> None:
-        """A request has failed in a run, `seconds` after it came."""
+PACE_DECAY = 0.8
+"""Weight of the past in the exponential moving averages of throughput."""
 
 
 class Batcher:
-    """The queue in front of one session. Belongs to one event loop; longer runs go to a thread of its own."""
+    """The queue and the runs of one session. Belongs to one event loop; long runs go to a thread of its own."""
 
     def __init__(
         self,
@@ -61,64 +36,64 @@ class Batcher:
         sequence: str | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """Batches calls of `run`.
+        """Batch calls of `run`.
 
         Args:
             run: computes the outputs of a batch; called from one thread at a time.
             limits: of a run and of the queue.
-            sequence: the input whose second dimension is its length, padded with 0 on the right; None if there is none.
-            observer: told of each run and of the requests that it ends.
+            sequence: the input whose second dimension is a sequence length, padded with 0 on the right; None if there
+                is none.
+            observer: records runs, requests and the queue length.
         """
         self._run = run
         self._limits = limits
         self._sequence = sequence
-        self._observer = observer
+        self._observer = observer or Observer()
         self._queue = Queue(limits, sequence)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._worker: asyncio.Task[None] | None = None
         self._elements_per_second = 0.0
-        """Of a run alone."""
+        """Recent throughput of the runs alone, without waits between them; 0 before the first run."""
         self._last_run_ended = 0.0
-        """By `time.perf_counter`; 0 if nothing has waited since."""
-        self._filled = asyncio.Event()
-        """Set once a run can have all its rows."""
-        self._telling: asyncio.TimerHandle | None = None
-        """Will tell the observer how many rows wait."""
-        self._told = 0
-        """Rows that waited when it did so last."""
+        """`time.perf_counter` seconds; 0 if the queue has been empty since."""
+        self._batch_is_full = asyncio.Event()
+        self._report: asyncio.TimerHandle | None = None
+        """The next report of the queue length."""
+        self._reported_rows = 0
 
-    async def submit(self, inputs: Tensors) -> Tensors:
-        """The outputs for `inputs`, whose arrays share their first dimension, row for row.
+    async def submit(self, inputs: Tensors) -> tuple[Tensors, RunTimings]:
+        """Compute the outputs for `inputs`, possibly together with other requests.
 
-        Cancelled, by a deadline say, the request leaves the queue.
+        If the caller is cancelled, by a deadline for example, the request leaves the queue.
 
         Args:
-            inputs: named arrays, at least one row.
+            inputs: named arrays that share their first dimension, of at least one row.
+
+        Returns:
+            The outputs, row for row, and the times of the request.
 
         Raises:
             Unavailable: the queue is full.
         """
-        rows = len(next(iter(inputs.values())))
+        rows = row_count(inputs)
         loop = asyncio.get_running_loop()
         self.check_room(rows)
-        request = Request(inputs, rows, loop.create_future(), time.perf_counter())
-        self._queue.add(request)
-        if self._queue.rows >= self._limits.run_rows:
-            self._filled.set()
-        self._tell_soon()
+        entry = Entry(inputs, rows, loop.create_future(), RunTimings(time.perf_counter()))
+        self._queue.add(entry)
+        if self._queue.rows >= self._limits.max_batch_rows:
+            self._batch_is_full.set()
+        self._schedule_report()
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         try:
-            outputs = await request.answer
+            outputs = await entry.result
         except asyncio.CancelledError:
-            self._queue.some_left()
+            self._queue.mark_done()
             raise
-        context = current_call.get()
-        context.queued, context.began, context.ran = request.queued_at, request.started_at, request.ended_at
-        return outputs
+        return outputs, entry.timings
 
     def check_room(self, rows: int = 1) -> None:
-        """Lets that many more rows pass if there is room for them; an idle batcher takes any request.
+        """Check that the queue has room for `rows` more rows. An idle batcher accepts a request of any size.
 
         Raises:
             Unavailable: the queue is full.
@@ -127,85 +102,87 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no request waits and no run is under way."""
         return self._worker is None
 
     async def close(self) -> None:
-        """Lets the requests in the queue finish and ends the thread."""
+        """Complete the queued requests and end the thread."""
         if self._worker is not None:
             await self._worker
         self._thread.shutdown()
 
     async def _work(self) -> None:
-        """Runs until the queue is empty."""
+        """Run batches until the queue is empty."""
         try:
             while self._queue.rows:
-                if self._limits.max_wait:
-                    await self._wait_for_company()
-                self._queue.drop_unwanted()
-                self._tell_soon()
+                if self._limits.max_wait_seconds:
+                    await self._wait_for_full_batch()
+                self._queue.drop_done()
+                self._schedule_report()
                 if self._queue.rows:
                     await self._serve(self._queue.take())
-                    await asyncio.sleep(0)  # let those come in who waited for a run on the loop to end
+                    await asyncio.sleep(0)  # admit requests that arrived during a run on the event loop
         finally:
             self._worker = None
             self._last_run_ended = 0.0
 
-    async def _wait_for_company(self) -> None:
-        """Until a run can have all its rows, at most `max_wait`."""
-        if self._queue.rows < self._limits.run_rows:
-            self._filled.clear()
+    async def _wait_for_full_batch(self) -> None:
+        """Wait until a batch is full, at most `max_wait_seconds`."""
+        if self._queue.rows < self._limits.max_batch_rows:
+            self._batch_is_full.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._filled.wait(), self._limits.max_wait)
+                await asyncio.wait_for(self._batch_is_full.wait(), self._limits.max_wait_seconds)
 
-    def _tell_soon(self) -> None:
-        """Has the observer told of a change in the rows that wait, and of those that follow it closely."""
-        if self._telling is None and self._observer is not None:
-            self._telling = asyncio.get_running_loop().call_later(WAITS_TOLD_WITHIN, self._tell)
+    def _schedule_report(self) -> None:
+        """Report the queue length soon; changes until then share one report."""
+        if self._report is None:
+            self._report = asyncio.get_running_loop().call_later(QUEUE_REPORT_SECONDS, self._report_rows)
 
-    def _tell(self) -> None:
-        self._telling = None
-        if self._observer is not None and self._told != self._queue.rows:
-            self._told = self._queue.rows
-            self._observer.waits(self._told)
+    def _report_rows(self) -> None:
+        self._report = None
+        if self._reported_rows != self._queue.rows:
+            self._reported_rows = self._queue.rows
+            self._observer.waits(self._reported_rows)
 
     async def _serve(self, batch: list[Slice]) -> None:
-        """Runs a batch and hands out its rows; if the run fails, each of its requests is tried apart."""
+        """Run a batch and deliver its outputs. If the run fails, retry each of its requests alone."""
         try:
             outputs, input_seconds, infer_seconds = await self._compute(batch)
         except Exception as error:
-            requests = {id(piece.request): piece.request for piece in batch}
-            if len(requests) == 1:
-                self._fail(batch[0].request, error)
+            entries = {id(piece.entry): piece.entry for piece in batch}
+            if len(entries) == 1:
+                self._fail(batch[0].entry, error)
                 return
-            for request in requests.values():
-                if not request.answer.done():
-                    await self._serve([piece for piece in batch if piece.request is request])
+            for entry in entries.values():
+                if not entry.result.done():
+                    await self._serve([piece for piece in batch if piece.entry is entry])
             return
         first = 0
         computed = time.perf_counter()
-        answered: list[Request] = []
+        completed: list[Entry] = []
         for piece in batch:
             last = first + piece.rows
             if piece.deliver({name: value[first:last] for name, value in outputs.items()}):
-                answered.append(piece.request)
+                completed.append(piece.entry)
             first = last
-        if self._observer is not None:
-            self._observer.ran(first, RunTimes(input_seconds, infer_seconds, time.perf_counter() - computed))
-        self._report(answered)
+        ended = time.perf_counter()
+        self._observer.ran(first, StageSeconds(input_seconds, infer_seconds, ended - computed))
+        for entry in completed:
+            timings = entry.timings
+            self._observer.answered(ended - timings.queued_at, timings.started_at - timings.queued_at)
 
     async def _compute(self, batch: list[Slice]) -> tuple[Tensors, float, float]:
-        """Run a batch, off the event loop unless it is short.
+        """Run a batch, in the thread unless the run is expected to be short.
 
         Returns:
-            The outputs, and the seconds that it took to stack the inputs and to run.
+            The outputs, the seconds of stacking the inputs, and the seconds of the run.
         """
         rows = sum(piece.rows for piece in batch)
         started = time.perf_counter()
         elements = rows * max(1, max(piece.length for piece in batch))
         inputs = self._stack(batch)
         stacked = time.perf_counter()
-        if self._elements_per_second and elements / self._elements_per_second < SHORT_RUN:
+        if self._elements_per_second and elements / self._elements_per_second < SHORT_RUN_SECONDS:
             outputs = self._run(inputs)
         else:
             outputs = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, inputs)
@@ -214,44 +191,37 @@ class Batcher:
         if any(len(value) != rows for value in outputs.values()):
             raise ValueError(f"the outputs of {rows} rows have {[len(value) for value in outputs.values()]}")
         for piece in batch:
-            piece.request.started_at = piece.request.started_at or started
-            piece.request.ended_at = ended
+            timings = piece.entry.timings
+            timings.started_at = timings.started_at or started
+            timings.ended_at = ended
         drained = ended - self._last_run_ended if self._last_run_ended else seconds
-        self._queue.rows_per_second = _follow(self._queue.rows_per_second, rows / max(drained, 1e-6))
+        self._queue.rows_per_second = _moving_average(self._queue.rows_per_second, rows / max(drained, 1e-6))
         self._last_run_ended = ended if self._queue.rows else 0.0
-        self._elements_per_second = _follow(self._elements_per_second, elements / seconds)
+        self._elements_per_second = _moving_average(self._elements_per_second, elements / seconds)
         return outputs, stacked - started, ended - stacked
 
-    def _report(self, answered: list[Request]) -> None:
-        """Tells of the requests that a run has answered."""
-        if self._observer is not None:
-            ended = time.perf_counter()
-            for each in answered:
-                self._observer.answered(ended - each.queued_at, each.started_at - each.queued_at)
-
-    def _fail(self, request: Request, error: Exception) -> None:
-        if not request.answer.done():
-            request.answer.set_exception(error)
-            self._queue.some_left()  # other slices of it
-            if self._observer is not None:
-                self._observer.failed(time.perf_counter() - request.queued_at)
+    def _fail(self, entry: Entry, error: Exception) -> None:
+        if not entry.result.done():
+            entry.result.set_exception(error)
+            self._queue.mark_done()
+            self._observer.failed(time.perf_counter() - entry.timings.queued_at)
 
     def _stack(self, batch: list[Slice]) -> Tensors:
-        """The inputs of a run; sequences padded to the longest among them."""
+        """Return the inputs of a run. Sequences are padded to the longest of them."""
         if self._sequence is not None:
-            source = [piece.request.inputs[self._sequence] for piece in batch]
+            source = [piece.entry.inputs[self._sequence] for piece in batch]
             padded = np.zeros((len(batch), max(piece.length for piece in batch)), source[0].dtype)
             for row, (piece, values) in enumerate(zip(batch, source, strict=True)):
                 padded[row, : piece.length] = values[piece.start, : piece.length]
             return {self._sequence: padded}
-        if len(batch) == 1 and batch[0].rows == batch[0].request.rows:
-            return batch[0].request.inputs
+        if len(batch) == 1 and batch[0].rows == batch[0].entry.rows:
+            return batch[0].entry.inputs
         return {
-            name: np.concatenate([piece.request.inputs[name][piece.start : piece.stop] for piece in batch])
-            for name in batch[0].request.inputs
+            name: np.concatenate([piece.entry.inputs[name][piece.start : piece.stop] for piece in batch])
+            for name in batch[0].entry.inputs
         }
 
 
-def _follow(pace: float, latest: float) -> float:
-    """A moving average; 0 is none yet."""
-    return 0.8 * pace + 0.2 * latest if pace else latest
+def _moving_average(average: float, latest: float) -> float:
+    """Return the exponential moving average, which starts at the first value that is not 0."""
+    return PACE_DECAY * average + (1 - PACE_DECAY) * latest if average else latest

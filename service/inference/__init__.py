@@ -1,1 +1,1 @@
-"""Who answers a request, and how that changes in every worker while requests flow."""
+"""Inference: the one path of a request from its preprocessing to its outputs, whatever protocol it came by."""

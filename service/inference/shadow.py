@@ -1,38 +1,36 @@
-"""A copy of a share of a model's requests goes to another version too, and the answers are compared in the metrics.
+"""Shadow traffic: a share of a model's requests is copied to another version, and metrics compare the outputs.
 
-It happens after the client has the answer, one copy at a time and only while nothing else is to be done: under load
-copies are dropped. The other version reads a task's request with its own predictor, since what it becomes may differ
-between versions. Whatever goes wrong with a copy is counted, and no client ever meets it.
+A copy runs after the client has its response, one at a time and only while the worker is idle; under load copies are
+dropped. The other version preprocesses the request itself, since preprocessing may differ between versions. A failing
+copy is counted and never affects a client.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from service.errors import Unavailable
+from service.inference.request import Request
 from service.observability.metrics import ShadowSeries
 from service.registry.card import Card
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.registry.verification import GOLDEN_TOLERANCE
-from service.tasks.base import Request
-from service.tensors import Tensors, take_rows
+from service.tensors import Tensors, row_count
 from service.traffic_split import TrafficSplit
 
-MOST_WAITING = 4
-"""Copies of a model's requests that wait; each may be as large as a body may be."""
+MAX_WAITING = 4
+"""Copies that wait; each may be as large as a request body."""
 
-PAUSE = 0.002
-"""Seconds between an answer and its copy: under load the next request is there by then, and the copy dropped."""
+DELAY_SECONDS = 0.002
+"""Time between a response and its copy: under load the next request arrives within it, and the copy is dropped."""
 
-STAND_BACK = 0.1
-"""Seconds for which, under load, copies are dropped without another look: each look would cost a tenth of a request."""
+BACK_OFF_SECONDS = 0.1
+"""Time for which, under load, copies are dropped without a check, which would cost a tenth of a request each."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,99 +46,96 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A request that has been answered."""
+    """A request that has been served."""
 
-    asked: Request | Tensors
-    """A task's request, or the tensors of a client that asks in them."""
-    served: LoadedVersion
-    """What answered it."""
+    request: Request
+    loaded: LoadedVersion
+    """The version that served it."""
     outputs: Tensors
     series: ShadowSeries
 
 
 class Shadow:
-    """The other version of one model. Belongs to one event loop."""
+    """The version of a model that gets copies. Belongs to one event loop."""
 
     def __init__(
         self,
         model: str,
-        diversion: TrafficSplit,
+        split: TrafficSplit,
         models: ModelRegistry,
-        decode: Callable[[LoadedVersion, Request], Awaitable[tuple[Tensors, Any]]],
+        infer: Callable[[LoadedVersion, Request], Awaitable[Tensors]],
         is_idle: Callable[[], bool],
     ) -> None:
-        """Copies requests for `model`.
+        """Copy requests for `model`.
 
         Args:
-            model: its name.
-            diversion: the version that gets copies, and of what share.
-            models: all that answer.
-            decode: gives the inputs that a task's request becomes for a version, and what selecting rows takes.
-            is_idle: whether there is nothing else to be done.
+            model: name of the model.
+            split: the version that gets copies, and the share of the requests.
+            models: finds the version.
+            infer: computes a version's outputs for a request.
+            is_idle: returns whether the worker has nothing else to do.
         """
         self._model = model
-        self._diversion = diversion
+        self._split = split
         self._models = models
-        self._decode = decode
+        self._infer = infer
         self._is_idle = is_idle
-        self._series = cache(lambda number: ShadowSeries(model, number, diversion.version))
+        self._series = cache(lambda number: ShadowSeries(model, number, split.version))
         self._waiting: deque[Copy] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._stands_back = False
+        self._backs_off = False
         self._failing = False
-        """Whether the last copy failed: the log tells of the first of many."""
+        """Whether the last copy failed: only the first of consecutive failures is logged."""
 
-    def offer(self, request_id: str, asked: Request | Tensors, served: LoadedVersion, outputs: Tensors) -> None:
-        """Copies a request that `served` has answered with `outputs`, if it is one of the share and there is room."""
-        number = served.version.number
-        if number == self._diversion.version or not self._diversion.takes(request_id, "shadow"):
+    def offer(self, request_id: str, request: Request, loaded: LoadedVersion, outputs: Tensors) -> None:
+        """Copy a request that `loaded` has served with `outputs`, if it belongs to the share and there is room."""
+        if loaded.number == self._split.version or not self._split.takes(request_id, "shadow"):
             return
-        series = self._series(number)
-        if self._stands_back or len(self._waiting) == MOST_WAITING:
-            series.dropped(_rows(outputs))
+        series = self._series(loaded.number)
+        if self._backs_off or len(self._waiting) == MAX_WAITING:
+            series.dropped(row_count(outputs))
             return
-        self._waiting.append(Copy(asked, served, outputs, series))
+        self._waiting.append(Copy(request, loaded, outputs, series))
         if self._worker is None:
-            # In a context of its own: what it does is no part of the call that it follows.
-            self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
+            self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:
-        """Gives up what is under way."""
+        """Cancel the copies."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
 
     async def _work(self) -> None:
-        """Follows copies until none waits."""
+        """Process copies until none waits."""
         try:
             while self._waiting:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(DELAY_SECONDS)
                 if self._is_idle():
-                    await self._follow(self._waiting.popleft())
+                    await self._process(self._waiting.popleft())
                 else:
-                    await self._stand_back()
+                    await self._back_off()
         finally:
             self._worker = None
 
-    async def _stand_back(self) -> None:
-        """Drops the copies that wait, and for a while those that come."""
+    async def _back_off(self) -> None:
+        """Drop the copies that wait and, for a while, new ones."""
         while self._waiting:
             copy = self._waiting.popleft()
-            copy.series.dropped(_rows(copy.outputs))
-        self._stands_back = True
-        await asyncio.sleep(STAND_BACK)
-        self._stands_back = False
+            copy.series.dropped(row_count(copy.outputs))
+        self._backs_off = True
+        await asyncio.sleep(BACK_OFF_SECONDS)
+        self._backs_off = False
 
-    async def _follow(self, copy: Copy) -> None:
-        """Asks the shadow what a client has asked, and counts what comes of it."""
-        card, names = copy.served.version.card, copy.served.predictor.outputs
-        assert card is not None
+    async def _process(self, copy: Copy) -> None:
+        """Send a copy to the other version and count the result."""
+        card, names = copy.loaded.card, copy.loaded.task.outputs
         try:
-            comparison = compare(card, names, copy.outputs, await self._ask(copy.asked))
-        except Unavailable:
-            copy.series.dropped(_rows(copy.outputs))
-        except Exception as error:  # whatever a version on trial does, the others serve
-            copy.series.failed(_rows(copy.outputs))
+            shadow = self._models.find(self._model, self._split.version)
+            comparison = compare(card, names, copy.outputs, await self._infer(shadow, copy.request))
+        except Unavailable:  # the version is not ready, or clients filled the queue first
+            copy.series.dropped(row_count(copy.outputs))
+        except Exception as error:  # a failing trial version must not affect the others
+            copy.series.failed(row_count(copy.outputs))
             if not self._failing:
                 logger.warning("model %s: the shadow fails: %s", self._model, error)
             self._failing = True
@@ -148,32 +143,18 @@ class Shadow:
             copy.series.compared(comparison.agree, comparison.differ, comparison.difference)
             self._failing = False
 
-    async def _ask(self, asked: Request | Tensors) -> Tensors:
-        """What the shadow answers.
-
-        Raises:
-            Unavailable: it is not ready, or others have come first after all.
-            NotFound: there is no such version.
-        """
-        shadow = self._models.find(self._model, self._diversion.version)
-        if isinstance(asked, Mapping):
-            return await shadow.batcher.submit(asked)
-        inputs, facts = await self._decode(shadow, asked)
-        outputs = await shadow.batcher.submit(inputs)
-        return take_rows(outputs, shadow.predictor.select(outputs, facts))
-
 
 def compare(card: Card, names: Sequence[str], outputs: Tensors, others: Tensors) -> Comparison:
-    """What two versions of a model make of the same rows.
+    """Compare the outputs of two versions of a model for the same rows.
 
-    They agree on a row if they take it for the same class or, where the model tells no classes, if what they give is
-    the same but for rounding.
+    Two rows agree if they predict the same class or, for a model without classes, if they are equal to the tolerance
+    of golden cases.
 
     Args:
-        card: of either.
-        names: the outputs that are compared.
+        card: of either version.
+        names: the outputs to compare.
         outputs: of one version.
-        others: of the other.
+        others: of the other version.
 
     Raises:
         ValueError: the outputs cannot be compared.
@@ -186,7 +167,7 @@ def compare(card: Card, names: Sequence[str], outputs: Tensors, others: Tensors)
         if one.shape != other.shape:
             raise ValueError(f"{name} is {one.shape} in one version and {other.shape} in the other")
         if not (np.isfinite(one) & np.isfinite(other)).all():
-            raise ValueError(f"{name} has infinities, or what is not a number")
+            raise ValueError(f"{name} has infinite values or NaN")
         difference = np.abs(one - other)
         largest = max(largest, float(difference.max()))
         if name == card.scores:
@@ -195,7 +176,3 @@ def compare(card: Card, names: Sequence[str], outputs: Tensors, others: Tensors)
             agree &= (difference <= GOLDEN_TOLERANCE[outputs[name].dtype.kind]).reshape(rows, -1).all(1)
     same = int(agree.sum())
     return Comparison(same, rows - same, largest)
-
-
-def _rows(tensors: Tensors) -> int:
-    return len(next(iter(tensors.values())))

@@ -3,13 +3,13 @@
 Never raw input. `service.observability.series` keeps the numbers; the classes here look the labels up once.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from service.context import RequestContext
 from service.observability.batches import Batches, Runs
 from service.observability.board import BOARD
+from service.observability.observer import Observer, StageSeconds
 from service.observability.series import Counter, Gauge, Histogram, Number
 
 _SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -105,7 +105,7 @@ LOG_LINES_LEFT_OUT = Counter(
 )
 
 
-class ModelSeries:
+class ModelSeries(Observer):
     """The series of one version of a model: what its batcher tells, looked up once."""
 
     def __init__(self, model: str, version: str) -> None:
@@ -119,11 +119,9 @@ class ModelSeries:
         self._failed, self._failed_seconds = _ended(*labels, "failed")
 
     def waits(self, rows: int) -> None:
-        """So many rows wait."""
         self._queue_rows.set(rows)
 
-    def ran(self, rows: int, times: Sequence[float]) -> None:
-        """Record a run of `rows`, and its seconds of `batches.STAGES`."""
+    def ran(self, rows: int, times: StageSeconds) -> None:
         self._rows.observe(rows)
         self._seconds.observe(times[0] + times[1])
         if (runs := self._runs.get(rows)) is None:
@@ -131,33 +129,29 @@ class ModelSeries:
         runs.add(*times)
 
     def answered(self, seconds: float, waited: float) -> None:
-        """A request has its outputs, `seconds` after it came, of which it `waited` for a run."""
         self._answered.inc()
         self._answered_seconds.inc(seconds)
         self._queue_seconds.observe(waited)
 
     def failed(self, seconds: float) -> None:
-        """A request has failed in a run, `seconds` after it came."""
         self._failed.inc()
         self._failed_seconds.inc(seconds)
 
 
-class CacheSeries:
+class CacheSeries(Observer):
     """The series of a model's cache."""
 
     def __init__(self, model: str) -> None:
         self._bytes, self._evictions = CACHE_BYTES.labels(model), CACHE_EVICTIONS.labels(model)
 
     def holds(self, size: int) -> None:
-        """All its answers take `size` bytes."""
         self._bytes.set(size)
 
-    def evicted(self, answers: int) -> None:
-        """So many answers have made room for others."""
-        self._evictions.inc(answers)
+    def evicted(self, entries: int) -> None:
+        self._evictions.inc(entries)
 
 
-class LookupSeries:
+class LookupSeries(Observer):
     """The series of what a version finds in its model's cache."""
 
     def __init__(self, model: str, version: str) -> None:
@@ -165,16 +159,13 @@ class LookupSeries:
         self._hit_seconds, self._miss_seconds = (CACHE_SECONDS.labels(model, version, each) for each in ("hit", "miss"))
 
     def hit(self, seconds: float) -> None:
-        """An answer was found, in `seconds`."""
         self._hits.inc()
         self._hit_seconds.inc(seconds)
 
     def missed(self) -> None:
-        """An answer is not there."""
         self._misses.inc()
 
     def kept(self, seconds: float) -> None:
-        """To look for it in vain, and to keep it once it was there, took `seconds`."""
         self._miss_seconds.inc(seconds)
 
 
@@ -218,10 +209,10 @@ class RequestSeries:
         self._seconds.observe(seconds)
         if is_example:
             self._seconds.exemplify(seconds, bytes.fromhex(context.trace_id))
-        if context.decoded:
-            self._decode.observe(context.decoded - context.received)
-        if context.encoded:
-            self._encode.observe(context.encoded - context.computed)
+        if (timings := context.timings) is not None:
+            self._decode.observe(timings.preprocessed - timings.received)
+            if timings.encoded:
+                self._encode.observe(timings.encoded - timings.computed)
 
 
 def _ended(model: str, version: str, outcome: str) -> tuple[Number, Number]:

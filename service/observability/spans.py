@@ -73,12 +73,14 @@ class Trace:
 
     def _add_stages(self) -> None:
         """The spans below: what it went through."""
-        context, parent = self._context, set_span_in_context(self._span, Context())
+        timings, parent = self._context.timings, set_span_in_context(self._span, Context())
+        if timings is None:
+            return
         for name, first, last in (
-            ("decode", context.received, context.decoded),
-            ("queue", context.queued, context.began),
-            ("run", context.began, context.ran),
-            ("encode", context.computed, context.encoded),
+            ("decode", timings.received, timings.preprocessed),
+            ("queue", timings.queued, timings.started),
+            ("run", timings.started, timings.ended),
+            ("encode", timings.computed, timings.encoded),
         ):
             if first and last:
                 self._tracer.start_span(name, parent, start_time=self._at(first)).end(self._at(last))

@@ -6,11 +6,12 @@ The task of `models/<name>` is `TASKS[name]`.
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.engine.onnx.errors import readable
-from service.registry.card import Card, TensorSpec
+from service.errors import clean_message
+from service.registry.card import Card
 from service.registry.verification import VerificationError
 from service.tasks import TASKS
 from service.tasks.base import AnyTask as AnyTask  # for the other modules of this package
+from service.tensors import TensorSpec
 
 
 def task(name: str) -> type[AnyTask] | None:
@@ -33,7 +34,9 @@ def bind(predictor: type[AnyTask], directory: Path, card: Card) -> AnyTask:
     try:
         return predictor(directory)
     except Exception as error:  # whatever a predictor reads, and however that may be broken
-        raise VerificationError(f"the task {predictor.name} cannot work with it: {readable(error)}") from error
+        raise VerificationError(
+            f"the task {predictor.name} cannot work with it: {clean_message(str(error))}"
+        ) from error
 
 
 def _names(tensors: Iterable[TensorSpec]) -> set[str]:

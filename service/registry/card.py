@@ -8,18 +8,17 @@ from functools import cached_property
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from service.engine.session import Precision
 from service.observability.psi import MOST_BINS
+from service.tensors import TensorSpec
 
 FILE_NAME = "card.json"
 GOLDEN = "golden.npz"
 """Inputs, and the outputs that the graph gave for them in training."""
-
-DType = Literal["uint8", "int64", "float32"]
-Precision = Literal["float32", "int8"]
 
 GRAPHS: dict[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """The graph of each precision; float32 is the reference and always there."""
@@ -32,16 +31,6 @@ class Section(BaseModel):
     """Part of a card: complete, and with nothing it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
-
-
-class TensorSpec(Section):
-    """One input or output of the graph. A dimension is a size, or the name of a free one; the first is "batch"."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int | str, ...]
-    meaning: str
-    range: str
 
 
 class Figure(Section):
@@ -153,6 +142,16 @@ class Card(Section):
     def precisions(self) -> tuple[Precision, ...]:
         """Those that have a graph; CPUs run the last, unless the reference is asked for."""
         return ("float32", "int8") if self.int8 is not None and self.int8.served else ("float32",)
+
+    @property
+    def graphs(self) -> dict[Precision, str]:
+        """File name of the graph in each precision, whether it may serve or not."""
+        return {precision: name for precision, name in GRAPHS.items() if name in self.files}
+
+    @property
+    def external_data(self) -> tuple[str, ...]:
+        """Names of the files beside the graphs, in which these may keep their weights."""
+        return tuple(sorted(self.files.keys() - {*GRAPHS.values(), GOLDEN}))
 
     @cached_property
     def content(self) -> str:

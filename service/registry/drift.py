@@ -57,7 +57,7 @@ class DriftMonitor:
         for seen, _, _ in self._features.values():
             seen.end()
 
-    def saw(self, inputs: Tensors, outputs: Tensors) -> None:
+    def observe(self, inputs: Tensors, outputs: Tensors) -> None:
         """A request with `inputs` was answered with `outputs`."""
         self._left -= 1
         if self._left <= 0:

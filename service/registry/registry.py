@@ -13,8 +13,8 @@ from types import MappingProxyType
 
 from service.engine.batcher import Batcher
 from service.engine.cache import Cache, CachedBatcher
-from service.engine.onnx.session import Runtime, Session
 from service.engine.queue import Limits
+from service.engine.session import Runtime, Session
 from service.errors import Unavailable
 from service.observability import metrics
 from service.observability.series import Number
@@ -32,13 +32,24 @@ class LoadedVersion:
     """A version of a model with all that answers a request."""
 
     version: Version
-    predictor: AnyTask
+    card: Card
+    task: AnyTask
     batcher: Batcher
     """Computes the outputs for decoded inputs."""
     cached_batcher: Batcher | CachedBatcher
     """The same, where the model has a cache by way of that: for requests that give the same inputs again."""
     drift: DriftMonitor
     """Is told of each request that is answered."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.version.name
+
+    @property
+    def number(self) -> str:
+        """Number of the version."""
+        return self.version.number
 
 
 class ModelRegistry:
@@ -51,15 +62,7 @@ class ModelRegistry:
             settings: where they are, what they run on, and who gets which version.
             predictors: the tasks, by name.
         """
-        runtime = Runtime(
-            device=settings.device,
-            precision=settings.precision,
-            threads=settings.threads,
-            max_batch_rows=settings.max_batch_rows,
-            gpu_memory=settings.gpu_memory_mib,
-            cuda_graphs=settings.cuda_graphs,
-            tensorrt_cache=settings.tensorrt_cache,
-        )
+        runtime = Runtime.from_settings(settings)
         self._on_trial = {
             name: {trials[name].version for trials in (settings.canary, settings.shadow) if name in trials}
             for name in {*settings.canary, *settings.shadow}
@@ -154,16 +157,13 @@ class ModelRegistry:
         if (predictor := self._predictors.get(version.name)) is None:
             raise VerificationError("there is no task of this name")
         bound = bind(predictor, self.repository.root / version.name / version.number, version.card)
-        limits = Limits(
-            run_rows=self._settings.max_batch_rows,
-            queue_rows=self._settings.max_queue_rows,
-            max_wait=self._settings.max_wait_seconds,
-        )
+        limits = Limits.from_settings(self._settings)
         series = metrics.ModelSeries(version.name, version.number)
         batcher = Batcher(version.session.run, limits, predictor.sequence, series)
         metrics.LOADS.labels(version.name, "ok").inc()
         self._prepared[version.session] = LoadedVersion(
             version,
+            version.card,
             bound,
             batcher,
             self._cached(batcher, version.card),

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
-from service.engine.onnx.session import Runtime, Session
+from service.engine.session import Runtime, Session
 from service.errors import NotFound, Unavailable
 from service.registry.card import Card
 from service.registry.models_folder import NO_FILES, ModelFiles, ModelsFolder

@@ -8,16 +8,18 @@ two define, operations, attributes, types or versions that do not exist, and dat
 it lets through and puts right in silence, an output declared with another shape say, the card and the cases show.
 """
 
+import time
 from os.path import realpath  # unlike Path.resolve, it takes links that lead in a circle
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from service.engine.onnx.errors import one_line
-from service.engine.onnx.session import BrokenOffError, Runtime, Session, SessionError, within
-from service.registry.card import FILE_NAME, GOLDEN, GRAPHS, Card, TensorSpec, digests
-from service.tensors import Array, Tensors
+from service.engine.onnx.session import open_session
+from service.engine.session import Runtime, RunTimeoutError, Session, SessionError
+from service.errors import clean_message
+from service.registry.card import FILE_NAME, GOLDEN, GRAPHS, Card, digests
+from service.tensors import Array, Tensors, TensorSpec
 
 GOLDEN_TOLERANCE = {"f": 1e-4, "u": 1.0, "i": 0.0}
 """Largest difference from a golden output by kind of dtype; of floats above 1, as a share of them. Another processor
@@ -34,7 +36,7 @@ class VerificationError(Exception):
     """A version is not what its card says; the message says where, in one line without paths of this machine."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(one_line(reason))
+        super().__init__(clean_message(reason))
 
 
 class UnreadableError(VerificationError):
@@ -127,16 +129,17 @@ def verify_graph(directory: Path, card: Card, runtime: Runtime, seconds: float =
             recorded one by more than `GOLDEN_TOLERANCE`; or the cases take more than `seconds`.
     """
     try:
-        session = Session(directory, card, runtime)
+        session = open_session(directory, card, runtime)
         count, inputs, expected = _golden(directory, card, "int8" if session.precision == "int8" else "out")
-        session.warm(inputs)
+        session.warm_up(inputs)
         sequences = {spec.name for spec in card.inputs if not all(isinstance(size, int) for size in spec.shape[1:])}
-        with within(seconds) as run:
-            for rows in [slice(row, row + step) for step in (GOLDEN_ROWS, 1) for row in range(0, count, step)]:
-                cases = {name: value[rows] for name, value in inputs.items()}
-                filled = {name: _filled(value) if name in sequences else value for name, value in cases.items()}
-                _agree(session.run(filled, run), {name: value[rows] for name, value in expected.items()})
-    except BrokenOffError as error:
+        end = time.monotonic() + seconds
+        for rows in [slice(row, row + step) for step in (GOLDEN_ROWS, 1) for row in range(0, count, step)]:
+            cases = {name: value[rows] for name, value in inputs.items()}
+            filled = {name: _filled(value) if name in sequences else value for name, value in cases.items()}
+            outputs = session.run(filled, time_limit_seconds=end - time.monotonic())
+            _agree(outputs, {name: value[rows] for name, value in expected.items()})
+    except RunTimeoutError as error:
         raise VerificationError(f"golden cases: not done within {seconds:g} s") from error
     except SessionError as error:
         raise VerificationError(str(error)) from error

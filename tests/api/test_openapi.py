@@ -13,6 +13,7 @@ from service.api.openapi import openapi
 from service.api.tasks import TaskEndpoint
 from service.api.v2.routes import OpenInference
 from service.inference.service import InferenceService
+from service.registry.registry import ModelRegistry
 from service.settings import Settings
 from service.tasks.base import MAX_ITEMS
 from service.tasks.digits import DigitsTask
@@ -27,12 +28,9 @@ def unused() -> Any:
     raise AssertionError("nothing is asked for the document")
 
 
-def answering() -> InferenceService:
-    raise AssertionError("nothing is asked for the document")
-
-
 TASKS = (DigitsTask, SentimentTask, MammogramTask, FashionTask)
-TASKS = [TaskEndpoint(f"/v1/{each.name}", each, answering, SETTINGS) for each in TASKS]
+INFERENCE = InferenceService(ModelRegistry(SETTINGS, {}), {})
+TASKS = [TaskEndpoint(f"/v1/{each.name}", each, INFERENCE, SETTINGS.max_body_bytes) for each in TASKS]
 DOCUMENT = json.loads(openapi(TASKS).body)
 SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = {

@@ -112,7 +112,7 @@ def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:
-    trouble = gpu.trouble("cuda")
+    trouble = gpu.unavailable_reason("cuda")
     done = doctor("--json", port=str(free_ports(1)[0]), device="cuda")
     told = ("ok", "cuda works") if trouble is None else ("FAIL", f"DEEPSERVE_DEVICE: cuda does not work: {trouble}")
     assert done.returncode == (trouble is not None)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from service.engine.onnx import cuda as gpu
-from service.engine.onnx.session import Runtime
+from service.engine.session import Runtime
 from service.observability import gpus
 from tests.live.conftest import clean_environment, serving
 from tests.paths import MODELS, ROOT

@@ -1,4 +1,4 @@
-"""Copies of requests for another version: what is compared, and what never happens to a client for it."""
+"""Shadow traffic: how outputs are compared, which requests are copied, and that clients come first."""
 
 import asyncio
 import logging
@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from service.inference.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
+from service.inference.request import Request, TensorRequest
+from service.inference.shadow import BACK_OFF_SECONDS, MAX_WAITING, Shadow, compare
 from service.observability.collecting import exposition
 from service.observability.series import TEXT
 from service.registry.card import Card
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.settings import Settings
-from service.tasks.base import Request
 from service.tasks.digits import DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
@@ -25,16 +25,17 @@ pytestmark = pytest.mark.anyio
 
 DIGITS, FASHION = (Card.read(MODELS / name / "1") for name in ("digits", "fashion"))
 BLANK = {"pictures": np.zeros((1, 28, 28), np.uint8)}
+REQUEST = TensorRequest(BLANK, received=0.0)
 
 
 def probabilities(*rows: int, sure: float = 0.9) -> Tensors:
-    """Rows that take their digit for likely."""
+    """Return rows in each of which the given digit has the probability `sure`."""
     values = np.full((len(rows), 10), (1 - sure) / 9, np.float32)
     values[np.arange(len(rows)), rows] = sure
     return {"probabilities": values}
 
 
-def test_rows_agree_on_their_class_however_sure_they_are() -> None:
+def test_rows_agree_if_they_predict_the_same_class() -> None:
     found = compare(DIGITS, ["probabilities"], probabilities(1, 2, 3), probabilities(1, 7, 3, sure=0.8))
     assert (found.agree, found.differ) == (2, 1)
     assert found.difference == pytest.approx(0.9 - 0.2 / 9)
@@ -42,7 +43,7 @@ def test_rows_agree_on_their_class_however_sure_they_are() -> None:
     assert (same.agree, same.differ, same.difference) == (1, 0, 0)
 
 
-def test_without_classes_rows_agree_if_they_are_the_same_but_for_rounding() -> None:
+def test_without_classes_rows_agree_if_they_are_equal_but_for_rounding() -> None:
     pictures = np.full((3, 28, 28), 100, np.uint8)
     others = pictures.copy()
     others[1, 5, 5] += 1
@@ -60,7 +61,7 @@ def test_without_classes_rows_agree_if_they_are_the_same_but_for_rounding() -> N
         {"probabilities": np.full((2, 10), 0.1, np.float32)},
     ],
 )
-def test_what_is_no_answer_to_the_same_question_is_not_compared(others: Tensors) -> None:
+def test_outputs_that_cannot_be_compared_are_an_error(others: Tensors) -> None:
     with pytest.raises(ValueError, match="probabilities"):
         compare(DIGITS, ["probabilities"], probabilities(1), others)
 
@@ -74,10 +75,12 @@ def models() -> ModelRegistry:
 
 @asynccontextmanager
 async def shadow(models: ModelRegistry, version: str = "1", share: float = 1) -> AsyncIterator[Shadow]:
-    async def decode(_served: LoadedVersion, _request: Request) -> tuple[Tensors, None]:
-        raise AssertionError("these tests ask in tensors")
+    async def infer(loaded: LoadedVersion, request: Request) -> Tensors:
+        assert isinstance(request, TensorRequest)
+        outputs, _ = await loaded.batcher.submit(request.inputs)
+        return outputs
 
-    made = Shadow("digits", TrafficSplit(version=version, share=share), models, decode, lambda: models.idle)
+    made = Shadow("digits", TrafficSplit(version=version, share=share), models, infer, lambda: models.idle)
     try:
         yield made
     finally:
@@ -85,7 +88,7 @@ async def shadow(models: ModelRegistry, version: str = "1", share: float = 1) ->
 
 
 def counts(shadow: str = "1") -> dict[str, float]:
-    """Rows of copies of requests for version 2, by what became of them."""
+    """Return the rows of copied requests to version 2, by outcome."""
     pattern = rf'^deepserve_shadow_rows_total{{model="digits",outcome="(\w+)",shadow="{shadow}",version="2"}} (\S+)'
     found = dict(re.findall(pattern, exposition(TEXT)[0].decode(), re.MULTILINE))
     return {outcome: float(found.get(outcome, 0)) for outcome in ("agree", "differ", "dropped", "failed")}
@@ -98,67 +101,67 @@ async def until_counted(rows: float, shadow: str = "1") -> dict[str, float]:
     return counts(shadow)
 
 
-async def test_a_copy_is_compared_with_what_the_client_got(models: ModelRegistry) -> None:
+async def test_copy_is_compared_with_the_response_of_the_client(models: ModelRegistry) -> None:
     before = counts()
-    served = models.find("digits", "2")
+    loaded = models.find("digits", "2")
     async with shadow(models) as other:
-        other.offer("id", BLANK, served, await served.batcher.submit(BLANK))
+        other.offer("id", REQUEST, loaded, (await loaded.batcher.submit(BLANK))[0])
         after = await until_counted(sum(before.values()) + 1)
     assert after["agree"] + after["differ"] == before["agree"] + before["differ"] + 1
 
 
-async def test_only_so_many_copies_wait_and_none_outlives_the_service(models: ModelRegistry) -> None:
+async def test_few_copies_wait_and_none_remains_after_close(models: ModelRegistry) -> None:
     before, tasks = counts(), asyncio.all_tasks()
-    served = models.find("digits", "2")
-    outputs = await served.batcher.submit(BLANK)
+    loaded = models.find("digits", "2")
+    outputs, _ = await loaded.batcher.submit(BLANK)
     async with shadow(models) as other:
-        for _ in range(MOST_WAITING + 3):
-            other.offer("id", BLANK, served, outputs)
+        for _ in range(MAX_WAITING + 3):
+            other.offer("id", REQUEST, loaded, outputs)
     after = counts()
     assert {name: after[name] - before[name] for name in after} == {"agree": 0, "differ": 0, "dropped": 3, "failed": 0}
     assert asyncio.all_tasks() == tasks
 
 
-async def test_clients_come_first(models: ModelRegistry) -> None:
+async def test_copies_are_dropped_while_clients_wait(models: ModelRegistry) -> None:
     before = counts()
-    served = models.find("digits", "2")
+    loaded = models.find("digits", "2")
     many = {"pictures": np.zeros((4000, 28, 28), np.uint8)}
     async with shadow(models) as other:
-        outputs = await served.batcher.submit(BLANK)
-        client = asyncio.create_task(served.batcher.submit(many))
+        outputs, _ = await loaded.batcher.submit(BLANK)
+        client = asyncio.create_task(loaded.batcher.submit(many))
         await asyncio.sleep(0)
-        other.offer("id", BLANK, served, outputs)
+        other.offer("id", REQUEST, loaded, outputs)
         after = await until_counted(sum(before.values()) + 1)
         assert after["dropped"] == before["dropped"] + 1
         assert not client.done()
-        other.offer("id", BLANK, served, outputs)
+        other.offer("id", REQUEST, loaded, outputs)
         after = await until_counted(sum(before.values()) + 2)
         assert after["dropped"] == before["dropped"] + 2
         await client
-        await asyncio.sleep(2 * STAND_BACK)
-        other.offer("id", BLANK, served, outputs)
+        await asyncio.sleep(2 * BACK_OFF_SECONDS)
+        other.offer("id", REQUEST, loaded, outputs)
         again = await until_counted(sum(after.values()) + 1)
     assert again["dropped"] == after["dropped"]
 
 
-@pytest.mark.parametrize("diversion", [("1", 0), ("2", 1)], ids=["none is wanted", "it answers itself"])
-async def test_some_requests_are_not_copied(models: ModelRegistry, diversion: tuple[str, float]) -> None:
+@pytest.mark.parametrize("split", [("1", 0), ("2", 1)], ids=["share of 0", "served by the shadow itself"])
+async def test_some_requests_are_not_copied(models: ModelRegistry, split: tuple[str, float]) -> None:
     before = counts()
-    served = models.find("digits", "2")
-    async with shadow(models, *diversion) as other:
-        other.offer("id", BLANK, served, await served.batcher.submit(BLANK))
+    loaded = models.find("digits", "2")
+    async with shadow(models, *split) as other:
+        other.offer("id", REQUEST, loaded, (await loaded.batcher.submit(BLANK))[0])
         await asyncio.sleep(0.05)
     assert counts() == before
 
 
-async def test_the_log_tells_once_that_a_shadow_fails(models: ModelRegistry, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_shadow_is_logged_once(models: ModelRegistry, caplog: pytest.LogCaptureFixture) -> None:
     before = counts("9")
-    served = models.find("digits", "2")
-    outputs = await served.batcher.submit(BLANK)
+    loaded = models.find("digits", "2")
+    outputs, _ = await loaded.batcher.submit(BLANK)
     with caplog.at_level(logging.WARNING, "service.inference.shadow"):
         async with shadow(models, "9") as other:
             for number in range(3):
-                other.offer("id", BLANK, served, outputs)
+                other.offer("id", REQUEST, loaded, outputs)
                 after = await until_counted(sum(before.values()) + number + 1, "9")
     assert after["failed"] == before["failed"] + 3
     assert len(caplog.records) == 1

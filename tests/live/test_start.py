@@ -51,7 +51,7 @@ def test_an_invalid_setting_is_named_and_stops_the_start(name: str, value: str) 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_broken_device_stops_the_start_with_the_reason(device: gpu.GPU) -> None:
-    if (trouble := gpu.trouble(device)) is None:
+    if (trouble := gpu.unavailable_reason(device)) is None:
         pytest.skip(f"{device} works here")
     ended = subprocess.run(
         [sys.executable, "-m", "service"],
@@ -69,7 +69,7 @@ def test_a_broken_device_stops_the_start_with_the_reason(device: gpu.GPU) -> Non
 def test_auto_logs_the_provider_of_every_version(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(MODELS / "mammogram", models / "mammogram")
-    provider = "CPUExecutionProvider" if gpu.trouble("cuda") else "CUDAExecutionProvider"
+    provider = "CPUExecutionProvider" if gpu.unavailable_reason("cuda") else "CUDAExecutionProvider"
     labels = f'device="auto",model="mammogram",precision="float32",provider="{provider}",version="1"'
     with serving(tmp_path / "log", models_dir=str(models), device="auto", workers="auto") as url:
         assert httpx.get(f"{url}/readyz").status_code == 200

@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import binomtest
 
 from service.api.v2.tensors import DATATYPES
-from service.engine.onnx.session import Runtime
-from service.inference.shadow import STAND_BACK
+from service.engine.session import Runtime
+from service.inference.shadow import BACK_OFF_SECONDS
 from service.registry.verification import verify
 from service.tasks.sentiment import SentimentRequest, SentimentTask
 from service.traffic_split import TrafficSplit
@@ -145,7 +145,7 @@ def digits() -> dict[str, np.ndarray]:
 def test_shadow_metrics_count_the_agreement_of_two_versions(
     client: httpx.Client, digits: dict[str, np.ndarray]
 ) -> None:
-    time.sleep(2 * STAND_BACK)
+    time.sleep(2 * BACK_OFF_SECONDS)
     before = shadowed(client, "digits", "2", "1")
     rows = sum(before.values())
     for first in range(0, 8 * ROWS, ROWS):
@@ -165,7 +165,7 @@ def test_shadow_metrics_count_the_agreement_of_two_versions(
 
 
 def test_a_shadow_gets_tensors_unchanged(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
-    time.sleep(2 * STAND_BACK)
+    time.sleep(2 * BACK_OFF_SECONDS)
     sample = "deepserve_shadow_difference_sum"
     before, differences = shadowed(client, "digits", "2", "1"), metric(client, sample, **LABELS)
     assert client.post("/v2/models/digits/versions/2/infer", json=tensors(pictures=pictures(ROWS))).status_code == 200

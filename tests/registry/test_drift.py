@@ -105,7 +105,7 @@ def ask(models: ModelRegistry, name: str, inputs: Tensors) -> dict[str, float]:
     assert indices(name, served.version.number) == {}
     for first in range(0, len(next(iter(inputs.values()))), MANY):
         some = {each: values[first : first + MANY] for each, values in inputs.items()}
-        served.drift.saw(some, served.version.session.run(some))
+        served.drift.observe(some, served.version.session.run(some))
     return indices(name, served.version.number)
 
 
@@ -151,7 +151,7 @@ def test_of_a_version_that_answers_no_more_nothing_is_told(models: ModelRegistry
     models.unload("digits", ["1", "2"])
     assert indices("digits", "2") == {}
     for _ in range(20):  # requests that were under way
-        served.drift.saw(pictures(), {"probabilities": np.zeros((ROWS, 10), np.float32)})
+        served.drift.observe(pictures(), {"probabilities": np.zeros((ROWS, 10), np.float32)})
     assert indices("digits", "2") == {}
     assert ask(models, "digits", inverted())["ink"] > 0.25
 
@@ -161,7 +161,7 @@ def test_a_card_without_distributions_is_served_and_nothing_told(tmp_path: Path)
     Card.read(version).model_copy(update={"version": "7", "distributions": {}}).write(version)
     models = ModelRegistry(Settings(models_dir=tmp_path), {"mammogram": MammogramTask})
     assert not models.load("mammogram", ["7"], None)
-    models.find("mammogram", None).drift.saw(masses(), {"probabilities": np.zeros((961, 2), np.float32)})
+    models.find("mammogram", None).drift.observe(masses(), {"probabilities": np.zeros((961, 2), np.float32)})
     assert indices("mammogram", "7") == {}
 
 

@@ -9,9 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.engine.onnx.session import Runtime
-from service.registry.card import Card, TensorSpec, digests
+from service.engine.session import Runtime
+from service.registry.card import Card, digests
 from service.registry.verification import VerificationError, verify
+from service.tensors import TensorSpec
 from tests.paths import MODELS, ROOT
 
 
@@ -176,7 +177,7 @@ def test_a_version_outlives_the_file_that_its_weights_were_read_from(version: Pa
     code = f"""
 from pathlib import Path
 import numpy as np
-from service.engine.onnx.session import Runtime
+from service.engine.session import Runtime
 from service.registry.verification import verify
 version = Path({str(version)!r})
 _, session = verify(version, Runtime())

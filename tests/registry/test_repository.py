@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from service.engine.onnx.session import Runtime
+from service.engine.session import Runtime
 from service.errors import NotFound, Unavailable
 from service.registry.card import Card
 from service.registry.models_folder import NO_FILES

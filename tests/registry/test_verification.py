@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.engine.onnx import cuda as gpu
-from service.engine.onnx.session import Runtime
+from service.engine.session import Runtime
 from service.registry.card import Card, digests
 from service.registry.verification import VerificationError, verify
 from service.tensors import Array
@@ -187,7 +187,7 @@ def test_a_damaged_version_says_what_is_wrong(version: Path, damage: Callable[[P
 
 
 def test_a_version_runs_on_the_device_asked_for_or_says_that_it_cannot(version: Path) -> None:
-    if gpu.trouble("cuda"):
+    if gpu.unavailable_reason("cuda"):
         with pytest.raises(VerificationError, match="cuda does not work"):
             verify(version, Runtime("cuda"))
     else:

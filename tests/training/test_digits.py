@@ -11,7 +11,8 @@ import torch
 from onnx import numpy_helper
 
 from service.engine.onnx.runtime import ort
-from service.registry.card import GRAPHS, Card, Precision, digests
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, Card, digests
 from service.tasks.images import read_grey
 from tests.paths import MODELS
 from training import clutter, datasets, export, photographs, pictures_read

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.onnx.runtime import ort
-from service.registry.card import GRAPHS, Card, Precision, digests
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, Card, digests
 from service.tasks.sentiment import ReviewReader, pad
 from tests.paths import MODELS
 from training import datasets, export, sentiment_graph

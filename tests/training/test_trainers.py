@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.onnx.session import Runtime
+from service.engine.session import Runtime
 from service.registry.repository import Repository
 from tests.paths import ROOT
 from training.__main__ import TRAINERS

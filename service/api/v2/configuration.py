@@ -12,8 +12,9 @@ import msgspec
 
 from service.api.v2.tensors import DATATYPES, protocol_shape
 from service.errors import Malformed
-from service.registry.card import GRAPHS, Card, TensorSpec
+from service.registry.card import GRAPHS, Card
 from service.tasks.base import MAX_ITEMS
+from service.tensors import TensorSpec
 from service.version_policy import VersionPolicy
 
 Kind = Literal["KIND_CPU", "KIND_GPU"]

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from service.api.v2.tensors import DATATYPES, protocol_shape
-from service.registry.card import TensorSpec
 from service.registry.repository import FILES_MISSING, Repository, State, Version
+from service.tensors import TensorSpec
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics")
 """Of `schedule_policy` there is the timeout; no model has levels of priority."""

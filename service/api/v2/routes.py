@@ -3,10 +3,8 @@
 For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves open is answered as Triton does.
 """
 
-import asyncio
-import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -19,13 +17,15 @@ from service.api.draining import DRAIN
 from service.api.messages import HttpRequest, HttpResponse, Route, json_reply
 from service.api.problem import cut
 from service.api.v2 import metadata
-from service.api.v2.codec import JSON_LENGTH, Inference, TensorModel, answer, read
+from service.api.v2.codec import JSON_LENGTH, TensorModel, answer, read
+from service.api.v2.codec import Inference as ParsedRequest
 from service.api.v2.configuration import Kind, configuration
 from service.api.v2.repository import ModelRepository
 from service.api.v2.statistics import statistics
 from service.api.v2.unsupported import UNSUPPORTED
 from service.context import RequestContext
-from service.errors import DeadlineExceeded, ServiceError
+from service.errors import ServiceError
+from service.inference.request import TensorRequest
 from service.inference.service import InferenceService
 from service.observability.collecting import collect
 from service.registry.card import GRAPHS
@@ -34,10 +34,9 @@ from service.registry.reconciler import Reconciler
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.registry.repository import Repository, Version
 from service.settings import Settings
-from service.tensors import Tensors
 
 LARGE = 65536
-"""Bytes of a request or an answer that may take over a millisecond to read or to compress."""
+"""Bytes of a request or response that may take over a millisecond to decode or to compress."""
 
 _JSON_LENGTH = JSON_LENGTH.lower().encode()
 
@@ -46,7 +45,7 @@ class Service(Protocol):
     """What answers."""
 
     models: ModelRegistry
-    answering: InferenceService
+    inference: InferenceService
     control: Reconciler
     readiness: Readiness
 
@@ -86,33 +85,34 @@ class OpenInference:
             ]
 
     async def _infer(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
-        """The outputs of a model for the inputs of a request."""
-        answering = self._service().answering
-        context.requested_version = request.params.get("version")
-        served = answering.find(request.params["name"], context)
-        served.cached_batcher.check_room()
-        started = asyncio.get_running_loop().time()
-        model = self._tensors(served)
-        body = await _body(request, self._settings.max_body_bytes)
-        context.received = time.perf_counter()
+        """Serve one request to a model's graph."""
+        service, params = self._service().inference, request.params
+        read_request = partial(self._read, request, context)
+        inference = await service.infer(params["name"], params.get("version"), read_request, context)
+        context.timings = inference.timings
+        parsed, model = inference.state
+
+        def encode() -> HttpResponse:
+            return compressed(answer(parsed, inference.outputs, model), request.header(b"accept-encoding"))
+
+        is_small = sum(values.nbytes for values in inference.outputs.values()) <= LARGE
+        response = encode() if is_small else await service.run_in_thread(encode)
+        inference.timings.encoded = time.perf_counter()
+        return response
+
+    async def _read(self, request: HttpRequest, context: RequestContext, loaded: LoadedVersion) -> TensorRequest:
+        """Read and decode the body of a request to a model's graph."""
+        model, limit = self._tensor_model(loaded), self._settings.max_body_bytes
+        body = await read_body(request.receive, request.headers.get(b"content-length"), limit)
+        received = time.perf_counter()
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
 
-        def take_apart() -> Inference:
-            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model, context.request_id)
+        def decode() -> ParsedRequest:
+            return read(inflate(body, coding, limit), json_length, model, context.request_id)
 
-        quick = not coding and len(body) <= LARGE
-        inference = take_apart() if quick else await answering.apart(take_apart)
-        context.decoded = time.perf_counter()
-        computing = answering.compute(served, inference.inputs, inference.inputs, context)
-        outputs = await _in_time(computing, started + inference.timeout)
-
-        def put_together() -> HttpResponse:
-            return compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
-
-        quick = sum(values.nbytes for values in outputs.values()) <= LARGE
-        reply = put_together() if quick else await answering.apart(put_together)
-        context.encoded = time.perf_counter()
-        return reply
+        is_small = not coding and len(body) <= LARGE
+        parsed = decode() if is_small else await self._service().inference.run_in_thread(decode)
+        return TensorRequest(parsed.inputs, received, (parsed, model), parsed.timeout)
 
     async def _server(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         return json_reply(self._server_metadata)
@@ -143,7 +143,7 @@ class OpenInference:
         card, session = version.card, version.session
         assert card is not None
         assert session is not None
-        kind: Kind = "KIND_CPU" if session.provider == "CPUExecutionProvider" else "KIND_GPU"
+        kind: Kind = "KIND_GPU" if session.on_gpu else "KIND_CPU"
         policy = self._service().control.policy(version.name)
         return json_reply(configuration(card, kind, GRAPHS[session.precision], policy, self._settings.max_wait_seconds))
 
@@ -160,12 +160,11 @@ class OpenInference:
     def _repository(self) -> Repository:
         return self._service().models.repository
 
-    def _tensors(self, served: LoadedVersion) -> TensorModel:
-        """What a version takes and gives, made when it is first asked."""
-        if (model := self._models.get(served)) is None:
-            card, predictor = served.version.card, served.predictor
-            assert card is not None
-            model = self._models[served] = TensorModel(card, predictor.longest, predictor.bounds)
+    def _tensor_model(self, loaded: LoadedVersion) -> TensorModel:
+        """Return the inputs and outputs of a version."""
+        if (model := self._models.get(loaded)) is None:
+            task = loaded.task
+            model = self._models[loaded] = TensorModel(loaded.card, task.longest, task.bounds)
         return model
 
     def _version(self, request: HttpRequest) -> Version:
@@ -176,18 +175,3 @@ class OpenInference:
 def error_reply(error: ServiceError) -> HttpResponse:
     """An error as the protocol has it."""
     return HttpResponse(msgspec.json.encode({"error": cut(error.detail)}), status=error.status, headers=error.headers)
-
-
-async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tensors:
-    """The outputs, if they are there before the client's own timeout."""
-    if end == math.inf:
-        return await outputs
-    try:
-        async with asyncio.timeout_at(end):
-            return await outputs
-    except TimeoutError as error:
-        raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error
-
-
-async def _body(request: HttpRequest, limit: int) -> bytes:
-    return await read_body(request.receive, request.headers.get(b"content-length"), limit)

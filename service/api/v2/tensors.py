@@ -15,9 +15,8 @@ import msgspec
 import numpy as np
 
 from service.errors import Malformed
-from service.registry.card import TensorSpec
 from service.tasks.base import MAX_ITEMS
-from service.tensors import Array
+from service.tensors import Array, TensorSpec
 
 Number = int | float
 

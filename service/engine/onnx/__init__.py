@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, CUDA and shape buckets."""
+"""Sessions of ONNX Runtime: the only package that knows it."""

@@ -1,7 +1,7 @@
-"""An NVIDIA GPU under ONNX Runtime: whether one can be used here and why not, with which options, and the proof of it.
+"""NVIDIA GPUs under ONNX Runtime: whether one works and why not, provider options, and placement of a graph.
 
-ONNX Runtime falls back to the CPU in silence: if a library is missing, if the device fails, and for each node that the
-device has no kernel for. So a device is tried before it is used, and a graph is asked where its nodes run.
+ONNX Runtime falls back to the CPU silently: if a library is missing, if the device fails, and for each node without a
+kernel on the device. So a device is tested before it is used, and the placement of each graph is checked.
 """
 
 import ctypes
@@ -14,48 +14,49 @@ from importlib.metadata import distributions
 from io import StringIO
 from pathlib import Path
 
-from service.engine.onnx.errors import readable
+from service.engine.onnx.errors import clean_message
 from service.engine.onnx.runtime import ort
 from service.machine import GPU
 
 PROVIDERS: dict[GPU, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
-_HEAVY = re.compile("Conv|Gemm|MatMul|LSTM|GRU|RNN|Attention")
-"""Operations that are the work of a graph. Others, on shapes, may run on the CPU, and some should."""
+_COMPUTE = re.compile("Conv|Gemm|MatMul|LSTM|GRU|RNN|Attention")
+"""Operations that must run on the GPU. Operations on shapes may run on the CPU, and some run better there."""
 
 _DRIVER, _CUDNN = "libcuda.so.1", "libcudnn.so.9"
-"""Both are looked for first: the one is what is missing most often, the other would be missed by the first convolution
-and not before."""
+"""Libraries to check first: the driver is missing most often, and without cuDNN only the first convolution fails."""
 
 _REMEDIES = {
-    _DRIVER: "the NVIDIA driver is not installed, or not shown to this container (docker run --gpus all)",
+    _DRIVER: "the NVIDIA driver is not installed, or not visible in this container (docker run --gpus all)",
     "libnvinfer": "TensorRT is not installed",
-    "": "deepserve[gpu] brings it",
+    "": "install deepserve[gpu]",
 }
-"""For a library that cannot be loaded, by the beginning of its name."""
+"""What to do about a library that cannot be loaded, by prefix of its name."""
 
 _TINY_GRAPH = Path(ort.__file__).parent / "datasets" / "sigmoid.onnx"
-"""Comes with ONNX Runtime."""
+"""A graph that ONNX Runtime ships."""
 
 
 @cache
-def trouble(device: GPU) -> str | None:
-    """Why nothing runs on `device` here and what helps; None if a tiny graph does."""
+def unavailable_reason(device: GPU) -> str | None:
+    """Return why `device` does not work and what to do about it; None if it runs a tiny graph."""
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
         return _wrong_package()
-    with redirect_stdout(StringIO()):  # it prints what it does not find; the reason below says it better
+    with redirect_stdout(StringIO()):  # it prints the libraries that it does not find; the reasons below are clearer
         ort.preload_dlls()
-    if missing := [said for library in (_DRIVER, _CUDNN) if (said := _missing(library)) is not None]:
+    if missing := [reason for library in (_DRIVER, _CUDNN) if (reason := _load_failure(library)) is not None]:
         return "; ".join(missing)
     ort.set_default_logger_severity(4)
     try:
         session = ort.InferenceSession(_TINY_GRAPH, providers=[provider], enable_fallback=0)
-    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of failure
-        return _missing_behind(device) or _explained(readable(error))
+    except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
+        return _provider_load_failure(device) or _with_remedy(clean_message(error))
     finally:
         ort.set_default_logger_severity(2)
-    return None if provider in session.get_providers() else _missing_behind(device) or "ONNX Runtime does not say why"
+    if provider in session.get_providers():
+        return None
+    return _provider_load_failure(device) or "ONNX Runtime gives no reason"
 
 
 def _wrong_package() -> str:
@@ -65,69 +66,69 @@ def _wrong_package() -> str:
     return "onnxruntime is the package for CPUs: uninstall it, then install deepserve[gpu]"
 
 
-def _missing_behind(device: GPU) -> str | None:
-    """Which library the provider lacks, once ONNX Runtime has tried to load it; None if it lacks none."""
+def _provider_load_failure(device: GPU) -> str | None:
+    """Return why the provider's library cannot be loaded; None if it can. ONNX Runtime must have tried it before."""
     folder = Path(ort.__file__).parent / "capi"
-    return _missing(str(folder / "libonnxruntime_providers_shared.so")) or _missing(
+    return _load_failure(str(folder / "libonnxruntime_providers_shared.so")) or _load_failure(
         str(folder / f"libonnxruntime_providers_{device}.so")
     )
 
 
-def _missing(library: str) -> str | None:
-    """What is missing for a library to be loaded, which may be another one that it needs, and what brings that."""
+def _load_failure(library: str) -> str | None:
+    """Return why a library, or one that it depends on, cannot be loaded, and the remedy; None if it can."""
     try:
         ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
     except OSError as error:
-        said = str(error)
-        return f"{said} ({next(remedy for name, remedy in _REMEDIES.items() if said.startswith(name))})"
+        message = str(error)
+        return f"{message} ({next(remedy for name, remedy in _REMEDIES.items() if message.startswith(name))})"
     return None
 
 
-def _explained(failure: str) -> str:
-    """What CUDA says, and what helps."""
+def _with_remedy(failure: str) -> str:
+    """Return a CUDA error message with its likely cause."""
     if failure.startswith("CUDA failure 35:"):
         return f"{failure} (the NVIDIA driver is too old)"
     if failure.startswith("CUDA failure 100:"):
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return f"{failure} (CUDA_VISIBLE_DEVICES is {hidden!r})" if hidden is not None else failure
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return f"{failure} (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else failure
     return failure
 
 
 def providers(
-    device: GPU, memory: int = 0, graphs: bool = False, engines: Path | None = None
+    device: GPU, memory_mib: int = 0, graphs: bool = False, engine_cache: Path | None = None
 ) -> list[tuple[str, dict[str, str]]]:
-    """The execution providers of `device` in order, each with its options.
+    """Return the execution providers of `device` in order of preference, each with its options.
 
     Args:
-        device: with `tensorrt`, what it cannot run goes to CUDA.
-        memory: MiB that a session may take on the GPU; 0 for no limit.
+        device: with `tensorrt`, nodes that TensorRT does not support run on CUDA.
+        memory_mib: MiB of GPU memory that a session may use; 0 for no limit.
         graphs: whether runs are recorded as CUDA graphs.
-        engines: where TensorRT keeps what it builds.
+        engine_cache: folder for the engines that TensorRT builds.
     """
     cuda = {
-        "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm at every new shape
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default times every algorithm for every new shape
         "arena_extend_strategy": "kSameAsRequested",  # the default rounds up to powers of two
-        "use_tf32": "0",  # 10 bits of mantissa: not what the card's figures were measured with
+        "use_tf32": "0",  # TF32 has a mantissa of 10 bits; the figures of the model cards were measured in float32
         "enable_cuda_graph": str(int(graphs and device == "cuda")),
     }
     tensorrt = {"trt_cuda_graph_enable": str(int(graphs))}
-    if memory:
-        cuda["gpu_mem_limit"] = tensorrt["trt_max_workspace_size"] = str(memory * 2**20)
-    if engines is not None:
-        tensorrt |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines)}
-    chosen = [(PROVIDERS["tensorrt"], tensorrt), (PROVIDERS["cuda"], cuda)]
-    return chosen if device == "tensorrt" else chosen[1:]
+    if memory_mib:
+        cuda["gpu_mem_limit"] = tensorrt["trt_max_workspace_size"] = str(memory_mib * 2**20)
+    if engine_cache is not None:
+        tensorrt |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engine_cache)}
+    preferred = [(PROVIDERS["tensorrt"], tensorrt), (PROVIDERS["cuda"], cuda)]
+    return preferred if device == "tensorrt" else preferred[1:]
 
 
 def nodes_on_cpu(assigned: Iterable[tuple[str, str]], device: GPU) -> str | None:
-    """What of a graph would not run on `device`, though it is work that should; None if there is nothing.
+    """Return which computation of a graph would run on the CPU instead of `device`; None if there is none.
 
     Args:
         assigned: provider and operation of each node.
     """
     nodes = set(assigned)
     if all(provider != PROVIDERS[device] for provider, _ in nodes):
-        return f"nothing of it runs on {device}"
-    astray = {operation for provider, operation in nodes if provider not in PROVIDERS.values()}
-    heavy = sorted(filter(_HEAVY.search, astray))
-    return f"its {', '.join(heavy)} would run on the CPU" if heavy else None
+        return f"none of it runs on {device}"
+    on_cpu = {operation for provider, operation in nodes if provider not in PROVIDERS.values()}
+    compute = sorted(filter(_COMPUTE.search, on_cpu))
+    return f"its {', '.join(compute)} would run on the CPU" if compute else None

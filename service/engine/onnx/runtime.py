@@ -1,7 +1,7 @@
-"""ONNX Runtime with its telemetry switched off. No other module imports it.
+"""ONNX Runtime with its telemetry disabled. All other modules import it from here.
 
-From 1.29 on, ONNX Runtime writes a device id and a database under `~/.cache` and sends events to Microsoft. It reads
-`ORT_DISABLE_TELEMETRY` when it is imported. A value that the operator has set stays.
+Since 1.29, ONNX Runtime writes a device id and a database under `~/.cache` and sends events to Microsoft, unless
+`ORT_DISABLE_TELEMETRY` is set when it is imported. A value set by the operator is kept.
 """
 
 import os

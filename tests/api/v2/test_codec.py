@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 from service.api.v2.codec import JSON_LENGTH, TensorModel, answer, read
 from service.api.v2.tensors import DATATYPES
 from service.errors import Malformed
-from service.registry.card import Card, TensorSpec
+from service.registry.card import Card
+from service.tensors import TensorSpec
 
 LONGEST = 6
 INPUTS = {"pixels": ("uint8", ("batch", 2, 3)), "ids": ("int64", ("batch", "length")), "row": ("float32", ("batch", 4))}

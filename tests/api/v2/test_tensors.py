@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from service.api.v2.tensors import InputForm, OutputForm, protocol_shape, strings_to_bytes
 from service.errors import Malformed
-from service.registry.card import TensorSpec
+from service.tensors import TensorSpec
 
 LONGEST = 8
 FORMS = {
