@@ -18,10 +18,10 @@ import numpy as np
 from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
 from service.engine.onnx.runtime import ort
-from service.registry.binding import AnyTask, bind, task
 from service.registry.card import GRAPHS, Card
 from service.registry.layout import versions
 from service.settings import settings
+from service.tasks.binding import AnyTask, bind, find_tasks
 from service.tasks.fashion import CLASSES, png
 from service.tasks.mammogram import LEVELS
 from service.tensors import Tensors, take_rows
@@ -65,9 +65,8 @@ def questions(name: str, count: int) -> list[Question]:
     """As many of the task, the same each time."""
     model = settings().models_dir / name
     directory = model / versions(model)[-1]
-    card, kind = Card.read(directory), task(name)
-    assert kind is not None
-    predictor = bind(kind, directory, card)
+    card = Card.read(directory)
+    predictor = bind(find_tasks([name]), directory, card)
     sessions = [_session(directory / GRAPHS[precision]) for precision in card.precisions]
     return [
         Question(

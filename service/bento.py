@@ -32,13 +32,13 @@ from service.observability import metrics
 from service.observability import tracing as traces
 from service.processes.folder import shared_folder
 from service.processes.worker import end_with_supervisor, tell_started
-from service.registry.binding import AnyTask
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
 from service.registry.registry import ModelRegistry
 from service.registry.workers import Workers
 from service.settings import settings
 from service.tasks.base import Answer, Payload
+from service.tasks.binding import AnyTask, bind
 from service.tasks.digits import DigitsTask
 from service.tasks.fashion import FashionTask
 from service.tasks.mammogram import MammogramTask
@@ -145,17 +145,18 @@ class DeepServe:
 
     def __init__(self) -> None:
         """Loads, verifies and warms every model."""
-        self.models = ModelRegistry(SETTINGS, TASKS)
+        self.models = ModelRegistry(SETTINGS, partial(bind, TASKS))
         workers = Workers(FOLDER)
         self.readiness = Readiness(workers, SETTINGS.workers)
         self.control = Reconciler(self.models, workers, SETTINGS.watch_seconds, strict=SETTINGS.strict_readiness)
+        self.control.start()
         self.answering = InferenceService(self.models, SETTINGS.shadow)
         gc.set_threshold(10_000, 10, 10)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def follow(self) -> None:
         """Begins to make the changes that other workers ask for."""
-        self._following = asyncio.create_task(self.control.follow())
+        self._following = asyncio.create_task(self.control.run())
         tell_started()
 
     async def predict(self, name: str, request: Payload) -> Answer:

@@ -219,10 +219,10 @@ def check_models(chosen: Settings) -> str:
         reason = error.strerror if isinstance(error, OSError) else "its name is not UTF-8"
         raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {reason}") from error
     if any(chosen.by_model.values()):
-        from service.registry.binding import task  # which needs the runtime
+        from service.tasks.binding import find_task  # which needs the runtime
 
         for setting, models in chosen.by_model.items():
-            if unknown := sorted(model for model in models if task(model) is None):
+            if unknown := sorted(model for model in models if find_task(model) is None):
                 raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(unknown)}")
     return str(chosen.models_dir)
 

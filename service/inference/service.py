@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from service.context import RequestContext
 from service.errors import Unavailable
 from service.inference.shadow import Shadow
-from service.registry.registry import LoadedVersion, ModelRegistry
+from service.registry.registry import ModelRegistry
+from service.registry.versions import LoadedVersion
 from service.tasks.base import Answer, Payload
 from service.tensors import Rows, Tensors, take_rows
 from service.traffic_split import TrafficSplit
@@ -46,7 +47,7 @@ class InferenceService:
             Unavailable: it is not ready.
         """
         served = self._models.find(name, context.requested_version, context.request_id)
-        context.model, context.served_version = name, served.version.number
+        context.model, context.served_version = name, served.number
         return served
 
     async def answer(self, served: LoadedVersion, request: Payload, context: RequestContext) -> Answer:
@@ -57,9 +58,9 @@ class InferenceService:
         """
         inputs, facts = await self._decode(served, request)
         context.decoded = time.perf_counter()
-        asked = request if served.predictor.is_repeatable(request) else None
-        outputs = await self.compute(served, inputs, asked, context, partial(served.predictor.select, facts=facts))
-        answer: Answer = served.predictor.describe(outputs, facts)
+        asked = request if served.task.is_repeatable(request) else None
+        outputs = await self.compute(served, inputs, asked, context, partial(served.task.select, facts=facts))
+        answer: Answer = served.task.describe(outputs, facts)
         return answer
 
     async def compute(
@@ -90,7 +91,7 @@ class InferenceService:
             inputs, outputs = take_rows(inputs, rows), take_rows(outputs, rows)
         served.drift.saw(inputs, outputs)
         context.computed = time.perf_counter()
-        if asked is not None and (shadow := self._shadows.get(served.version.name)) is not None:
+        if asked is not None and (shadow := self._shadows.get(served.name)) is not None:
             shadow.offer(context.request_id, asked, served, outputs)
         return outputs
 
@@ -117,9 +118,9 @@ class InferenceService:
 
     async def _decode(self, served: LoadedVersion, request: Payload) -> tuple[Tensors, Any]:
         """What a version makes of a request: its inputs, and what describing the answer takes."""
-        if served.predictor.is_slow_to_decode(request):
-            return await self.apart(partial(served.predictor.decode, request))
-        decoded: tuple[Tensors, Any] = served.predictor.decode(request)
+        if served.task.is_slow_to_decode(request):
+            return await self.apart(partial(served.task.decode, request))
+        decoded: tuple[Tensors, Any] = served.task.decode(request)
         return decoded
 
     def _is_idle(self) -> bool:

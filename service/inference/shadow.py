@@ -19,8 +19,9 @@ import numpy as np
 from service.errors import Unavailable
 from service.observability.metrics import ShadowSeries
 from service.registry.card import Card
-from service.registry.registry import LoadedVersion, ModelRegistry
+from service.registry.registry import ModelRegistry
 from service.registry.verification import GOLDEN_TOLERANCE
+from service.registry.versions import LoadedVersion
 from service.tasks.base import Payload
 from service.tensors import Tensors, take_rows
 from service.traffic_split import TrafficSplit
@@ -92,7 +93,7 @@ class Shadow:
 
     def offer(self, request_id: str, asked: Payload | Tensors, served: LoadedVersion, outputs: Tensors) -> None:
         """Copies a request that `served` has answered with `outputs`, if it is one of the share and there is room."""
-        number = served.version.number
+        number = served.number
         if number == self._diversion.version or not self._diversion.takes(request_id, "shadow"):
             return
         series = self._series(number)
@@ -133,8 +134,7 @@ class Shadow:
 
     async def _follow(self, copy: Copy) -> None:
         """Asks the shadow what a client has asked, and counts what comes of it."""
-        card, names = copy.served.version.card, copy.served.predictor.outputs
-        assert card is not None
+        card, names = copy.served.card, copy.served.task.outputs
         try:
             comparison = compare(card, names, copy.outputs, await self._ask(copy.asked))
         except Unavailable:
@@ -160,7 +160,7 @@ class Shadow:
             return await shadow.batcher.submit(asked)
         inputs, facts = await self._decode(shadow, asked)
         outputs = await shadow.batcher.submit(inputs)
-        return take_rows(outputs, shadow.predictor.select(outputs, facts))
+        return take_rows(outputs, shadow.task.select(outputs, facts))
 
 
 def compare(card: Card, names: Sequence[str], outputs: Tensors, others: Tensors) -> Comparison:

@@ -8,7 +8,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 _Signature = tuple[int, ...]
-"""Device, inode, size in bytes, and the times of the last changes in ns: while they stay, so does the content."""
+"""Device, inode, size in bytes, and the times of the last changes in ns. While it stays, the content stays."""
 
 
 class Fingerprinter:
@@ -22,14 +22,11 @@ class Fingerprinter:
         """Return a hash of the names and contents of all files in `directory` that are not hidden.
 
         Raises:
-            OSError: the folder or a file in it cannot be read, a link in it leads nowhere, or there is no file in it.
+            OSError: the folder or a file in it cannot be read, a link in it is broken, or there is no file in it.
         """
         known = self._known.get(directory, {})
-        files = {
-            name: _digest(directory / name, known.get(name))
-            for name in sorted(os.listdir(directory))
-            if not name.startswith(".")
-        }
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        files = {name: _digest(directory / name, known.get(name)) for name in names}
         if not files:
             raise FileNotFoundError(ENOENT, "no file in it", str(directory))
         self._known[directory] = files
@@ -37,7 +34,7 @@ class Fingerprinter:
         return hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
 
     def forget_all_but(self, directories: Collection[Path]) -> None:
-        """Drop what is remembered of other folders."""
+        """Forget the files of other folders."""
         self._known = {directory: files for directory, files in self._known.copy().items() if directory in directories}
 
 
@@ -45,17 +42,16 @@ def _digest(path: Path, known: tuple[_Signature, str] | None) -> tuple[_Signatur
     """Return the signature of a file and the sha256 of its content.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     status = os.stat(path)
     if known is not None and known[0] == _signature(status):
         return known
     if not S_ISREG(status.st_mode):
         return _signature(status), "not a regular file"
-    with open(
-        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
-    ) as file:  # a FIFO, put here since, blocks
-        return _signature(os.fstat(file.fileno())), hashlib.file_digest(file, "sha256").hexdigest()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # does not block if it is a FIFO by now
+    with open(descriptor, "rb") as file:
+        return _signature(os.fstat(descriptor)), hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _signature(status: os.stat_result) -> _Signature:

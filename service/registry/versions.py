@@ -1,0 +1,107 @@
+"""A version of a model as a worker knows it: loaded, failed, or not to be loaded."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from service.engine.batcher import Batcher
+from service.engine.cache import CachedBatcher
+from service.engine.onnx.session import Session
+from service.registry.card import Card
+from service.registry.drift import DriftMonitor
+
+FILES_MISSING = "its files are missing"
+"""The reason of versions and models that cannot be read."""
+
+
+class State(StrEnum):
+    """Whether a version serves: the states of Triton's repository index."""
+
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """Why a version could not be loaded."""
+
+    number: str
+    """The version."""
+    reason: str
+    """One line without paths outside the models folder."""
+    fingerprint: str | None = None
+    """Of the files that failed verification; None if they could not be read."""
+
+
+def missing(number: str, cause: str) -> LoadFailure:
+    """Return the failure of a version whose files cannot be read because of `cause`."""
+    return LoadFailure(number, f"{FILES_MISSING} ({cause})")
+
+
+@dataclass(eq=False)
+class LoadedVersion:
+    """A version that serves. Requests under way keep it until they end; its session is released with the last one."""
+
+    state: ClassVar = State.READY
+
+    name: str
+    """Of the model."""
+    number: str
+    card: Card
+    session: Session
+    task: Any
+    """The task that is bound to this version, as `bind` returned it."""
+    batcher: Batcher
+    """Computes outputs from inputs."""
+    cached_batcher: Batcher | CachedBatcher
+    """The batcher behind the model's cache; the batcher itself if the model has none."""
+    drift: DriftMonitor
+    fingerprint: str
+    """Of the files that were loaded."""
+    failure: LoadFailure | None = None
+    """Why the files that are on disk now could not be loaded; None if they are the loaded ones."""
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with the files on disk; empty if nothing is."""
+        if self.failure is None:
+            return ""
+        if self.failure.fingerprint is None:
+            return f"{self.failure.reason}; it serves on as it was loaded"
+        return f"its files have changed and were not taken: {self.failure.reason}"
+
+
+@dataclass(frozen=True)
+class FailedVersion:
+    """A version that should serve and could not be loaded."""
+
+    state: ClassVar = State.UNAVAILABLE
+
+    name: str
+    """Of the model."""
+    failure: LoadFailure
+
+    @property
+    def number(self) -> str:
+        return self.failure.number
+
+    @property
+    def reason(self) -> str:
+        """Why it could not be loaded."""
+        return self.failure.reason
+
+
+@dataclass(frozen=True)
+class UnloadedVersion:
+    """A version that should not serve: an administrator has unloaded it, or the version policy leaves it out."""
+
+    state: ClassVar = State.UNAVAILABLE
+    failure: ClassVar[None] = None
+
+    name: str
+    """Of the model."""
+    number: str
+    reason: str = "unloaded"
+
+
+Version = LoadedVersion | FailedVersion | UnloadedVersion
