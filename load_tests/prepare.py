@@ -19,7 +19,7 @@ from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
 from service.engine.onnx.runtime import ort
 from service.registry.card import GRAPHS, Card
-from service.registry.layout import versions
+from service.registry.layout import scan_model
 from service.settings import settings
 from service.tasks.binding import AnyTask, bind, find_tasks
 from service.tasks.fashion import CLASSES, png
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def questions(name: str, count: int) -> list[Question]:
     """As many of the task, the same each time."""
     model = settings().models_dir / name
-    directory = model / versions(model)[-1]
+    directory = model / scan_model(model).versions[-1]
     card = Card.read(directory)
     predictor = bind(find_tasks([name]), directory, card)
     sessions = [_session(directory / GRAPHS[precision]) for precision in card.precisions]

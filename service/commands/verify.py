@@ -11,7 +11,7 @@ from pathlib import Path
 from service.commands.doctor import Check, table
 from service.engine.onnx.session import Runtime
 from service.registry.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec
-from service.registry.layout import MODEL_NAME, VERSION_NUMBER, no_versions, scan, versions
+from service.registry.layout import MODEL_NAME, VERSION_NUMBER, scan, scan_model
 from service.registry.loader import open_session
 from service.registry.verification import VerificationError, verify_files
 from service.tasks.binding import bind, find_tasks
@@ -44,8 +44,9 @@ def _versions(folder: Path) -> list[Path]:
     try:
         if VERSION_NUMBER.fullmatch(folder.name) or (folder / FILE_NAME).exists():
             return [folder]
-        if numbers := versions(folder):
-            found, ignored = [folder / number for number in numbers], no_versions(folder)
+        model = scan_model(folder)
+        if model.versions:
+            found, ignored = [folder / number for number in model.versions], model.ignored
         else:
             layout = scan(folder)
             found = [folder / name / number for name, numbers in layout.models.items() for number in numbers]

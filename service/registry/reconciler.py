@@ -115,11 +115,7 @@ class Reconciler:
 
         def load(spec: Spec) -> dict[str, ModelSpec | None]:
             known = spec.models.get(name, ModelSpec())
-            return {
-                name: replace(
-                    known, fingerprints=files.fingerprints, unreadable=files.unreadable, policy=policy, loaded=True
-                )
-            }
+            return {name: replace(known, files=files, policy=policy, loaded=True)}
 
         before, after = await self._change(load)
         statuses = self._workers.statuses().values()
@@ -242,14 +238,14 @@ class Reconciler:
     def _reconcile_model(self, name: str, model: ModelSpec) -> dict[str, str]:
         """Bring one model to its desired state. Return why versions could not be loaded, by number."""
         if not model.loaded:
-            if model.numbers:
-                self._models.unload(name, model.numbers)
+            if model.files.numbers:
+                self._models.unload(name, model.files.numbers)
             else:
                 self._models.forget(name)
             return {}
-        failures = self._models.load(name, model.numbers, model.policy, model.unreadable)
+        failures = self._models.load(name, model.files.numbers, model.policy, model.files.unreadable)
         for version in self._models.model(name).loaded:
-            if model.fingerprints.get(version.number, version.fingerprint) != version.fingerprint:
+            if model.files.fingerprints.get(version.number, version.fingerprint) != version.fingerprint:
                 logger.warning("model %s version %s: its files are not those that were asked for", name, version.number)
         return {failure.number: failure.reason for failure in failures}
 

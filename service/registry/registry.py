@@ -16,7 +16,7 @@ from service.observability import metrics
 from service.observability.series import Gauge
 from service.registry.layout import raise_if_exhausted
 from service.registry.loader import Bind, Loader
-from service.registry.models_folder import NO_FILES, ModelFiles, ModelsFolder
+from service.registry.models_folder import ModelFiles, ModelsFolder
 from service.registry.versions import FailedVersion, LoadedVersion, LoadFailure, UnloadedVersion, Version, missing
 from service.settings import Settings
 from service.version_policy import VersionPolicy
@@ -196,7 +196,7 @@ class ModelRegistry:
             return self.folder.files(name)
         except OSError as error:
             raise_if_exhausted(error)
-            return NO_FILES
+            return ModelFiles()
 
     def _load(self, name: str, number: str, files: ModelFiles, cause: str | None) -> LoadedVersion | FailedVersion:
         """Load a version or, if it is loaded, what has changed of it.

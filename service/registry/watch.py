@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from service.registry.models_folder import NO_FILES, ModelFiles
+from service.registry.models_folder import ModelFiles
 from service.registry.workers import ModelSpec, Spec
 
 logger = logging.getLogger(__name__)
@@ -33,21 +33,21 @@ def changes(
         why_missing: returns why a version, given by model and number, cannot be read.
     """
     changed: dict[str, ModelSpec | None] = {
-        name: ModelSpec(files.fingerprints, files.unreadable, found_at_start=not spec.proven)
+        name: ModelSpec(files, found_at_start=not spec.proven)
         for name, files in found.items()
         if name not in spec.models
     }
     for name, before in spec.models.items():
-        files = found.get(name, NO_FILES)
+        files = found.get(name, ModelFiles())
         numbers = [number for model, number in sorted(loaded) if model == name]
         missing = _missing(before, files, numbers, is_proven=name in spec.proven)
         unreadable = {**files.unreadable, **{number: why_missing(name, number) for number in missing}}
-        after = replace(before, fingerprints=files.fingerprints, unreadable=unreadable)
+        after = replace(before, files=ModelFiles(files.fingerprints, unreadable))
         if name not in found and not missing and before.loaded:
             changed[name] = None
         elif after != before:
             changed[name] = after
-            _log(name, before, after, numbers)
+            _log(name, before.files.unreadable, after.files.unreadable, numbers)
     return changed
 
 
@@ -55,23 +55,23 @@ def _missing(model: ModelSpec, files: ModelFiles, loaded: Sequence[str], *, is_p
     """Return the versions of a model that stay in the desired state although their folders are gone."""
     if not model.loaded:
         return []
-    gone = [number for number in model.numbers if number not in files.numbers]
+    gone = [number for number in model.files.numbers if number not in files.numbers]
     if missing := [number for number in gone if number in loaded]:
         return missing
     # The workers that had loaded it were restarted since, and could not load it.
     return gone if is_proven and not files.numbers else []
 
 
-def _log(name: str, before: ModelSpec, after: ModelSpec, loaded: Sequence[str]) -> None:
+def _log(name: str, before: Mapping[str, str], after: Mapping[str, str], loaded: Sequence[str]) -> None:
     """Log for which loaded versions the files are missing, and for which they are back."""
-    missing = [number for number in loaded if number in after.unreadable and number not in before.unreadable]
-    back = [number for number in loaded if number in before.unreadable and number not in after.unreadable]
+    missing = [number for number in loaded if number in after and number not in before]
+    back = [number for number in loaded if number in before and number not in after]
     if missing:
         logger.error(
             "model %s: the files of %s are missing (%s); what is loaded serves on until it is unloaded",
             name,
             _versions(missing),
-            "; ".join(dict.fromkeys(after.unreadable[number] for number in missing)),
+            "; ".join(dict.fromkeys(after[number] for number in missing)),
         )
     if back:
         logger.warning("model %s: the files of %s are back", name, _versions(back))

@@ -17,6 +17,7 @@ from typing import IO, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from service.registry.models_folder import ModelFiles
 from service.version_policy import VersionPolicy
 
 STALE_SECONDS = 10.0
@@ -32,10 +33,8 @@ StateT = TypeVar("StateT", "Spec", "WorkerStatus")
 class ModelSpec(msgspec.Struct, frozen=True):
     """The desired state of one model."""
 
-    fingerprints: Mapping[str, str] = {}
-    """The versions to choose from whose files can be read, and the fingerprint of the files of each."""
-    unreadable: Mapping[str, str] = {}
-    """The versions to choose from whose files cannot be read, and why."""
+    files: ModelFiles = ModelFiles()
+    """The versions to choose from."""
     policy: VersionPolicy | None = None
     """Replaces the version policy in the settings."""
     loaded: bool = True
@@ -44,11 +43,6 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """Whether it was found before any model had been loaded."""
     generation: int = 0
     """The generation of the `Spec` that last changed it."""
-
-    @property
-    def numbers(self) -> list[str]:
-        """The versions to choose from."""
-        return [*self.fingerprints, *self.unreadable]
 
 
 class Spec(msgspec.Struct, frozen=True):
