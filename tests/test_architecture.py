@@ -10,7 +10,7 @@ from functools import cache
 import onnx
 import pytest
 
-from service.registry.binding import task
+from service.tasks.binding import find_task
 from tests.places import ROOT
 
 PACKAGES = ("service", "training", "load_tests")
@@ -37,13 +37,13 @@ BELOW: dict[str, dict[str, set[str]]] = {
     "service": {
         "__main__": {"commands", GROUND},
         "bento": {"api", "inference", "observability", "processes", "registry", "tasks", "transport", GROUND},
-        "commands": {"engine", "observability", "processes", "registry", GROUND},
+        "commands": {"engine", "observability", "processes", "registry", "tasks", GROUND},
         "processes": {GROUND},
         "api": {"engine", "inference", "observability", "registry", "tasks", "transport", GROUND},
         "inference": {"engine", "observability", "registry", "tasks", GROUND},
-        "registry": {"engine", "observability", "tasks", GROUND},
+        "registry": {"engine", "observability", GROUND},
         "engine": {"registry", GROUND},
-        "tasks": {"observability", "registry", GROUND},
+        "tasks": {"engine", "observability", "registry", GROUND},
         "observability": {GROUND},
         "transport": set(),
         GROUND: set(),
@@ -185,7 +185,7 @@ def test_every_task_is_registered_and_its_predictor_is_found_by_its_name() -> No
         re.findall(r"^    (\w+) = endpoint\((\w+)\)$", (ROOT / "service/bento.py").read_text(), re.MULTILINE)
     )
     modules = (path.stem for path in ROOT.glob("service/tasks/*.py") if path.stem not in {"__init__", "base"})
-    found = {name: predictor.__name__ for name in modules if (predictor := task(name)) is not None}
+    found = {name: predictor.__name__ for name in modules if (predictor := find_task(name)) is not None}
     assert found == registered
 
 

@@ -100,7 +100,7 @@ def _read_card(directory: Path) -> Card:
         raise VerificationError(f"{FILE_NAME}: {place}{first['msg']}{more}") from error
 
 
-def verify_golden_cases(session: Session, directory: Path, card: Card, seconds: float = GOLDEN_SECONDS) -> None:
+def verify_golden_cases(session: Session, directory: Path, card: Card) -> None:
     """Warm `session` and compare its outputs with the recorded ones, for several rows at once and for single rows.
 
     `golden.npz` holds inputs as `in:NAME`, the outputs of the float32 model in PyTorch as `out:NAME`, and the outputs
@@ -108,20 +108,20 @@ def verify_golden_cases(session: Session, directory: Path, card: Card, seconds: 
 
     Raises:
         VerificationError: an output differs from the recorded one by more than `GOLDEN_TOLERANCE`, or the cases take
-            more than `seconds`.
+            more than `GOLDEN_SECONDS`.
         SessionError: a run failed.
     """
     count, inputs, expected = _golden(directory, card, "int8" if session.precision == "int8" else "out")
     session.warm(inputs)
     sequences = {spec.name for spec in card.inputs if not all(isinstance(size, int) for size in spec.shape[1:])}
     try:
-        with within(seconds) as run:
+        with within(GOLDEN_SECONDS) as run:
             for rows in [slice(row, row + step) for step in (GOLDEN_ROWS, 1) for row in range(0, count, step)]:
                 cases = {name: value[rows] for name, value in inputs.items()}
                 trimmed = {name: _trim(value) if name in sequences else value for name, value in cases.items()}
                 _compare(session.run(trimmed, run), {name: value[rows] for name, value in expected.items()})
     except BrokenOffError as error:
-        raise VerificationError(f"golden cases: not done within {seconds:g} s") from error
+        raise VerificationError(f"golden cases: not done within {GOLDEN_SECONDS:g} s") from error
 
 
 def _golden(directory: Path, card: Card, recorded: str) -> tuple[int, Tensors, Tensors]:

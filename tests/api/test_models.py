@@ -52,6 +52,6 @@ async def test_a_model_that_does_not_serve_has_no_card_to_show() -> None:
 @pytest.mark.anyio
 async def test_a_model_whose_folder_could_never_be_read_is_shown_with_the_reason() -> None:
     models = serving([])
-    models.load("sentiment", [], None)
+    models.load("sentiment", [])
     shown = await shown_at("/v1/models/sentiment", models)
     assert (shown["versions"], shown["reason"], shown["card"]) == ([], "its files are missing", None)

@@ -86,7 +86,7 @@ def test_a_reference_that_is_not_served_is_verified_too(version: Path) -> None:
 def test_a_model_without_a_task_fails(version: Path) -> None:
     letters = version.parent.rename(version.parent.with_name("letters")) / "1"
     Card.read(letters).model_copy(update={"name": "letters"}).write(letters)
-    assert faults(letters) == ["task: there is no predictor of letters"]
+    assert faults(letters) == ["task: there is no task of this name"]
 
 
 def test_a_place_where_no_server_would_look_fails(version: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from service.inference.service import InferenceService
 from service.observability.collecting import exposition
 from service.registry.registry import ModelRegistry
 from service.settings import Settings
+from service.tasks.binding import bind
 from service.tasks.digits import DigitsRequest, DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
@@ -27,7 +29,7 @@ async def answering() -> AsyncIterator[InferenceService]:
     settings = Settings(
         models_dir=MODELS, cache_bytes={"digits": 1_000_000}, shadow={"digits": TrafficSplit(version="1", share=1)}
     )
-    models = ModelRegistry(settings, {"digits": DigitsTask})
+    models = ModelRegistry(settings, partial(bind, {"digits": DigitsTask}))
     assert not models.load("digits", ["1", "2"], None)
     made = InferenceService(models, settings.shadow)
     yield made

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from service.inference.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
 from service.observability.collecting import exposition
 from service.observability.series import TEXT
 from service.registry.card import Card
-from service.registry.registry import LoadedVersion, ModelRegistry
+from service.registry.registry import ModelRegistry
+from service.registry.versions import LoadedVersion
 from service.settings import Settings
 from service.tasks.base import Payload
+from service.tasks.binding import bind
 from service.tasks.digits import DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
@@ -67,7 +70,7 @@ def test_what_is_no_answer_to_the_same_question_is_not_compared(others: Tensors)
 
 @pytest.fixture(scope="module")
 def models() -> ModelRegistry:
-    made = ModelRegistry(Settings(models_dir=MODELS), {"digits": DigitsTask})
+    made = ModelRegistry(Settings(models_dir=MODELS), partial(bind, {"digits": DigitsTask}))
     made.load("digits", ["1", "2"], None)
     return made
 

@@ -10,8 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.engine.onnx.session import Runtime
+from service.registry import verification
 from service.registry.card import Card, TensorSpec, digests
-from service.registry.verification import VerificationError, verify
+from service.registry.loader import open_verified
+from service.registry.verification import VerificationError
 from tests.places import MODELS, ROOT
 
 
@@ -114,7 +116,7 @@ def relu(version: Path, content: bytes) -> Path:
 
 
 def test_a_sound_graph_is_accepted(version: Path) -> None:
-    card, session = verify(relu(version, graph(("Relu", "x", "y"))), Runtime())
+    card, session = open_verified(relu(version, graph(("Relu", "x", "y"))), Runtime())
     assert (card.outputs[0].name, session.precision, session.provider) == ("y", "float32", "CPUExecutionProvider")
 
 
@@ -156,16 +158,19 @@ def test_a_sound_graph_is_accepted(version: Path) -> None:
 )
 def test_a_graph_that_is_not_sound_is_refused_with_the_reason(version: Path, content: bytes, reason: str) -> None:
     with pytest.raises(VerificationError, match=reason) as failure:
-        verify(relu(version, content), Runtime())
+        open_verified(relu(version, content), Runtime())
     assert str(version.parent.parent) not in str(failure.value)
     assert "onnxruntime" not in str(failure.value)  # of whose source the places mean nothing to a reader
     assert str(failure.value).isprintable()
 
 
 @pytest.mark.parametrize("content", [pytest.param(endless(), id="loop"), pytest.param(laborious(), id="constants")])
-def test_a_graph_that_does_not_end_is_broken_off(version: Path, content: bytes) -> None:
+def test_a_graph_that_does_not_end_is_interrupted(
+    version: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "GOLDEN_SECONDS", 0.2)
     with pytest.raises(VerificationError, match=r"^golden cases: not done within 0\.2 s$"):
-        verify(relu(version, content), Runtime(), seconds=0.2)
+        open_verified(relu(version, content), Runtime())
 
 
 def test_a_version_outlives_the_file_that_its_weights_were_read_from(version: Path) -> None:
@@ -177,9 +182,9 @@ def test_a_version_outlives_the_file_that_its_weights_were_read_from(version: Pa
 from pathlib import Path
 import numpy as np
 from service.engine.onnx.session import Runtime
-from service.registry.verification import verify
+from service.registry.loader import open_verified
 version = Path({str(version)!r})
-_, session = verify(version, Runtime())
+_, session = open_verified(version, Runtime())
 for file in version.iterdir():
     file.open("wb").close()
 print(session.run({{"x": np.ones((1, 4), np.float32)}})["y"].tolist())

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from service.registry.repository import State
 
 from service.api.v2 import metadata
 from service.errors import LoadFailed, NotFound, ServiceError, Unavailable
@@ -19,7 +20,6 @@ from service.registry.card import Card
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
 from service.registry.registry import ModelRegistry
-from service.registry.repository import State
 from service.registry.workers import Workers
 from service.settings import Settings
 from service.tasks.digits import DigitsTask

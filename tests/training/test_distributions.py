@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.registry.binding import task
 from service.registry.card import PREDICTION, Card
+from service.tasks.binding import find_task
 from tests.places import MODELS, ROOT
 from training import datasets, distributions, evaluate
 from training.datasets import MNIST
@@ -25,7 +25,7 @@ def test_all_that_is_shipped_can_be_measured_anew() -> None:
 def test_a_card_has_what_its_task_watches_and_what_it_predicts(version: str) -> None:
     directory = MODELS / version
     card = Card.read(directory)
-    predictor = task(card.name)
+    predictor = find_task(card.name)
     assert predictor is not None
     with np.load(directory / "golden.npz") as golden:
         features = predictor.features({spec.name: golden[f"in:{spec.name}"] for spec in card.inputs})
@@ -54,7 +54,7 @@ def test_all_else_on_a_card_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_ink_and_its_place_on_the_card_are_those_of_the_training_pictures() -> None:
-    predictor, card = task("digits"), Card.read(MODELS / "digits/2")
+    predictor, card = find_task("digits"), Card.read(MODELS / "digits/2")
     assert predictor is not None
     training, _ = datasets.pictures(MNIST)[0].split(card.training.hyperparameters["held_out"], card.training.seed)
     features = predictor.features({"pictures": training.pictures})

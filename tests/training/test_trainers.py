@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from service.engine.onnx.session import Runtime
-from service.registry.repository import Repository
+from service.registry.registry import ModelRegistry
+from service.settings import Settings
+from service.tasks.binding import bind, find_tasks
 from tests.places import ROOT
 from training.__main__ import TRAINERS
 
@@ -30,10 +32,10 @@ def train(name: str, out: Path, *options: str) -> None:
 def test_a_smoke_run_makes_a_version_that_serves(name: str, tmp_path: Path) -> None:
     out = tmp_path / TRAINERS[name].out
     train(name, out)
-    repository = Repository(tmp_path / "models", Runtime())
-    [(model, files)] = repository.folder.scan().items()
-    assert not repository.load(model, list(files.fingerprints))
-    assert repository.newest(model).number == out.name
+    registry = ModelRegistry(Settings(models_dir=tmp_path / "models"), partial(bind, find_tasks([out.parent.name])))
+    [(model, files)] = registry.folder.scan().items()
+    assert not registry.load(model, list(files.fingerprints))
+    assert registry.find(model, None).number == out.name
     assert [path.name for path in out.parent.iterdir()] == [out.name]  # no checkpoint is left
 
 
