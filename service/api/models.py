@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 from service.api.messages import HttpRequest, HttpResponse, Route
 from service.context import RequestContext
 from service.registry.card import Card
-from service.registry.registry import Model, ModelRegistry
-from service.registry.versions import FILES_MISSING, LoadedVersion, State, Version
+from service.registry.registry import ModelRegistry
+from service.registry.versions import FILES_MISSING, LoadedVersion, Model, State, Version
 
 Reason = Annotated[str, Field(exclude_if=lambda reason: not reason)]
 """Absent from the JSON if empty."""

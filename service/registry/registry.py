@@ -5,11 +5,8 @@ version that it found, and finishes on it.
 """
 
 import asyncio
-import gc
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
 
 from service.errors import NotFound, Unavailable
 from service.observability import metrics
@@ -17,7 +14,15 @@ from service.observability.series import Gauge
 from service.registry.layout import raise_if_exhausted
 from service.registry.loader import Bind, Loader
 from service.registry.models_folder import ModelFiles, ModelsFolder
-from service.registry.versions import FailedVersion, LoadedVersion, LoadFailure, UnloadedVersion, Version, missing
+from service.registry.versions import (
+    FailedVersion,
+    LoadedVersion,
+    LoadFailure,
+    Model,
+    UnloadedVersion,
+    Version,
+    missing,
+)
 from service.settings import Settings
 from service.version_policy import VersionPolicy
 
@@ -25,21 +30,6 @@ logger = logging.getLogger(__name__)
 
 Gauges = dict[tuple[Gauge, tuple[str, ...]], float]
 """Gauges by metric and labels."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model and its versions, oldest first."""
-
-    versions: Mapping[str, Version]
-    """By number. None if the model's folder could never be read."""
-    default: LoadedVersion | None
-    """Answers requests that name no version; None if no version is loaded."""
-
-    @property
-    def loaded(self) -> list[LoadedVersion]:
-        """The versions that serve, oldest first."""
-        return [version for version in self.versions.values() if isinstance(version, LoadedVersion)]
 
 
 _NO_VERSIONS = Model({}, None)
@@ -118,13 +108,7 @@ class ModelRegistry:
         """Return the version policy of a model in the settings."""
         return self._settings.version_policy.get(name, VersionPolicy())
 
-    def load(
-        self,
-        name: str,
-        numbers: Sequence[str],
-        policy: VersionPolicy | None = None,
-        unreadable: Mapping[str, str] = MappingProxyType({}),
-    ) -> list[LoadFailure]:
+    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[LoadFailure]:
         """Load the versions of a model that its policy chooses, and take the others out of service.
 
         Files that are loaded already are not loaded again. A version that fails does not count: the policy chooses the
@@ -135,13 +119,13 @@ class ModelRegistry:
             name: of the model.
             numbers: its versions.
             policy: replaces the one in the settings.
-            unreadable: versions whose files another worker could not read, and why.
 
         Returns:
             The versions that could not be loaded.
         """
         policy = policy or self.policy(name)
         on_trial = self._on_trial.get(name, ())
+        before = self.models.get(name, _NO_VERSIONS)
         files = self._files(name)
         versions: dict[str, Version] = {}
         failures: list[LoadFailure] = []
@@ -150,26 +134,26 @@ class ModelRegistry:
             if not policy.chooses(number, newer, on_trial):
                 versions[number] = UnloadedVersion(name, number, f"the version policy ({policy}) leaves it out")
                 continue
-            version = versions[number] = self._load(name, number, files, unreadable.get(number))
+            version = versions[number] = self._load(name, number, files, before.versions.get(number))
             if version.failure is not None:
                 failures.append(version.failure)
             newer += isinstance(version, LoadedVersion) and number not in on_trial
         if not any(isinstance(version, LoadedVersion) for version in versions.values()):
-            for loaded in self.models.get(name, _NO_VERSIONS).loaded:
+            for loaded in before.loaded:
                 if loaded.number not in files.fingerprints:
                     loaded.failure = self._missing(name, loaded.number, files)
                 versions[loaded.number] = loaded
         metrics.LOADS.labels(name, "failed").inc(sum(failure.fingerprint is not None for failure in failures))
-        self._replace(name, versions)
+        self._publish(name, self._model(name, versions))
         return failures
 
     def unload(self, name: str, numbers: Sequence[str]) -> None:
         """Take a model, whose versions are `numbers`, out of service."""
-        self._replace(name, {number: UnloadedVersion(name, number) for number in numbers})
+        self._publish(name, self._model(name, {number: UnloadedVersion(name, number) for number in numbers}))
 
     def forget(self, name: str) -> None:
         """Take a model out of service and out of the index."""
-        self._replace(name, None)
+        self._publish(name, None)
 
     def readable_again(self) -> list[str]:
         """Return the models with a version that failed because its files were missing, and can be read now."""
@@ -198,80 +182,59 @@ class ModelRegistry:
             raise_if_exhausted(error)
             return ModelFiles()
 
-    def _load(self, name: str, number: str, files: ModelFiles, cause: str | None) -> LoadedVersion | FailedVersion:
-        """Load a version or, if it is loaded, what has changed of it.
-
-        Args:
-            name: of the model.
-            number: of the version.
-            files: of the model.
-            cause: why another worker could not read them, if it could not.
-        """
-        before = self.models.get(name, _NO_VERSIONS).versions.get(number)
-        if isinstance(before, LoadedVersion):
-            return self._reload(before, files, cause)
-        found = self._read(name, number, files)
-        if isinstance(found, LoadedVersion):
-            return found
-        failed = FailedVersion(name, found)
-        if failed != before:
-            logger.error("model %s version %s is unavailable: %s", name, number, found.reason)
-        return failed
-
-    def _reload(self, loaded: LoadedVersion, files: ModelFiles, cause: str | None) -> LoadedVersion:
-        """Return a version with the files that are on disk now; the loaded one if they are the same or fail."""
-        name, number, failure = loaded.name, loaded.number, loaded.failure
+    def _load(self, name: str, number: str, files: ModelFiles, before: Version | None) -> LoadedVersion | FailedVersion:
+        """Return a version with the files on disk; a loaded one as it is if they are the same or cannot be loaded."""
+        loaded = before if isinstance(before, LoadedVersion) else None
         fingerprint = files.fingerprints.get(number)
-        if cause is not None:
-            loaded.failure = missing(number, cause)
-        elif fingerprint == loaded.fingerprint:
+        if loaded is not None and fingerprint == loaded.fingerprint:
             loaded.failure = None
-        elif fingerprint is None or failure is None or failure.fingerprint != fingerprint:
-            found = self._read(name, number, files)
-            if isinstance(found, LoadedVersion):
+            return loaded
+        if loaded is not None and loaded.failure is not None and fingerprint == loaded.failure.fingerprint is not None:
+            return loaded
+        found = (
+            self._missing(name, number, files) if fingerprint is None else self._loader.load(name, number, fingerprint)
+        )
+        if isinstance(found, LoadedVersion):
+            if loaded is not None:
                 logger.warning(
                     "model %s version %s: its files have been replaced under the same number; "
                     "a retrained model should get a new number",
                     name,
                     number,
                 )
-                return found
+            return found
+        if loaded is not None:
             loaded.failure = found
             if found.fingerprint is not None:
                 logger.error("model %s version %s serves on as it was loaded: %s", name, number, found.reason)
-        return loaded
-
-    def _read(self, name: str, number: str, files: ModelFiles) -> LoadedVersion | LoadFailure:
-        if (fingerprint := files.fingerprints.get(number)) is None:
-            return self._missing(name, number, files)
-        return self._loader.load(name, number, fingerprint)
+            return loaded
+        failed = FailedVersion(name, found)
+        if failed != before:
+            logger.error("model %s version %s is unavailable: %s", name, number, found.reason)
+        return failed
 
     def _missing(self, name: str, number: str, files: ModelFiles) -> LoadFailure:
         return missing(number, files.unreadable.get(number) or self.folder.why_missing(name, number))
 
-    def _replace(self, name: str, versions: Mapping[str, Version] | None) -> None:
-        """Have these versions of a model answer requests, and no others; None removes the model."""
-        before = self.models.get(name, _NO_VERSIONS)
-        after = _NO_VERSIONS
-        if versions is not None:
-            versions = {number: versions[number] for number in sorted(versions, key=int)}
-            after = Model(versions, self._default(name, versions))
-        started, ended = set(after.loaded) - set(before.loaded), set(before.loaded) - set(after.loaded)
-        for version in started:
-            version.drift.begin()
-        others = {other: model for other, model in self.models.items() if other != name}
-        self.models = others if versions is None else dict(sorted([*others.items(), (name, after)]))
-        for version in ended:
-            version.drift.end()
-        self._update_gauges(before, after)
-        if started or ended:
-            _collect_garbage()
-
-    def _default(self, name: str, versions: Mapping[str, Version]) -> LoadedVersion | None:
-        """Return the newest loaded version; one under trial only if there is no other."""
-        loaded = [version for version in versions.values() if isinstance(version, LoadedVersion)]
+    def _model(self, name: str, versions: Mapping[str, Version]) -> Model:
+        """Return a model with its default: the newest loaded version, one under trial only if there is no other."""
+        ordered = {number: versions[number] for number in sorted(versions, key=int)}
+        loaded = [version for version in ordered.values() if isinstance(version, LoadedVersion)]
         on_trial = self._on_trial.get(name, ())
-        return max(loaded, key=lambda version: (version.number not in on_trial, int(version.number)), default=None)
+        return Model(
+            ordered, max(loaded, key=lambda each: (each.number not in on_trial, int(each.number)), default=None)
+        )
+
+    def _publish(self, name: str, model: Model | None) -> None:
+        """Replace a model; None removes it."""
+        before, after = self.models.get(name, _NO_VERSIONS), model or _NO_VERSIONS
+        others = {other: known for other, known in self.models.items() if other != name}
+        self.models = dict(sorted({**others, name: model}.items())) if model is not None else others
+        for version in set(before.loaded) - set(after.loaded):
+            version.drift.end()
+        for version in set(after.loaded) - set(before.loaded):
+            version.drift.begin()
+        self._update_gauges(before, after)
 
     def _update_gauges(self, before: Model, after: Model) -> None:
         """Update the metrics that say which versions of a model serve, on what, and which have failed."""
@@ -293,12 +256,3 @@ class ModelRegistry:
                 gauges[metrics.PROVIDER, (*labels, self._settings.device, session.provider, session.precision)] = 1
                 gauges[metrics.FILES_MISSING, labels] = version.failure is not None
         return gauges
-
-
-def _collect_garbage() -> None:
-    """Collect garbage after a change of what is loaded, and exclude what is left from later collections.
-
-    A later collection would examine every object of the loaded models, and stop all requests for a tenth of a second.
-    """
-    gc.collect()
-    gc.freeze()

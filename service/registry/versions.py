@@ -1,5 +1,6 @@
-"""A version of a model as a worker knows it: loaded, failed, or not to be loaded."""
+"""Models and their versions as a worker knows them: loaded, failed, or not to be loaded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -105,3 +106,18 @@ class UnloadedVersion:
 
 
 Version = LoadedVersion | FailedVersion | UnloadedVersion
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and its versions, oldest first."""
+
+    versions: Mapping[str, Version]
+    """By number; empty if the model's folder could never be read."""
+    default: LoadedVersion | None
+    """Answers requests that name no version; None if no version is loaded."""
+
+    @property
+    def loaded(self) -> list[LoadedVersion]:
+        """The versions that serve, oldest first."""
+        return [version for version in self.versions.values() if isinstance(version, LoadedVersion)]

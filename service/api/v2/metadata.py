@@ -6,8 +6,7 @@ import msgspec
 
 from service.api.v2.tensors import DATATYPES, protocol_shape
 from service.registry.card import TensorSpec
-from service.registry.registry import Model
-from service.registry.versions import FILES_MISSING, LoadedVersion, State
+from service.registry.versions import FILES_MISSING, LoadedVersion, Model, State
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics")
 """Of `schedule_policy` only the timeout is supported: there are no levels of priority."""
