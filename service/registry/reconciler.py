@@ -247,7 +247,7 @@ class Reconciler:
             else:
                 self._models.forget(name)
             return {}
-        failures = self._models.load(name, model.files.numbers, model.policy)
+        failures = self._models.load(name, model.files.numbers, model.policy, model.files.unreadable)
         for version in self._models.model(name).loaded:
             if model.files.fingerprints.get(version.number, version.fingerprint) != version.fingerprint:
                 logger.warning("model %s version %s: its files are not those that were asked for", name, version.number)

@@ -7,6 +7,7 @@ version that it found, and finishes on it.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from service.errors import NotFound, Unavailable
 from service.observability import metrics
@@ -108,7 +109,13 @@ class ModelRegistry:
         """Return the version policy of a model in the settings."""
         return self._settings.version_policy.get(name, VersionPolicy())
 
-    def load(self, name: str, numbers: Sequence[str], policy: VersionPolicy | None = None) -> list[LoadFailure]:
+    def load(
+        self,
+        name: str,
+        numbers: Sequence[str],
+        policy: VersionPolicy | None = None,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[LoadFailure]:
         """Load the versions of a model that its policy chooses, and take the others out of service.
 
         Files that are loaded already are not loaded again. A version that fails does not count: the policy chooses the
@@ -119,6 +126,7 @@ class ModelRegistry:
             name: of the model.
             numbers: its versions.
             policy: replaces the one in the settings.
+            unreadable: versions whose files another worker could not read, and why. Loaded ones are not loaded again.
 
         Returns:
             The versions that could not be loaded.
@@ -134,7 +142,8 @@ class ModelRegistry:
             if not policy.chooses(number, newer, on_trial):
                 versions[number] = UnloadedVersion(name, number, f"the version policy ({policy}) leaves it out")
                 continue
-            version = versions[number] = self._load(name, number, files, before.versions.get(number))
+            version = self._load(name, number, files, before.versions.get(number), unreadable.get(number))
+            versions[number] = version
             if version.failure is not None:
                 failures.append(version.failure)
             newer += isinstance(version, LoadedVersion) and number not in on_trial
