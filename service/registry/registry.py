@@ -191,36 +191,55 @@ class ModelRegistry:
             raise_if_exhausted(error)
             return ModelFiles()
 
-    def _load(self, name: str, number: str, files: ModelFiles, before: Version | None) -> LoadedVersion | FailedVersion:
-        """Return a version with the files on disk; a loaded one as it is if they are the same or cannot be loaded."""
-        loaded = before if isinstance(before, LoadedVersion) else None
-        fingerprint = files.fingerprints.get(number)
-        if loaded is not None and fingerprint == loaded.fingerprint:
-            loaded.failure = None
-            return loaded
-        if loaded is not None and loaded.failure is not None and fingerprint == loaded.failure.fingerprint is not None:
-            return loaded
-        found = (
-            self._missing(name, number, files) if fingerprint is None else self._loader.load(name, number, fingerprint)
-        )
+    def _load(
+        self, name: str, number: str, files: ModelFiles, before: Version | None, cause: str | None
+    ) -> LoadedVersion | FailedVersion:
+        """Load a version or, if it is loaded, what has changed of it.
+
+        Args:
+            name: of the model.
+            number: of the version.
+            files: of the model.
+            before: the version so far.
+            cause: why another worker could not read its files, if it could not.
+        """
+        if isinstance(before, LoadedVersion):
+            return self._reload(before, files, cause)
+        found = self._read(name, number, files)
         if isinstance(found, LoadedVersion):
-            if loaded is not None:
+            return found
+        failed = FailedVersion(name, found)
+        if failed != before:
+            logger.error("model %s version %s is unavailable: %s", name, number, found.reason)
+        return failed
+
+    def _reload(self, loaded: LoadedVersion, files: ModelFiles, cause: str | None) -> LoadedVersion:
+        """Return a version with the files on disk; the loaded one if they are the same or cannot be loaded."""
+        name, number, failure = loaded.name, loaded.number, loaded.failure
+        fingerprint = files.fingerprints.get(number)
+        if cause is not None:
+            loaded.failure = missing(number, cause)
+        elif fingerprint == loaded.fingerprint:
+            loaded.failure = None
+        elif fingerprint is None or failure is None or failure.fingerprint != fingerprint:
+            found = self._read(name, number, files)
+            if isinstance(found, LoadedVersion):
                 logger.warning(
                     "model %s version %s: its files have been replaced under the same number; "
                     "a retrained model should get a new number",
                     name,
                     number,
                 )
-            return found
-        if loaded is not None:
+                return found
             loaded.failure = found
             if found.fingerprint is not None:
                 logger.error("model %s version %s serves on as it was loaded: %s", name, number, found.reason)
-            return loaded
-        failed = FailedVersion(name, found)
-        if failed != before:
-            logger.error("model %s version %s is unavailable: %s", name, number, found.reason)
-        return failed
+        return loaded
+
+    def _read(self, name: str, number: str, files: ModelFiles) -> LoadedVersion | LoadFailure:
+        if (fingerprint := files.fingerprints.get(number)) is None:
+            return self._missing(name, number, files)
+        return self._loader.load(name, number, fingerprint)
 
     def _missing(self, name: str, number: str, files: ModelFiles) -> LoadFailure:
         return missing(number, files.unreadable.get(number) or self.folder.why_missing(name, number))
