@@ -13,7 +13,7 @@ from service.observability import metrics
 from service.registry.card import Card
 from service.registry.drift import DriftMonitor
 from service.registry.verification import UnreadableError, VerificationError, verify_files, verify_golden_cases
-from service.registry.versions import LoadedVersion, LoadFailure, missing
+from service.registry.versions import FailedVersion, LoadedVersion
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Loader:
         self._caches = {name: Cache(size, metrics.CacheSeries(name)) for name, size in settings.cache_bytes.items()}
         """By model; all its versions share one."""
 
-    def load(self, name: str, number: str, fingerprint: str) -> LoadedVersion | LoadFailure:
+    def load(self, name: str, number: str, fingerprint: str) -> LoadedVersion | FailedVersion:
         """Load a version. Takes seconds: for a thread.
 
         Args:
@@ -56,12 +56,12 @@ class Loader:
             card, session = open_verified(directory, self._runtime)
             task = self._bind(directory, card)
         except UnreadableError as error:
-            return missing(number, f"{name}/{number}: {error}")
+            return FailedVersion.missing(name, number, f"{name}/{number}: {error}")
         except VerificationError as error:
-            return LoadFailure(number, str(error), fingerprint)
+            return FailedVersion(name, number, str(error), fingerprint)
         except Exception:  # whatever is wrong with one version, the others serve
             logger.exception("model %s version %s cannot be read", name, number)
-            return LoadFailure(number, "it cannot be read; the log says why", fingerprint)
+            return FailedVersion(name, number, "it cannot be read; the log says why", fingerprint)
         batcher = Batcher(session.run, self._limits, task.sequence, metrics.ModelSeries(name, number))
         logger.info("model %s version %s is ready on %s in %s", name, number, session.provider, session.precision)
         metrics.LOADS.labels(name, "ok").inc()

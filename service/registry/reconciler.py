@@ -273,7 +273,7 @@ class Reconciler:
     def _why_unavailable(self, name: str) -> str:
         """Return why no version of a model is loaded, fit for clients without a key."""
         failed = [each for each in self._models.model(name).versions.values() if isinstance(each, FailedVersion)]
-        if all(version.failure.fingerprint is None for version in failed):
+        if all(version.is_missing for version in failed):
             return FILES_MISSING
         return "no version has proved itself"
 

@@ -15,15 +15,7 @@ from service.observability.series import Gauge
 from service.registry.layout import raise_if_exhausted
 from service.registry.loader import Bind, Loader
 from service.registry.models_folder import ModelFiles, ModelsFolder
-from service.registry.versions import (
-    FailedVersion,
-    LoadedVersion,
-    LoadFailure,
-    Model,
-    UnloadedVersion,
-    Version,
-    missing,
-)
+from service.registry.versions import FailedVersion, LoadedVersion, Model, UnloadedVersion, Version
 from service.settings import Settings
 from service.version_policy import VersionPolicy
 
@@ -115,7 +107,7 @@ class ModelRegistry:
         numbers: Sequence[str],
         policy: VersionPolicy | None = None,
         unreadable: Mapping[str, str] = MappingProxyType({}),
-    ) -> list[LoadFailure]:
+    ) -> list[FailedVersion]:
         """Load the versions of a model that its policy chooses, and take the others out of service.
 
         Files that are loaded already are not loaded again. A version that fails does not count: the policy chooses the
@@ -136,7 +128,7 @@ class ModelRegistry:
         before = self.models.get(name, _NO_VERSIONS)
         files = self._files(name)
         versions: dict[str, Version] = {}
-        failures: list[LoadFailure] = []
+        failures: list[FailedVersion] = []
         newer = 0
         for number in sorted(numbers, key=int, reverse=True):
             if not policy.chooses(number, newer, on_trial):
@@ -144,15 +136,16 @@ class ModelRegistry:
                 continue
             version = self._load(name, number, files, before.versions.get(number), unreadable.get(number))
             versions[number] = version
-            if version.failure is not None:
-                failures.append(version.failure)
+            failure = version.failure if isinstance(version, LoadedVersion) else version
+            if failure is not None:
+                failures.append(failure)
             newer += isinstance(version, LoadedVersion) and number not in on_trial
         if not any(isinstance(version, LoadedVersion) for version in versions.values()):
             for loaded in before.loaded:
                 if loaded.number not in files.fingerprints:
                     loaded.failure = self._missing(name, loaded.number, files)
                 versions[loaded.number] = loaded
-        metrics.LOADS.labels(name, "failed").inc(sum(failure.fingerprint is not None for failure in failures))
+        metrics.LOADS.labels(name, "failed").inc(sum(not failure.is_missing for failure in failures))
         self._publish(name, self._model(name, versions))
         return failures
 
@@ -168,8 +161,8 @@ class ModelRegistry:
         """Return the models with a version that failed because its files were missing, and can be read now."""
         found = []
         for name, model in self.models.items():
-            failed = [version.failure for version in model.versions.values() if isinstance(version, FailedVersion)]
-            missing = {failure.number for failure in failed if failure.fingerprint is None}
+            failed = [version for version in model.versions.values() if isinstance(version, FailedVersion)]
+            missing = {version.number for version in failed if version.is_missing}
             if missing and not missing.isdisjoint(self._files(name).fingerprints):
                 found.append(name)
         return found
@@ -206,19 +199,16 @@ class ModelRegistry:
         if isinstance(before, LoadedVersion):
             return self._reload(before, files, cause)
         found = self._read(name, number, files)
-        if isinstance(found, LoadedVersion):
-            return found
-        failed = FailedVersion(name, found)
-        if failed != before:
+        if isinstance(found, FailedVersion) and found != before:
             logger.error("model %s version %s is unavailable: %s", name, number, found.reason)
-        return failed
+        return found
 
     def _reload(self, loaded: LoadedVersion, files: ModelFiles, cause: str | None) -> LoadedVersion:
         """Return a version with the files on disk; the loaded one if they are the same or cannot be loaded."""
         name, number, failure = loaded.name, loaded.number, loaded.failure
         fingerprint = files.fingerprints.get(number)
         if cause is not None:
-            loaded.failure = missing(number, cause)
+            loaded.failure = FailedVersion.missing(name, number, cause)
         elif fingerprint == loaded.fingerprint:
             loaded.failure = None
         elif fingerprint is None or failure is None or failure.fingerprint != fingerprint:
@@ -232,17 +222,18 @@ class ModelRegistry:
                 )
                 return found
             loaded.failure = found
-            if found.fingerprint is not None:
+            if not found.is_missing:
                 logger.error("model %s version %s serves on as it was loaded: %s", name, number, found.reason)
         return loaded
 
-    def _read(self, name: str, number: str, files: ModelFiles) -> LoadedVersion | LoadFailure:
+    def _read(self, name: str, number: str, files: ModelFiles) -> LoadedVersion | FailedVersion:
         if (fingerprint := files.fingerprints.get(number)) is None:
             return self._missing(name, number, files)
         return self._loader.load(name, number, fingerprint)
 
-    def _missing(self, name: str, number: str, files: ModelFiles) -> LoadFailure:
-        return missing(number, files.unreadable.get(number) or self.folder.why_missing(name, number))
+    def _missing(self, name: str, number: str, files: ModelFiles) -> FailedVersion:
+        cause = files.unreadable.get(number) or self.folder.why_missing(name, number)
+        return FailedVersion.missing(name, number, cause)
 
     def _model(self, name: str, versions: Mapping[str, Version]) -> Model:
         """Return a model with its default: the newest loaded version, one under trial only if there is no other."""

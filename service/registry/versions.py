@@ -23,20 +23,28 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class LoadFailure:
-    """Why a version could not be loaded."""
+class FailedVersion:
+    """A version that should serve and could not be loaded."""
 
+    state: ClassVar = State.UNAVAILABLE
+
+    name: str
+    """Of the model."""
     number: str
-    """The version."""
     reason: str
     """One line without paths outside the models folder."""
     fingerprint: str | None = None
     """Of the files that failed verification; None if they could not be read."""
 
+    @classmethod
+    def missing(cls, name: str, number: str, cause: str) -> "FailedVersion":
+        """Return a version whose files cannot be read because of `cause`."""
+        return cls(name, number, f"{FILES_MISSING} ({cause})")
 
-def missing(number: str, cause: str) -> LoadFailure:
-    """Return the failure of a version whose files cannot be read because of `cause`."""
-    return LoadFailure(number, f"{FILES_MISSING} ({cause})")
+    @property
+    def is_missing(self) -> bool:
+        """Whether its files could not be read."""
+        return self.fingerprint is None
 
 
 @dataclass(eq=False)
@@ -59,37 +67,17 @@ class LoadedVersion:
     drift: DriftMonitor
     fingerprint: str
     """Of the files that were loaded."""
-    failure: LoadFailure | None = None
-    """Why the files that are on disk now could not be loaded; None if they are the loaded ones."""
+    failure: FailedVersion | None = None
+    """The version with the files that are on disk now, if it could not be loaded; it takes no requests."""
 
     @property
     def reason(self) -> str:
         """What is wrong with the files on disk; empty if nothing is."""
         if self.failure is None:
             return ""
-        if self.failure.fingerprint is None:
+        if self.failure.is_missing:
             return f"{self.failure.reason}; it serves on as it was loaded"
         return f"its files have changed and were not taken: {self.failure.reason}"
-
-
-@dataclass(frozen=True)
-class FailedVersion:
-    """A version that should serve and could not be loaded."""
-
-    state: ClassVar = State.UNAVAILABLE
-
-    name: str
-    """Of the model."""
-    failure: LoadFailure
-
-    @property
-    def number(self) -> str:
-        return self.failure.number
-
-    @property
-    def reason(self) -> str:
-        """Why it could not be loaded."""
-        return self.failure.reason
 
 
 @dataclass(frozen=True)
@@ -97,7 +85,6 @@ class UnloadedVersion:
     """A version that should not serve: an administrator has unloaded it, or the version policy leaves it out."""
 
     state: ClassVar = State.UNAVAILABLE
-    failure: ClassVar[None] = None
 
     name: str
     """Of the model."""

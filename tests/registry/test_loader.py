@@ -14,7 +14,7 @@ from service.engine.cache import CachedBatcher
 from service.registry.card import Card
 from service.registry.loader import Bind, Loader
 from service.registry.verification import VerificationError
-from service.registry.versions import LoadedVersion, LoadFailure
+from service.registry.versions import FailedVersion, LoadedVersion
 from service.settings import Settings
 from service.tasks.binding import bind
 from service.tasks.digits import DigitsTask
@@ -31,7 +31,7 @@ def version(tmp_path: Path) -> Path:
     return shutil.copytree(MODELS / "digits" / "1", tmp_path / "digits" / "1")
 
 
-def load(version: Path, bind: Bind = DIGITS, **settings: Any) -> LoadedVersion | LoadFailure:
+def load(version: Path, bind: Bind = DIGITS, **settings: Any) -> LoadedVersion | FailedVersion:
     loader = Loader(Settings(models_dir=version.parent.parent, **settings), bind)
     return loader.load(version.parent.name, version.name, "fingerprint")
 
@@ -79,7 +79,7 @@ def test_a_version_that_fails_has_a_reason(
 ) -> None:
     damage(version)
     failure = load(version, bind)
-    assert isinstance(failure, LoadFailure)
+    assert isinstance(failure, FailedVersion)
     assert (failure.number, failure.fingerprint) == ("1", "fingerprint")
     assert failure.reason.startswith(reason)
     assert ("a bug" in caplog.text) == ("log" in reason)
@@ -91,4 +91,4 @@ def test_files_that_cannot_be_read_now_may_be_readable_later(version: Path, monk
 
     monkeypatch.setattr(Card, "read", fail)
     reason = "its files are missing (digits/1: card.json cannot be read: Stale file handle)"
-    assert load(version) == LoadFailure("1", reason, None)
+    assert load(version) == FailedVersion("digits", "1", reason, None)

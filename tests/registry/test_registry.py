@@ -15,7 +15,7 @@ from service.errors import NotFound, Unavailable
 from service.registry.card import Card
 from service.registry.models_folder import ModelFiles
 from service.registry.registry import ModelRegistry
-from service.registry.versions import FailedVersion, LoadedVersion, LoadFailure, State, UnloadedVersion
+from service.registry.versions import FailedVersion, LoadedVersion, State, UnloadedVersion
 from service.settings import Settings
 from service.tasks.binding import bind
 from service.tasks.digits import DigitsTask
@@ -49,7 +49,7 @@ def loaded(root: Path, policy: VersionPolicy | None = None, **settings: Any) -> 
     return registry
 
 
-def reload(registry: ModelRegistry, name: str = "digits", policy: VersionPolicy | None = None) -> list[LoadFailure]:
+def reload(registry: ModelRegistry, name: str = "digits", policy: VersionPolicy | None = None) -> list[FailedVersion]:
     """Load the versions of a model that are in its folder now."""
     return registry.load(name, registry.folder.files(name).numbers, policy)
 
@@ -245,7 +245,7 @@ def test_a_version_with_a_broken_link_fails_alone(models: Path) -> None:
     (models / "digits" / "3" / "model.onnx").symlink_to("nowhere")
     registry = empty(models)
     reason = "its files are missing (digits/3/model.onnx: No such file or directory)"
-    assert reload(registry) == [LoadFailure("3", reason)]
+    assert reload(registry) == [FailedVersion("digits", "3", reason)]
     assert ready(registry) == ["1", "2"]
     assert registry.readable_again() == []
     (models / "digits" / "3" / "model.onnx").unlink()
