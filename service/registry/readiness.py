@@ -5,10 +5,44 @@ the same generation have loaded different versions: the files of a version were 
 had loaded it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from service.errors import Unavailable
-from service.registry.workers import Workers, WorkerStatus
+from service.registry.versions import FILES_MISSING, FailedVersion, Model
+from service.registry.workers import Spec, Workers, WorkerStatus
+
+
+def worker_status(
+    models: Mapping[str, Model], spec: Spec, failures: dict[str, dict[str, str]], strict: bool
+) -> WorkerStatus:
+    """Return the status of a worker.
+
+    Args:
+        models: of the worker.
+        spec: the desired state, which the worker has reconciled.
+        failures: by model and version, why the version could not be loaded.
+        strict: whether the server needs every model, and not only those found at start or loaded before.
+    """
+    loaded = [version for model in models.values() for version in model.loaded]
+    names = {version.name for version in loaded}
+    unavailable = {
+        name: _why_unavailable(models[name])
+        for name, model in spec.models.items()
+        if model.loaded and name not in names and (strict or model.found_at_start or name in spec.proven)
+    }
+    return WorkerStatus(
+        generation=spec.generation,
+        ready=not unavailable and any(name in names or not model.loaded for name, model in spec.models.items()),
+        unavailable=unavailable,
+        loaded=frozenset((version.name, version.number, version.card.content) for version in loaded),
+        failures=failures,
+    )
+
+
+def _why_unavailable(model: Model) -> str:
+    """Return why no version of a model is loaded, fit for clients without a key."""
+    failed = [version for version in model.versions.values() if isinstance(version, FailedVersion)]
+    return FILES_MISSING if all(version.is_missing for version in failed) else "no version has proved itself"
 
 
 class Readiness:

@@ -20,11 +20,11 @@ from functools import partial
 from msgspec.structs import replace
 
 from service.errors import LoadFailed, NotFound, Unavailable
-from service.registry import watch
+from service.registry import readiness, watch
 from service.registry.layout import cause, raise_if_exhausted
 from service.registry.models_folder import ModelFiles
 from service.registry.registry import ModelRegistry
-from service.registry.versions import FILES_MISSING, FailedVersion
+from service.registry.versions import FILES_MISSING
 from service.registry.workers import Edit, ModelSpec, Spec, Workers, WorkerStatus
 from service.version_policy import VersionPolicy
 
@@ -70,8 +70,6 @@ class Reconciler:
         """What the last scan has found."""
         self._stale: set[str] = set()
         """The stale workers."""
-        self._next_generation = -1, 0.0
-        """The generation that this worker waits its turn for, and since when, by the monotonic clock."""
 
     def start(self) -> None:
         """Join the workers and load the desired state; all models in the folder if this is the first worker.
@@ -191,23 +189,16 @@ class Reconciler:
 
     async def _follow_spec(self) -> None:
         """Reconcile if the desired state has changed and it is this worker's turn."""
-        generation = self._workers.spec().generation
-        if generation != self._generation and self._is_my_turn(generation):
+        spec = self._workers.spec()
+        if spec.generation != self._generation and self._is_my_turn(spec):
             await asyncio.to_thread(self._reconcile)
 
-    def _is_my_turn(self, generation: int) -> bool:
-        """Return whether the workers before this one, in the order of names, have made a change or taken too long."""
-        now = time.monotonic()
-        if self._next_generation[0] != generation:
-            self._next_generation = generation, now
-        if now - self._next_generation[1] > TURN_SECONDS:
+    def _is_my_turn(self, spec: Spec) -> bool:
+        """Return whether the workers before this one, in the order of names, have made a change or take too long."""
+        if time.monotonic() - spec.changed > TURN_SECONDS:
             return True
-        # Workers at generation 0 are starting.
-        return not any(
-            0 < status.generation < generation
-            for name, status in self._workers.statuses().items()
-            if name < self._workers.name
-        )
+        before = [status for name, status in self._workers.statuses().items() if name < self._workers.name]
+        return not any(0 < status.generation < spec.generation for status in before)  # at 0, a worker is starting
 
     async def _retry_unreadable(self) -> None:
         """Reconcile models again whose files this worker could not read, and can read now."""
@@ -234,7 +225,13 @@ class Reconciler:
             if self._generations.get(name) != model.generation:
                 self._failures[name] = self._reconcile_model(name, model)
                 self._generations[name] = model.generation
-        before, self._status = self._status, self._report(spec)
+        before, self._status = (
+            self._status,
+            readiness.worker_status(self._models.models, spec, self._failures, self._strict),
+        )
+        self._workers.report(self._status)
+        if loaded := {name for name, _, _ in self._status.loaded} - spec.proven:
+            self._workers.record_proven(loaded)
         self._generation = spec.generation
         if self._status.loaded != before.loaded:
             _collect_garbage()
@@ -252,30 +249,6 @@ class Reconciler:
             if model.files.fingerprints.get(version.number, version.fingerprint) != version.fingerprint:
                 logger.warning("model %s version %s: its files are not those that were asked for", name, version.number)
         return {failure.number: failure.reason for failure in failures}
-
-    def _report(self, spec: Spec) -> WorkerStatus:
-        """Report the status of this worker, and return it."""
-        loaded = [version for model in self._models.models.values() for version in model.loaded]
-        names = {version.name for version in loaded}
-        unavailable = {
-            name: self._why_unavailable(name)
-            for name, model in spec.models.items()
-            if model.loaded and name not in names and (self._strict or model.found_at_start or name in spec.proven)
-        }
-        is_ready = not unavailable and any(name in names or not model.loaded for name, model in spec.models.items())
-        contents = frozenset((version.name, version.number, version.card.content) for version in loaded)
-        status = WorkerStatus(spec.generation, is_ready, unavailable, contents, self._failures)
-        self._workers.report(status)
-        if names - spec.proven:
-            self._workers.record_proven(names)
-        return status
-
-    def _why_unavailable(self, name: str) -> str:
-        """Return why no version of a model is loaded, fit for clients without a key."""
-        failed = [each for each in self._models.model(name).versions.values() if isinstance(each, FailedVersion)]
-        if all(version.is_missing for version in failed):
-            return FILES_MISSING
-        return "no version has proved itself"
 
 
 def _revert(name: str, asked: Spec, before: ModelSpec | None, serves: bool, spec: Spec) -> dict[str, ModelSpec | None]:

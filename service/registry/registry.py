@@ -21,10 +21,6 @@ from service.version_policy import VersionPolicy
 
 logger = logging.getLogger(__name__)
 
-Gauges = dict[tuple[Gauge, tuple[str, ...]], float]
-"""Gauges by metric and labels."""
-
-
 _NO_VERSIONS = Model({}, None)
 
 
@@ -143,7 +139,7 @@ class ModelRegistry:
         if not any(isinstance(version, LoadedVersion) for version in versions.values()):
             for loaded in before.loaded:
                 if loaded.number not in files.fingerprints:
-                    loaded.failure = self._missing(name, loaded.number, files)
+                    self._reload(loaded, files)
                 versions[loaded.number] = loaded
         metrics.LOADS.labels(name, "failed").inc(sum(not failure.is_missing for failure in failures))
         self._publish(name, self._model(name, versions))
@@ -203,7 +199,7 @@ class ModelRegistry:
             logger.error("model %s version %s is unavailable: %s", name, number, found.reason)
         return found
 
-    def _reload(self, loaded: LoadedVersion, files: ModelFiles, cause: str | None) -> LoadedVersion:
+    def _reload(self, loaded: LoadedVersion, files: ModelFiles, cause: str | None = None) -> LoadedVersion:
         """Return a version with the files on disk; the loaded one if they are the same or cannot be loaded."""
         name, number, failure = loaded.name, loaded.number, loaded.failure
         fingerprint = files.fingerprints.get(number)
@@ -227,11 +223,8 @@ class ModelRegistry:
         return loaded
 
     def _read(self, name: str, number: str, files: ModelFiles) -> LoadedVersion | FailedVersion:
-        if (fingerprint := files.fingerprints.get(number)) is None:
-            return self._missing(name, number, files)
-        return self._loader.load(name, number, fingerprint)
-
-    def _missing(self, name: str, number: str, files: ModelFiles) -> FailedVersion:
+        if (fingerprint := files.fingerprints.get(number)) is not None:
+            return self._loader.load(name, number, fingerprint)
         cause = files.unreadable.get(number) or self.folder.why_missing(name, number)
         return FailedVersion.missing(name, number, cause)
 
@@ -253,9 +246,9 @@ class ModelRegistry:
             version.drift.end()
         for version in set(after.loaded) - set(before.loaded):
             version.drift.begin()
-        self._update_gauges(before, after)
+        self._update_metrics(before, after)
 
-    def _update_gauges(self, before: Model, after: Model) -> None:
+    def _update_metrics(self, before: Model, after: Model) -> None:
         """Update the metrics that say which versions of a model serve, on what, and which have failed."""
         old, new = self._gauges(before), self._gauges(after)
         for gauge, labels in old.keys() - new.keys():
@@ -263,8 +256,9 @@ class ModelRegistry:
         for (gauge, labels), value in new.items():
             gauge.labels(*labels).set(value)
 
-    def _gauges(self, model: Model) -> Gauges:
-        gauges: Gauges = {}
+    def _gauges(self, model: Model) -> dict[tuple[Gauge, tuple[str, ...]], float]:
+        """Return the value of each gauge, by metric and labels."""
+        gauges: dict[tuple[Gauge, tuple[str, ...]], float] = {}
         for version in model.versions.values():
             labels = version.name, version.number
             if not isinstance(version, UnloadedVersion):

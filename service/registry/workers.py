@@ -25,7 +25,7 @@ STALE_SECONDS = 10.0
 
 _LOCK_POLL_SECONDS = 0.01
 _HEARTBEAT = struct.Struct("d")
-"""Seconds of the monotonic clock, which is the same in all processes."""
+"""Seconds of the monotonic clock, which all processes share."""
 
 StateT = TypeVar("StateT", "Spec", "WorkerStatus")
 
@@ -49,6 +49,8 @@ class Spec(msgspec.Struct, frozen=True):
     """The desired state of every worker."""
 
     generation: int = 0
+    changed: float = 0.0
+    """When the generation was made, in seconds of the monotonic clock."""
     models: dict[str, ModelSpec] = {}
     """By name, in alphabetical order."""
     proven: frozenset[str] = frozenset()
@@ -129,7 +131,9 @@ class Workers:
             models = {name: model for name, model in before.models.items() if name not in changes} | {
                 name: replace(model, generation=generation) for name, model in changes.items() if model is not None
             }
-            self._write_spec(Spec(generation, dict(sorted(models.items())), before.proven & models.keys()))
+            self._write_spec(
+                Spec(generation, time.monotonic(), dict(sorted(models.items())), before.proven & models.keys())
+            )
             return before, self._spec
 
     def record_proven(self, names: Collection[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.v2.configuration import configuration, requested_policy
+from service.api.v2.configuration import configuration, device_kind, requested_policy
 from service.errors import Malformed
 from service.registry.card import GRAPHS, Card
 from service.version_policy import VersionPolicy
@@ -48,6 +48,20 @@ def with_numbers(value: Any, write: Callable[[int], object]) -> Any:
     if isinstance(value, list):
         return [with_numbers(each, write) for each in value]
     return write(value) if isinstance(value, int) else value
+
+
+@pytest.mark.parametrize(
+    ("provider", "kind"),
+    [
+        ("CPUExecutionProvider", "KIND_CPU"),
+        ("CUDAExecutionProvider", "KIND_GPU"),
+        ("TensorrtExecutionProvider", "KIND_GPU"),
+        ("OpenVINOExecutionProvider", "KIND_CPU"),
+        ("XnnpackExecutionProvider", "KIND_CPU"),
+    ],
+)
+def test_only_providers_that_run_on_a_gpu_are_of_kind_gpu(provider: str, kind: str) -> None:
+    assert device_kind(provider) == kind
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.name}-{card.version}")
