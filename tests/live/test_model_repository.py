@@ -1,4 +1,4 @@
-"""Models are loaded and unloaded by those who have an admin key, in every worker, and by nobody else."""
+"""Clients with an admin key, and no others, load and unload models in every worker."""
 
 import json
 import shutil
@@ -101,14 +101,14 @@ def test_the_extension_is_announced(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("what", ["load", "unload"])
 @pytest.mark.parametrize("key", [CLIENT, "Bearer another", "Basic an-admin-key", ""])
-def test_only_an_admin_key_opens_the_repository(client: httpx.Client, what: str, key: str) -> None:
+def test_only_an_admin_key_may_load_and_unload(client: httpx.Client, what: str, key: str) -> None:
     answer = change(client, "digits", what, key=key)
     refused(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
     assert ready(client) == EVERYTHING
 
 
-def test_an_admin_key_does_not_open_the_models(client: httpx.Client) -> None:
+def test_an_admin_key_gives_no_access_to_inference(client: httpx.Client) -> None:
     refused(infer(client, key=ADMIN), 401)
 
 
@@ -128,7 +128,7 @@ def test_a_policy_chooses_what_every_worker_serves(changed: httpx.Client, chosen
     assert [number for name, number in ready(changed) if name == "digits"] == numbers
 
 
-def test_what_was_taken_back_comes_again(changed: httpx.Client) -> None:
+def test_a_load_without_a_policy_restores_the_policy_in_the_settings(changed: httpx.Client) -> None:
     before = policy(changed)
     change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}}))
     assert change(changed, "digits", "load").status_code == 200
@@ -182,7 +182,7 @@ def test_a_policy_may_be_written_in_camel_case_and_in_strings(changed: httpx.Cli
         {"parameters": {"config": '{"version_policy": null}'}},
     ],
 )
-def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body: object) -> None:
+def test_null_fields_of_a_load_request_count_as_absent(changed: httpx.Client, body: object) -> None:
     before = policy(changed)
     assert change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}})).status_code == 200
     assert change(changed, "digits", "load", body).status_code == 200
@@ -192,12 +192,12 @@ def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body
 @pytest.mark.parametrize(
     "body", [b"", b"\xef\xbb\xbf{}", {"parameters": None}, {"parameters": {"unload_dependents": None}}]
 )
-def test_what_is_null_in_a_request_to_unload_is_absent(changed: httpx.Client, body: object) -> None:
+def test_null_fields_of_an_unload_request_count_as_absent(changed: httpx.Client, body: object) -> None:
     assert change(changed, "mammogram", "unload", body).status_code == 200
     assert answering(changed, "mammogram") == {503}
 
 
-def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Client) -> None:
+def test_an_unloaded_model_is_unavailable_and_leaves_the_server_ready(changed: httpx.Client) -> None:
     assert change(changed, "mammogram", "unload", {"parameters": {"unload_dependents": True}}).status_code == 200
     assert answering(changed, "mammogram") == {503}
     assert answering(changed) == {"2"}
@@ -237,11 +237,11 @@ def test_tritonclient_rolls_a_model_back_and_forth(changed: httpx.Client, server
 
 @pytest.mark.parametrize("model", ["nothing", "Digits", "..", "%2e%2e", "a%2fb", "digits%00", "d" * 65])
 @pytest.mark.parametrize("what", ["load", "unload"])
-def test_only_models_of_the_repository_are_found(client: httpx.Client, model: str, what: str) -> None:
+def test_unknown_models_are_not_found(client: httpx.Client, model: str, what: str) -> None:
     refused(change(client, model, what), 404)
 
 
-def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
+def test_a_policy_that_lists_an_unknown_version_is_a_404(client: httpx.Client) -> None:
     assert "9" in refused(change(client, "digits", "load", with_policy({"specific": {"versions": [1, 9]}})), 404)
     assert ready(client) == EVERYTHING
 
@@ -272,13 +272,13 @@ def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
         (with_policy({"all": {}, "latest": {"num_versions": 1}}), "version_policy"),
     ],
 )
-def test_a_request_brings_a_version_policy_and_nothing_else(client: httpx.Client, body: object, word: str) -> None:
+def test_a_load_request_may_contain_only_a_version_policy(client: httpx.Client, body: object, word: str) -> None:
     assert word in refused(change(client, "digits", "load", body), 400)
     assert ready(client) == EVERYTHING
 
 
 @pytest.mark.parametrize("parameters", [{"unload_dependents": "yes"}, {"config": "{}"}])
-def test_to_unload_takes_no_other_parameters(client: httpx.Client, parameters: Document) -> None:
+def test_an_unload_request_takes_no_other_parameters(client: httpx.Client, parameters: Document) -> None:
     refused(change(client, "digits", "unload", {"parameters": parameters}), 400)
     assert ready(client) == EVERYTHING
 

@@ -1,4 +1,4 @@
-"""A version serves only if its graph is sound: one that is not is refused with the reason, whoever has made it."""
+"""A version serves only if its graph is valid. An invalid graph is refused with the reason."""
 
 import subprocess
 import sys
@@ -115,7 +115,7 @@ def relu(version: Path, content: bytes) -> Path:
     return version
 
 
-def test_a_sound_graph_is_accepted(version: Path) -> None:
+def test_a_valid_graph_is_accepted(version: Path) -> None:
     card, session = open_verified(relu(version, graph(("Relu", "x", "y"))), Runtime())
     assert (card.outputs[0].name, session.precision, session.provider) == ("y", "float32", "CPUExecutionProvider")
 
@@ -156,7 +156,7 @@ def test_a_sound_graph_is_accepted(version: Path) -> None:
         pytest.param(graph(("Frob\nnicate\x1b[31m", "x", "y")), "Frob nicate", id="a name that would forge a log"),
     ],
 )
-def test_a_graph_that_is_not_sound_is_refused_with_the_reason(version: Path, content: bytes, reason: str) -> None:
+def test_an_invalid_graph_is_refused_with_the_reason(version: Path, content: bytes, reason: str) -> None:
     with pytest.raises(VerificationError, match=reason) as failure:
         open_verified(relu(version, content), Runtime())
     assert str(version.parent.parent) not in str(failure.value)
@@ -173,7 +173,7 @@ def test_a_graph_that_does_not_end_is_interrupted(
         open_verified(relu(version, content), Runtime())
 
 
-def test_a_version_outlives_the_file_that_its_weights_were_read_from(version: Path) -> None:
+def test_a_loaded_version_does_not_need_the_files_of_its_weights(version: Path) -> None:
     """A mapped file that is truncated ends the process that reads it by SIGBUS, so this is another process."""
     relu(version, graph(("Add", "x w", "z"), ("Relu", "z", "y"), weights=(weights_in("w.data"),)))
     (version / "w.data").write_bytes(bytes(16))

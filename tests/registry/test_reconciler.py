@@ -240,7 +240,7 @@ async def test_errors_of_file_systems_are_failures_to_read(
         await until(lambda: worker.index["digits 1"] == ("READY", ""))
 
 
-async def test_a_worker_that_starts_again_without_the_files_says_so_and_loads_them_later(
+async def test_a_worker_that_restarts_without_the_files_reports_it_and_loads_them_later(
     root: Path, folder: Path, caplog: Log
 ) -> None:
     async with working(Worker(root, folder)):
@@ -346,7 +346,7 @@ async def test_files_are_not_missing_because_a_process_is_out_of_file_descriptor
     assert len(logged) <= 3, "once for each task of the reconciler"
 
 
-async def test_a_worker_that_starts_again_with_other_files_says_so(root: Path, folder: Path, caplog: Log) -> None:
+async def test_a_worker_that_restarts_with_other_files_logs_it(root: Path, folder: Path, caplog: Log) -> None:
     Worker(root, folder, watch=0).reconciler.close()
     Card.read(root / "digits" / "1").model_copy(update={"title": "Retrained"}).write(root / "digits" / "1")
     Worker(root, folder, watch=0).reconciler.close()
@@ -475,7 +475,7 @@ def touch_everything(root: Path) -> None:
         path.touch()
 
 
-async def test_touch_reloads_nothing_and_a_retrained_version_is_a_warning(
+async def test_touch_reloads_nothing_and_a_retrained_version_is_loaded_with_a_warning(
     root: Path, folder: Path, caplog: Log
 ) -> None:
     async with working(Worker(root, folder)) as worker:

@@ -137,7 +137,8 @@ def _without_nulls(value: Any) -> Any:
 
 def _cards(registry: ModelRegistry, name: str) -> list[Card]:
     """Return the cards of a model's versions: of the loaded ones, and of all in the models folder."""
-    cards = [version.card for version in registry.models[name].loaded] if name in registry.models else []
+    model = registry.models.get(name)
+    cards = [] if model is None else [version.card for version in model.loaded]
     with suppress(OSError):
         for directory in (registry.folder.root / name).iterdir():
             with suppress(OSError, pydantic.ValidationError):  # not a version, or one that cannot be loaded either

@@ -1,4 +1,4 @@
-"""With a watch, new versions are served as they arrive, and what is loaded outlives its files."""
+"""With `watch_seconds`, new versions are loaded as they arrive, and loaded versions do not need their files."""
 
 import shutil
 import time
@@ -108,7 +108,9 @@ def test_a_lost_mount_takes_nothing_down(url: str, models: Path, log: Path) -> N
     assert written.count("model digits: the files of versions 1, 2 are back") == 1
 
 
-def test_a_worker_that_dies_meanwhile_is_missed_until_it_can_load_them(url: str, models: Path, log: Path) -> None:
+def test_a_worker_that_restarts_without_the_files_keeps_the_server_from_being_ready(
+    url: str, models: Path, log: Path
+) -> None:
     models.rename(models.with_name("unmounted"))
     until(lambda: len(missing(url)) == 3)
     worker = workers(url)[0]

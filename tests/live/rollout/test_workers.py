@@ -1,4 +1,4 @@
-"""All workers serve the same, whatever becomes of one of them."""
+"""All workers serve the same versions, even if one dies, restarts or stops."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.live.rollout.asking import (
 )
 
 
-def test_a_worker_that_comes_back_serves_what_the_others_do(url: str, models: Path) -> None:
+def test_a_worker_that_restarts_loads_what_the_others_have_loaded(url: str, models: Path) -> None:
     put(MLP, models, "digits", "3")
     assert order(url, "load", "digits", config=versions(1)).status_code == 200
     assert order(url, "unload", "mammogram").status_code == 200
@@ -31,7 +31,7 @@ def test_a_worker_that_comes_back_serves_what_the_others_do(url: str, models: Pa
     assert mammogram(url) == {503}
 
 
-def test_a_worker_that_comes_back_with_less_than_the_others_serve_is_not_ready(url: str, models: Path) -> None:
+def test_a_worker_that_restarts_and_lacks_a_version_keeps_the_server_from_being_ready(url: str, models: Path) -> None:
     card = (models / "digits" / "2" / "card.json").read_bytes()
     (models / "digits" / "2" / "card.json").write_bytes(b"{}")
     worker = workers(url)[0]
@@ -48,7 +48,7 @@ def test_a_worker_that_comes_back_with_less_than_the_others_serve_is_not_ready(u
     assert answering(url) == {"2"}
 
 
-def test_a_worker_that_is_starting_makes_the_changes_that_come_meanwhile(url: str) -> None:
+def test_a_worker_that_is_starting_makes_the_changes_of_that_time(url: str) -> None:
     worker = workers(url)[0]
     worker.kill()
     worker.wait(10)
@@ -64,7 +64,7 @@ def test_a_worker_that_is_starting_makes_the_changes_that_come_meanwhile(url: st
     assert mammogram(url) == {503}
 
 
-def test_a_worker_that_is_stopped_holds_up_nobody_and_makes_a_change_when_it_goes_on(url: str) -> None:
+def test_nobody_waits_for_a_stopped_worker_and_it_makes_the_change_when_it_goes_on(url: str) -> None:
     worker = workers(url)[0]
     worker.suspend()
     try:
