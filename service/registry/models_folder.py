@@ -71,10 +71,6 @@ class ModelsFolder:
             return ModelFiles()
         return self._files(name, layout.scan_model(self.root / name).versions)
 
-    def why_missing(self, name: str, number: str) -> str:
-        """Return why a version cannot be read."""
-        return layout.why_missing(self.root, name, number)
-
     def _files(self, name: str, numbers: Sequence[str]) -> ModelFiles:
         fingerprints: dict[str, str] = {}
         unreadable: dict[str, str] = {}

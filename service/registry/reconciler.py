@@ -20,8 +20,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from service.errors import LoadFailed, NotFound, Unavailable
-from service.registry import readiness, watch
-from service.registry.layout import cause, raise_if_exhausted
+from service.registry import layout, readiness, watch
 from service.registry.models_folder import ModelFiles
 from service.registry.registry import ModelRegistry
 from service.registry.versions import FILES_MISSING
@@ -170,8 +169,7 @@ class Reconciler:
                 return files
             reason, is_absent = "no version in it", True
         except OSError as error:
-            raise_if_exhausted(error)
-            reason, is_absent = cause(error), isinstance(error, FileNotFoundError)
+            reason, is_absent = layout.cause(error), isinstance(error, FileNotFoundError)
         model = self._workers.spec().models.get(name)
         if is_absent and (model is None or not model.loaded):
             raise NotFound(f"There is no model {name!r}.")
@@ -213,7 +211,8 @@ class Reconciler:
             self._workers.update(partial(self._changes, self._found))
 
     def _changes(self, found: dict[str, ModelFiles], spec: Spec) -> dict[str, ModelSpec | None]:
-        return watch.changes(found, spec, self._workers.loaded(), self._models.folder.why_missing)
+        why_missing = partial(layout.why_missing, self._models.folder.root)
+        return watch.changes(found, spec, self._workers.loaded(), why_missing)
 
     def _reconcile(self) -> None:
         """Bring this worker to the desired state, and report it."""

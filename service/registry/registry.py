@@ -12,7 +12,7 @@ from types import MappingProxyType
 from service.errors import NotFound, Unavailable
 from service.observability import metrics
 from service.observability.series import Gauge
-from service.registry.layout import raise_if_exhausted
+from service.registry.layout import raise_if_exhausted, why_missing
 from service.registry.loader import Bind, Loader
 from service.registry.models_folder import ModelFiles, ModelsFolder
 from service.registry.versions import FailedVersion, LoadedVersion, Model, UnloadedVersion, Version
@@ -225,7 +225,7 @@ class ModelRegistry:
     def _read(self, name: str, number: str, files: ModelFiles) -> LoadedVersion | FailedVersion:
         if (fingerprint := files.fingerprints.get(number)) is not None:
             return self._loader.load(name, number, fingerprint)
-        cause = files.unreadable.get(number) or self.folder.why_missing(name, number)
+        cause = files.unreadable.get(number) or why_missing(self.folder.root, name, number)
         return FailedVersion.missing(name, number, cause)
 
     def _model(self, name: str, versions: Mapping[str, Version]) -> Model:
