@@ -108,7 +108,7 @@ class Reconciler:
             Unavailable: it takes too long.
         """
         files = await asyncio.to_thread(self._files, name)
-        listed = () if policy is None or policy.listed is None else policy.listed
+        listed = (policy and policy.listed) or ()
         if missing := [str(number) for number in listed if str(number) not in files.numbers]:
             raise NotFound(f"Model {name!r} has no version {', '.join(missing)}.")
 
@@ -142,8 +142,8 @@ class Reconciler:
 
     def policy(self, name: str) -> VersionPolicy:
         """Return the version policy of a model."""
-        model = self._workers.spec().models.get(name)
-        return model.policy if model is not None and model.policy is not None else self._models.policy(name)
+        model = self._workers.spec().models.get(name, ModelSpec())
+        return model.policy or self._models.policy(name)
 
     async def _change(self, edit: Edit) -> tuple[Spec, Spec]:
         """Change the desired state and wait for every worker. Return it before and after."""
@@ -170,8 +170,7 @@ class Reconciler:
             reason, is_absent = "no version in it", True
         except OSError as error:
             reason, is_absent = layout.cause(error), isinstance(error, FileNotFoundError)
-        model = self._workers.spec().models.get(name)
-        if is_absent and (model is None or not model.loaded):
+        if is_absent and not self._workers.spec().models.get(name, ModelSpec(loaded=False)).loaded:
             raise NotFound(f"There is no model {name!r}.")
         raise LoadFailed(f"Model {name!r} is not loaded as asked: {FILES_MISSING} ({name}: {reason}).")
 

@@ -22,6 +22,7 @@ from service.version_policy import VersionPolicy
 logger = logging.getLogger(__name__)
 
 _NO_VERSIONS = Model({}, None)
+_REPLACED = "its files have been replaced under the same number; a retrained model should get a new number"
 
 
 class ModelRegistry:
@@ -183,15 +184,7 @@ class ModelRegistry:
     def _load(
         self, name: str, number: str, files: ModelFiles, before: Version | None, cause: str | None
     ) -> LoadedVersion | FailedVersion:
-        """Load a version or, if it is loaded, what has changed of it.
-
-        Args:
-            name: of the model.
-            number: of the version.
-            files: of the model.
-            before: the version so far.
-            cause: why another worker could not read its files, if it could not.
-        """
+        """Load a version or, if it is loaded, what has changed of it. `cause`: why another worker cannot read it."""
         if isinstance(before, LoadedVersion):
             return self._reload(before, files, cause)
         found = self._read(name, number, files)
@@ -210,12 +203,7 @@ class ModelRegistry:
         elif fingerprint is None or failure is None or failure.fingerprint != fingerprint:
             found = self._read(name, number, files)
             if isinstance(found, LoadedVersion):
-                logger.warning(
-                    "model %s version %s: its files have been replaced under the same number; "
-                    "a retrained model should get a new number",
-                    name,
-                    number,
-                )
+                logger.warning("model %s version %s: %s", name, number, _REPLACED)
                 return found
             loaded.failure = found
             if not found.is_missing:
