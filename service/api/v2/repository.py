@@ -90,12 +90,12 @@ class ModelRepository:
         )
 
     async def _index(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        wanted = await _read(request, IndexRequest, "a request for the index")
-        return json_reply(metadata.index(self._registry().models, only_ready=wanted.ready))
+        body = await _read(request, IndexRequest, "a request for the index")
+        return json_reply(metadata.index(self._registry().models, only_ready=body.ready))
 
     async def _load(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
-        wanted = await _read(request, LoadRequest, "a request to load a model")
-        name, config = _model(request), wanted.parameters.config or "{}"
+        body = await _read(request, LoadRequest, "a request to load a model")
+        name, config = _model(request), body.parameters.config or "{}"
 
         async def load() -> None:
             cards = await asyncio.to_thread(_cards, self._registry(), name)
