@@ -17,11 +17,10 @@ import numpy as np
 
 from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
-from service import tasks
 from service.engine.onnx.runtime import ort
-from service.registry.binding import bind
+from service.inference.binding import bind
 from service.registry.card import GRAPHS, Card
-from service.registry.layout import versions
+from service.registry.layout import scan_model
 from service.settings import settings
 from service.tasks.base import AnyTask
 from service.tasks.fashion import CLASSES, png
@@ -66,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def questions(name: str, count: int) -> list[Question]:
     """As many of the task, the same each time."""
     model = settings().models_dir / name
-    directory = model / versions(model)[-1]
+    directory = model / scan_model(model).versions[-1]
     card = Card.read(directory)
-    task = bind(tasks.TASKS[name], directory, card)
+    task = bind(directory, card)
     sessions = [_session(directory / GRAPHS[precision]) for precision in card.precisions]
     return [
         Question(

@@ -25,6 +25,7 @@ from service.api.messages import SINGLE_HEADERS
 from service.api.refusals import overloaded, refuse
 from service.api.tasks import TaskEndpoint
 from service.api.v2.routes import OpenInference
+from service.inference.binding import bind
 from service.inference.service import InferenceService
 from service.observability import logging as logs
 from service.observability import metrics, tracing
@@ -62,24 +63,22 @@ def endpoint(task: type[AnyTask]) -> APIMethod[..., Any]:
 class Worker:
     """The parts of one worker."""
 
-    control: Reconciler
-
     def __init__(self, settings: Settings) -> None:
         """Create the parts; no model is loaded yet."""
-        self.settings = settings
-        self.models = ModelRegistry(settings, TASKS)
+        self.models = ModelRegistry(settings, bind)
         self.inference = InferenceService(self.models, settings.shadow)
         self.workers = Workers(state_directory())
         self.readiness = Readiness(self.workers, settings.workers)
+        strict = settings.strict_readiness
+        self.control = Reconciler(self.models, self.workers, settings.watch_seconds, strict=strict)
 
     def load(self) -> None:
         """Load, verify and warm up every model."""
-        strict = self.settings.strict_readiness
-        self.control = Reconciler(self.models, self.workers, self.settings.watch_seconds, strict=strict)
+        self.control.start()
 
     async def start(self) -> None:
         """Follow changes of the models that other workers request."""
-        self._following = asyncio.create_task(self.control.follow())
+        self._following = asyncio.create_task(self.control.run())
         notify_started()
 
     async def close(self) -> None:

@@ -1,7 +1,6 @@
-"""Which of a model's requests go to another version than they would, or are copied there: the same ones each time.
+"""Split the requests for a model: a fraction is sent, or copied, to another version.
 
-A request is chosen by a hash of its id alone, so that all workers agree, and who sends an id again meets the same
-version again.
+A hash of the request id decides. All workers decide alike, and a client that repeats an id gets the same version again.
 """
 
 from hashlib import blake2b
@@ -12,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.version_policy import VersionNumber
 
 Purpose = Literal["canary", "shadow"]
-"""What requests are chosen for; each choice is independent of the other."""
+"""What the requests are chosen for. The choices for the two purposes are independent."""
 
 _BYTES = 6
-"""Of the hash: as many as a float holds exactly."""
+"""Size of the hash: a float can represent its value exactly."""
 
 
 class TrafficSplit(BaseModel):
-    """A share of a model's requests, and the version that gets them."""
+    """A fraction of a model's requests, and the version that gets them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,11 +26,11 @@ class TrafficSplit(BaseModel):
     share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
     def takes(self, request_id: str, purpose: Purpose) -> bool:
-        """Whether the request of this id is among them."""
+        """Return whether the request with this id is among them."""
         return share_of(request_id, purpose) < self.share
 
 
 def share_of(request_id: str, purpose: Purpose) -> float:
-    """Where in [0, 1) the request of this id lies: ids are spread evenly, and each always lies in the same place."""
+    """Map a request id to [0, 1): uniformly, and always to the same number."""
     digest = blake2b(request_id.encode(), digest_size=_BYTES, person=purpose.encode()).digest()
     return int.from_bytes(digest) / (1 << 8 * _BYTES)

@@ -1,4 +1,4 @@
-"""What models and their versions are called, and which versions are loaded: as settings, paths and requests say it."""
+"""The names of models and versions, and the policy that chooses which versions are loaded."""
 
 import re
 from collections.abc import Collection
@@ -19,19 +19,22 @@ _LATEST = re.compile(rf"latest ({VERSION})")
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """`latest N`, the newest N that prove themselves; `all`; or a list of versions."""
+    """`latest N`, the newest N versions that can be loaded; `all`; or a list of versions.
+
+    `parse` and `str` convert it from and to text, `service.api.v2.configuration` from and to the JSON of clients.
+    """
 
     most: int | None = 2
-    """How many, the newest first; None for no bound."""
+    """Number of versions, the newest first; None for no limit."""
     listed: tuple[int, ...] | None = None
-    """Which; None for any."""
+    """The versions to load, ascending; None for any."""
 
     @classmethod
     def parse(cls, value: object) -> "VersionPolicy":
-        """The policy that `value` says: "latest 2", "all" or [1, 3].
+        """Parse "latest 2", "all" or a list such as [1, 3].
 
         Raises:
-            ValueError: it says none.
+            ValueError: the value is none of them.
         """
         if isinstance(value, cls):
             return value
@@ -43,23 +46,18 @@ class VersionPolicy:
             return cls(most=None, listed=tuple(sorted({int(str(each)) for each in value})))
         raise ValueError(f'"latest N", "all" or a list of versions, not {value!r}')
 
-    @property
-    def spelling(self) -> str | list[int]:
-        """What `parse` reads."""
+    def __str__(self) -> str:
         if self.listed is not None:
-            return list(self.listed)
+            return f"only {', '.join(map(str, self.listed))}"
         return "all" if self.most is None else f"latest {self.most}"
 
-    def __str__(self) -> str:
-        return f"only {', '.join(map(str, self.listed))}" if self.listed is not None else str(self.spelling)
-
     def chooses(self, number: str, newer: int, on_trial: Collection[str] = ()) -> bool:
-        """Whether a version is to be loaded.
+        """Return whether a version is to be loaded.
 
         Args:
             number: the version.
-            newer: how many newer ones, none of them on trial, are.
-            on_trial: versions that do not count among the latest, but are loaded beside them.
+            newer: number of newer loaded versions that are not under trial.
+            on_trial: versions under trial: they are loaded beside the latest, and do not count among them.
         """
         if self.listed is not None:
             return int(number) in self.listed
@@ -67,5 +65,5 @@ class VersionPolicy:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Settings are read by `parse`."""
+        """Have pydantic read settings with `parse`."""
         return core_schema.no_info_plain_validator_function(cls.parse)

@@ -1,4 +1,4 @@
-"""Canary and shadow: a share of the requests, and always the same ones."""
+"""A traffic split takes a share of the requests, and always the same ones."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_requests_are_spread_evenly(ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5])
-def test_a_diversion_takes_its_share(ids: list[str], share: float) -> None:
+def test_a_split_takes_its_share(ids: list[str], share: float) -> None:
     taken = sum(TrafficSplit(version="2", share=share).takes(each, "canary") for each in ids)
     assert binomtest(taken, len(ids), share).pvalue > 1e-6
 
@@ -41,20 +41,20 @@ def test_a_larger_share_keeps_the_requests_of_a_smaller_one(ids: list[str]) -> N
     assert all(large.takes(each, "canary") for each in ids if small.takes(each, "canary"))
 
 
-def test_whom_the_canary_answers_does_not_tell_whom_the_shadow_gets(ids: list[str]) -> None:
+def test_canary_and_shadow_choose_independently(ids: list[str]) -> None:
     half = TrafficSplit(version="2", share=0.5)
     both = sum(half.takes(each, "canary") and half.takes(each, "shadow") for each in ids)
     assert binomtest(both, len(ids), 0.25).pvalue > 1e-6
 
 
 @given(st.text(max_size=128))
-def test_none_and_all_are_shares_too(request_id: str) -> None:
+def test_the_share_may_be_0_or_1(request_id: str) -> None:
     assert 0 <= share_of(request_id, "canary") < 1
     assert not TrafficSplit(version="2", share=0).takes(request_id, "canary")
     assert TrafficSplit(version="2", share=1).takes(request_id, "canary")
 
 
-def test_a_request_lies_where_it_has_always_lain() -> None:
+def test_the_hash_of_a_request_id_is_stable() -> None:
     """Else those who send an id again would meet another version after an update."""
     assert share_of("a", "canary") == pytest.approx(0.867075, abs=1e-6)
     assert share_of("a", "shadow") == pytest.approx(0.003730, abs=1e-6)
@@ -76,12 +76,14 @@ def test_a_request_lies_where_it_has_always_lain() -> None:
         ("", ""),
     ],
 )
-def test_a_wrong_diversion_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, place: str) -> None:
+def test_an_invalid_split_is_named_in_the_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, place: str
+) -> None:
     monkeypatch.setenv(f"DEEPSERVE_{name}", value)
     with pytest.raises(StartupError, match=f"^DEEPSERVE_{name}: {place}"):
         settings.__wrapped__()
 
 
-def test_diversions_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSERVE_SHADOW", json.dumps({"digits": {"version": "1", "share": 0.5}}))
     assert settings.__wrapped__().shadow == {"digits": TrafficSplit(version="1", share=0.5)}

@@ -1,5 +1,6 @@
-"""How a version policy is said."""
+"""Version policies: parsed, encoded for other workers, and applied."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,14 @@ POLICIES = st.one_of(
 
 
 @given(POLICIES)
-def test_what_is_spelled_is_read_again(value: object) -> None:
+def test_a_policy_is_the_same_after_msgspec_has_encoded_it(value: object) -> None:
     policy = VersionPolicy.parse(value)
-    assert VersionPolicy.parse(policy.spelling) == policy
+    assert msgspec.json.decode(msgspec.json.encode(policy), type=VersionPolicy) == policy
+
+
+@pytest.mark.parametrize(("value", "text"), [("all", "all"), ("latest 3", "latest 3"), ([3, 1, 3], "only 1, 3")])
+def test_a_policy_as_text(value: object, text: str) -> None:
+    assert str(VersionPolicy.parse(value)) == text
 
 
 @given(st.lists(st.integers(1, 99), min_size=1), st.integers(1, 99))

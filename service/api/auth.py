@@ -13,10 +13,10 @@ from service.api.messages import HttpRequest, Route
 from service.api.rate_limit import RateLimit
 from service.context import RequestContext
 from service.errors import Fault, Invalid, NotFound, Unauthorized
-from service.registry.reconciler import PATIENCE
+from service.registry.reconciler import CHANGE_SECONDS
 from service.settings import Settings
 
-LONGEST_CHANGE = 2 * PATIENCE
+LONGEST_CHANGE = 2 * CHANGE_SECONDS
 """Seconds that a client may wait for a change of what is served: until it is made, or made and taken back."""
 
 

@@ -1,20 +1,18 @@
-"""`GET /v1/models...`: the models, the state of their versions, and the model cards."""
+"""`GET /v1/models...`: the models, the states of their versions, and the model cards."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from service.api.messages import HttpRequest, HttpResponse, Route
 from service.context import RequestContext
-from service.errors import Unavailable
 from service.registry.card import Card
 from service.registry.registry import ModelRegistry
-from service.registry.repository import FILES_MISSING, Repository, State, Version
+from service.registry.versions import FILES_MISSING, LoadedVersion, Model, State, Version
 
-Reason = Annotated[str | None, Field(exclude_if=lambda reason: reason is None)]
-"""Absent from the JSON if there is none."""
+Reason = Annotated[str, Field(exclude_if=lambda reason: not reason)]
+"""Absent from the JSON if empty."""
 
 
 class VersionState(BaseModel):
@@ -22,8 +20,8 @@ class VersionState(BaseModel):
 
     version: str
     state: State
-    reason: Reason = None
-    """Why the version, or a change of its files, is not served; absent if there is no reason."""
+    reason: Reason = ""
+    """Why the version, or the files that are on disk now, are not loaded; absent if they are."""
 
 
 class ModelSummary(BaseModel):
@@ -33,8 +31,8 @@ class ModelSummary(BaseModel):
     task: str | None
     """What the model does; null if no version is ready."""
     versions: list[VersionState]
-    reason: Reason = None
-    """Why no version of the model is known; absent if one is."""
+    reason: Reason = ""
+    """Why the model has no versions; absent if it has."""
 
 
 class ModelSummaries(BaseModel):
@@ -47,7 +45,7 @@ class ModelDetails(ModelSummary):
     """A model, its versions, and a model card."""
 
     card: Card | None
-    """Of the version that answers by default; null if no version is ready."""
+    """Of the default version; null if no version is ready."""
 
 
 class VersionDetails(VersionState):
@@ -59,7 +57,7 @@ class VersionDetails(VersionState):
 
 
 class Catalogue:
-    """The model cards over HTTP."""
+    """The routes under `/v1/models`."""
 
     def __init__(self, models: Callable[[], ModelRegistry]) -> None:
         self._models = models
@@ -70,41 +68,34 @@ class Catalogue:
         )
 
     async def _list_models(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        return _reply(ModelSummaries(models=[self._model(name) for name in self._repository.models]))
-
-    async def _show_model(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        model, default = self._model(request.params["name"]), self._default(request.params["name"])
-        return _reply(ModelDetails(**dict(model), card=default and default.card))
-
-    async def _show_version(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        version = self._repository.version(request.params["name"], request.params["version"])
-        return _reply(VersionDetails(name=version.name, **dict(_state(version)), card=version.card))
-
-    def _model(self, name: str) -> ModelSummary:
-        versions = self._repository.versions(name)
-        default = self._default(name)
-        card = default and default.card
-        return ModelSummary(
-            name=name,
-            task=card and card.task,
-            versions=[_state(version) for version in versions.values()],
-            reason=None if versions else FILES_MISSING,
+        return _response(
+            ModelSummaries(models=[_summary(name, model) for name, model in self._models().models.items()])
         )
 
-    def _default(self, name: str) -> Version | None:
-        """Return the version that answers by default, if any does."""
-        with suppress(Unavailable):
-            return self._models().find(name, None).version
-        return None
+    async def _show_model(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
+        name = request.params["name"]
+        model = self._models().model(name)
+        card = None if model.default is None else model.default.card
+        return _response(ModelDetails(**dict(_summary(name, model)), card=card))
 
-    @property
-    def _repository(self) -> Repository:
-        return self._models().repository
+    async def _show_version(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
+        version = self._models().version(request.params["name"], request.params["version"])
+        card = version.card if isinstance(version, LoadedVersion) else None
+        return _response(VersionDetails(name=version.name, **dict(_state(version)), card=card))
+
+
+def _summary(name: str, model: Model) -> ModelSummary:
+    return ModelSummary(
+        name=name,
+        task=None if model.default is None else model.default.card.task,
+        versions=[_state(version) for version in model.versions.values()],
+        reason="" if model.versions else FILES_MISSING,
+    )
 
 
 def _state(version: Version) -> VersionState:
     return VersionState(version=version.number, state=version.state, reason=version.reason)
 
 
-def _reply(content: BaseModel) -> HttpResponse:
+def _response(content: BaseModel) -> HttpResponse:
     return HttpResponse(content.model_dump_json().encode())

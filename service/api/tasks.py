@@ -15,7 +15,7 @@ from service.context import RequestContext
 from service.errors import Fault, Invalid, UnsupportedMediaType
 from service.inference.request import TaskRequest
 from service.inference.service import InferenceService
-from service.registry.registry import LoadedVersion
+from service.registry.versions import LoadedVersion
 from service.tasks.base import Request, Task
 
 MULTIPART = "multipart/form-data"

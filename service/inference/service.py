@@ -18,7 +18,8 @@ from service.engine.cache import CachedBatcher
 from service.errors import Unavailable
 from service.inference.request import Request, TaskRequest, TensorRequest
 from service.inference.shadow import Shadow
-from service.registry.registry import LoadedVersion, ModelRegistry
+from service.registry.registry import ModelRegistry
+from service.registry.versions import LoadedVersion
 from service.tasks.base import Task
 from service.tensors import Tensors, take_rows
 from service.traffic_split import TrafficSplit

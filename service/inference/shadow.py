@@ -18,8 +18,9 @@ from service.errors import Unavailable
 from service.inference.request import Request
 from service.observability.metrics import ShadowSeries
 from service.registry.card import Card
-from service.registry.registry import LoadedVersion, ModelRegistry
+from service.registry.registry import ModelRegistry
 from service.registry.verification import GOLDEN_TOLERANCE
+from service.registry.versions import LoadedVersion
 from service.tensors import Tensors, row_count
 from service.traffic_split import TrafficSplit
 

@@ -1,6 +1,6 @@
-"""The model card, `card.json`: a version's contract with its clients and its record of how it was made and measured.
+"""The model card, `card.json`: the inputs and outputs of a version, and how it was made and measured.
 
-Training writes it, the repository holds the graph and the files against it before it serves, `GET /v1/models` shows it.
+Training writes it, a version is verified against it before it serves, and `GET /v1/models` shows it.
 """
 
 import hashlib
@@ -18,23 +18,23 @@ from service.tensors import TensorSpec
 
 FILE_NAME = "card.json"
 GOLDEN = "golden.npz"
-"""Inputs, and the outputs that the graph gave for them in training."""
+"""The golden cases: inputs, and the outputs recorded for them in training."""
 
 GRAPHS: dict[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-"""The graph of each precision; float32 is the reference and always there."""
+"""The file of the graph by precision. float32 is the reference, and always exists."""
 
 PREDICTION = "prediction"
 """The feature of a row that is the index of its predicted class."""
 
 
 class Section(BaseModel):
-    """Part of a card: complete, and with nothing it does not know."""
+    """Part of a card. Unknown fields are invalid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class Figure(Section):
-    """A measured value, how it was measured, and the bounds of its 95 % interval where it has one."""
+    """A measured value, how it was measured, and the bounds of its 95 % interval if it has one."""
 
     value: float
     low: float | None = None
@@ -43,16 +43,15 @@ class Figure(Section):
 
 
 class Distribution(Section):
-    """How often a feature, a number of each row, had which value in the data of the version; `how` says in which part.
-
-    Serving holds what it is asked against this, in the same bins: those of `service.observability.psi`.
-    """
+    """Histogram of a feature, one number a row, in the data of the version. Serving compares requests with it."""
 
     edges: tuple[float, ...]
+    """Of the bins of `service.observability.psi`, ascending."""
     shares: tuple[float, ...]
-    """Of the rows, in each bin."""
+    """Fraction of the rows in each bin."""
     rows: int
     how: str
+    """Which data, and how the feature was measured."""
 
     @model_validator(mode="after")
     def _bins_fit(self) -> Self:
@@ -66,20 +65,20 @@ class Distribution(Section):
 
 
 class DataSource(Section):
-    """A data set that the model has seen, or was measured on."""
+    """A data set that the model was trained or measured on."""
 
     name: str
     source: str
     licence: str
     citation: str
     checksums: dict[str, str]
-    """File to its checksum, as `algorithm:hex`."""
+    """By file, as `algorithm:hex`."""
     splits: dict[str, str]
-    """Split to what is in it, as in `{"validation": "5,000 rows cut from training, seed 0"}`."""
+    """The content of each split, as in `{"validation": "5,000 rows cut from training, seed 0"}`."""
 
 
 class Training(Section):
-    """How the version came to be: with these, the commit and the data it can be made again."""
+    """How the version was made. With the commit and the data, it can be made again."""
 
     command: str
     hyperparameters: dict[str, Any]
@@ -93,19 +92,20 @@ class Training(Section):
 
 
 class Int8(Section):
-    """The same model in eight-bit integers, held against the reference in float32: what is lost, what is won."""
+    """The model quantized to eight-bit integers, compared with the float32 reference."""
 
     served: bool
-    """Whether CPUs run it in place of the reference, from its own graph; CUDA has no kernels for it."""
+    """Whether CPUs run it instead of the reference. CUDA has no kernels for it."""
     how: str
+    """How it was quantized."""
     figures: dict[str, Figure]
-    """Those of the card that it may change, measured on it."""
+    """The figures of the card that quantization may change, measured on this graph."""
     speedup: dict[str, Figure]
-    """By rows of a run, as in `{"8": ...}`: time of the reference by time of this, on one thread."""
+    """By rows of a run, as in `{"8": ...}`: the reference's time divided by this graph's, on one thread."""
 
 
 class Card(Section):
-    """All that is to be known of `models/<name>/<version>`."""
+    """The card of `models/<name>/<version>`."""
 
     name: str
     version: str
@@ -114,33 +114,33 @@ class Card(Section):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     classes: tuple[str, ...]
-    """What the columns of the output stand for, in their order; empty where there are none."""
+    """The classes of the output's columns, in order; empty if there are none."""
     figures: dict[str, Figure]
-    """Of the reference."""
+    """Measured on the reference."""
     int8: Int8 | None = None
-    """None where it was not tried."""
+    """None if it was not tried."""
     distributions: dict[str, Distribution] = {}
-    """By feature of the inputs, and of the `PREDICTION`."""
+    """By feature of the inputs, and for `PREDICTION`."""
     data: tuple[DataSource, ...]
     training: Training
     intended_use: str
     limits: tuple[str, ...]
     files: dict[str, str]
-    """Name to sha256 of every file of the directory but the card itself."""
+    """The sha256 of every file in the directory except the card, by name."""
 
     @classmethod
     def read(cls, directory: Path) -> "Card":
-        """The card in `directory`.
+        """Read the card in `directory`.
 
         Raises:
-            OSError: there is none.
-            pydantic.ValidationError: it is not a card.
+            OSError: there is no card.
+            pydantic.ValidationError: it is not valid.
         """
         return cls.model_validate_json((directory / FILE_NAME).read_bytes())
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """Those that have a graph; CPUs run the last, unless the reference is asked for."""
+        """The precisions that may be served. CPUs run the last, unless the settings choose the reference."""
         return ("float32", "int8") if self.int8 is not None and self.int8.served else ("float32",)
 
     @property
@@ -155,22 +155,22 @@ class Card(Section):
 
     @cached_property
     def content(self) -> str:
-        """A hash of the card, and so of the version: the card has the checksums of all other files."""
+        """A hash of the card, and so of the version: the card contains the checksums of all other files."""
         return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).hexdigest()
 
     @property
     def scores(self) -> str | None:
-        """The output whose columns stand for the classes: the first, where it has as many."""
+        """The output with a column for each class: the first, if it has as many columns; else None."""
         first = self.outputs[0]
         return first.name if first.shape[1:] == (len(self.classes),) else None
 
     def write(self, directory: Path) -> None:
-        """Puts the card into `directory`."""
+        """Write the card to `directory`."""
         (directory / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Name to sha256 of every file in `directory` but the card and hidden ones, in the order of names."""
+    """Return the sha256 of every file in `directory`, by name. The card and hidden files are left out."""
     return {
         path.name: _sha256(path)
         for path in sorted(directory.iterdir())

@@ -8,15 +8,16 @@ metrics tell how far these counts are from the card's shares.
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from service.observability.drift import DRIFT
 from service.observability.psi import count_by_bin
-from service.registry.binding import AnyTask
 from service.registry.card import PREDICTION, Card
-from service.tensors import Tensors
+from service.tensors import Array, Tensors
+
+Features = Callable[[Tensors], Mapping[str, Array]]
 
 PACE = 5
 """Requests a second that are looked at where there are more: to look at one costs 30 to 80 us, and several times that
@@ -32,9 +33,9 @@ MOST_ROWS = 64
 class DriftMonitor:
     """What is watched of one version. Belongs to one event loop."""
 
-    def __init__(self, card: Card, predictor: AnyTask) -> None:
+    def __init__(self, card: Card, features: Features) -> None:
         """Watches nothing until it is begun, or where the card has no distributions."""
-        self._predictor = predictor
+        self._features_of = features
         self._scores = card.scores
         self._features = {
             name: (DRIFT.labels(card.name, card.version, name), np.array(usual.edges), usual.shares)
@@ -67,7 +68,7 @@ class DriftMonitor:
     def _count(self, inputs: Tensors, outputs: Tensors) -> None:
         rows = len(next(iter(inputs.values())))
         some = slice(None, None, math.ceil(rows / MOST_ROWS))
-        found = {**self._predictor.features({name: values[some] for name, values in inputs.items()})}
+        found = {**self._features_of({name: values[some] for name, values in inputs.items()})}
         if self._scores is not None:
             found[PREDICTION] = outputs[self._scores][some].argmax(1)
         for name, values in found.items():

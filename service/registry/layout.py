@@ -1,8 +1,7 @@
-"""The models folder: `<name>/<version>/`, and whatever else lies in it."""
+"""The layout of the models folder: `<name>/<version>/`, and which other folders are ignored."""
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOMEM
 from pathlib import Path
@@ -12,6 +11,16 @@ from service.version_policy import MODEL, VERSION
 
 MODEL_NAME, VERSION_NUMBER = re.compile(MODEL), re.compile(VERSION)
 """The names of model folders and of version folders."""
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """The content of a model's folder."""
+
+    versions: list[str]
+    """Oldest first."""
+    ignored: list[str]
+    """Why each other folder is ignored, one line each."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Layout:
 
 
 def scan(root: Path) -> Layout:
-    """Return the content of `root`. Files and hidden entries are left out.
+    """Return the content of a models folder. Files and hidden entries are left out.
 
     Raises:
         OSError: `root` cannot be read, or this process is out of file descriptors or memory.
@@ -35,52 +44,36 @@ def scan(root: Path) -> Layout:
     models: dict[str, list[str]] = {}
     unreadable: dict[str, str] = {}
     ignored = []
-    for folder in folders(root):
+    for folder in _folders(root):
+        name = printable(folder.name)
         if not MODEL_NAME.fullmatch(folder.name):
-            ignored.append(f"{printable(folder.name)}: the name of a model is like digits or digits-2")
+            ignored.append(f"{name}: the name of a model is like digits or digits-2")
             continue
         try:
-            found = folders(folder)
+            model = scan_model(folder)
         except OSError as error:
             raise_if_exhausted(error)
-            unreadable[folder.name] = f"{folder.name}: {cause(error)}"
+            unreadable[name] = f"{name}: {cause(error)}"
             continue
-        if numbers := _numbers(found):
-            models[folder.name] = numbers
-            ignored += _others(found)
+        if model.versions:
+            models[name] = model.versions
+            ignored += model.ignored
         else:
-            ignored.append(f"{folder.name}: no version in it; a version is a number, as in {folder.name}/1")
+            ignored.append(f"{name}: no version in it; a version is a number, as in {name}/1")
     return Layout(models, unreadable, ignored)
 
 
-def versions(model: Path) -> list[str]:
-    """Return the versions in a model's folder, oldest first.
+def scan_model(folder: Path) -> ModelLayout:
+    """Return the content of a model's folder.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    return _numbers(folders(model))
-
-
-def no_versions(model: Path) -> list[str]:
-    """Return why each other folder in a model's folder is ignored, one line each.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    return _others(folders(model))
-
-
-def folders(place: Path) -> list[Path]:
-    """Return the folders in `place` that are not hidden, by name. Links to folders count.
-
-    An entry that cannot be examined, such as a link to a lost mount, counts too: reading it raises the reason.
-
-    Raises:
-        OSError: `place` cannot be read.
-    """
-    with os.scandir(place) as entries:
-        return sorted(place / entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+    names = [version.name for version in _folders(folder)]
+    versions = sorted(filter(VERSION_NUMBER.fullmatch, names), key=int)
+    others = [printable(name) for name in names if name not in versions]
+    model = folder.name
+    return ModelLayout(versions, [f"{model}/{name}: a version is a number, as in {model}/1" for name in others])
 
 
 def why_missing(root: Path, name: str, number: str) -> str:
@@ -88,11 +81,8 @@ def why_missing(root: Path, name: str, number: str) -> str:
 
     The reason names no path outside the models folder.
     """
-    for folder, shown in (
-        (root, "the models folder"),
-        (root / name, name),
-        (root / name / number, f"{name}/{number}"),
-    ):
+    places = {"the models folder": root, name: root / name, f"{name}/{number}": root / name / number}
+    for shown, folder in places.items():
         try:
             os.scandir(folder).close()
         except OSError as error:
@@ -101,12 +91,12 @@ def why_missing(root: Path, name: str, number: str) -> str:
 
 
 def cause(error: OSError) -> str:
-    """Return what the operating system says of an error, without paths."""
+    """Return the message of the operating system, without paths."""
     return error.strerror or type(error).__name__
 
 
 def raise_if_exhausted(error: OSError) -> None:
-    """Raise `error` if it says nothing of the files: this process is out of file descriptors or memory."""
+    """Raise `error` if it is not about the files: this process is out of file descriptors or memory."""
     if error.errno in (EMFILE, ENFILE, ENOMEM):
         raise error
 
@@ -116,20 +106,17 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def _folders(place: Path) -> list[Path]:
+    """Return the folders in `place` that are not hidden, by name. Links to folders count.
+
+    An entry that cannot be examined, such as a link to a lost mount, counts too: reading it raises the reason.
+    """
+    with os.scandir(place) as entries:
+        return sorted(place / entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+
+
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return S_ISDIR(entry.stat().st_mode)
     except OSError:
         return True
-
-
-def _numbers(found: Iterable[Path]) -> list[str]:
-    return sorted((folder.name for folder in found if VERSION_NUMBER.fullmatch(folder.name)), key=int)
-
-
-def _others(found: Iterable[Path]) -> list[str]:
-    return [
-        f"{folder.parent.name}/{printable(folder.name)}: a version is a number, as in {folder.parent.name}/1"
-        for folder in found
-        if not VERSION_NUMBER.fullmatch(folder.name)
-    ]

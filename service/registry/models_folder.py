@@ -1,27 +1,27 @@
-"""The models folder while it changes: which versions are there, whether their content is new, what cannot be read."""
+"""The models folder while it changes: its versions, whether their content is new, and what cannot be read."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from service.registry import layout
-from service.registry.fingerprints import Fingerprinter
+from service.registry.fingerprints import fingerprint
 
 logger = logging.getLogger(__name__)
 
-MOST_IGNORED = 20
-"""Log lines about ignored folders that one look may write."""
+MAX_IGNORED_LOGGED = 20
+"""Log lines about ignored folders after one scan."""
 
 
-@dataclass(frozen=True)
-class ModelFiles:
+class ModelFiles(msgspec.Struct, frozen=True):
     """The version folders of one model."""
 
-    fingerprints: Mapping[str, str]
+    fingerprints: Mapping[str, str] = {}
     """By version, the fingerprint of its files."""
-    unreadable: Mapping[str, str]
-    """Versions whose files cannot be read, and why."""
+    unreadable: Mapping[str, str] = {}
+    """The versions whose files cannot be read, and why."""
 
     @property
     def numbers(self) -> list[str]:
@@ -29,23 +29,19 @@ class ModelFiles:
         return [*self.fingerprints, *self.unreadable]
 
 
-NO_FILES = ModelFiles({}, {})
-
-
 class ModelsFolder:
-    """Reads the models folder. What is not new is read once and logged once."""
+    """Reads the models folder, and logs what is ignored in it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._fingerprinter = Fingerprinter()
         self._is_readable = True
         self._ignored: set[str] = set()
-        """What the log has said of ignored folders."""
+        """The log lines about ignored folders."""
 
     def scan(self) -> dict[str, ModelFiles]:
-        """Return the version folders of each model under `root`; none if `root` cannot be read.
+        """Return the version folders of each model; none if the models folder cannot be read.
 
-        A folder that is named like a model and cannot be read is a model without versions. Others are ignored.
+        A folder that is named like a model and cannot be read is a model without versions.
 
         Raises:
             OSError: this process is out of file descriptors or memory.
@@ -62,11 +58,8 @@ class ModelsFolder:
             logger.warning("the models folder can be read again")
         self._is_readable = True
         self._log_ignored(found.ignored)
-        self._fingerprinter.forget_all_but(
-            {self.root / name / number for name, numbers in found.models.items() for number in numbers}
-        )
         models = {name: self._files(name, numbers) for name, numbers in found.models.items()}
-        return models | dict.fromkeys(found.unreadable, NO_FILES)
+        return models | dict.fromkeys(found.unreadable, ModelFiles())
 
     def files(self, name: str) -> ModelFiles:
         """Return the version folders of a model.
@@ -75,12 +68,8 @@ class ModelsFolder:
             OSError: the model's folder cannot be read.
         """
         if not layout.MODEL_NAME.fullmatch(name):
-            return NO_FILES
-        return self._files(name, layout.versions(self.root / name))
-
-    def why_missing(self, name: str, number: str) -> str:
-        """Return why a version cannot be read."""
-        return layout.why_missing(self.root, name, number)
+            return ModelFiles()
+        return self._files(name, layout.scan_model(self.root / name).versions)
 
     def _files(self, name: str, numbers: Sequence[str]) -> ModelFiles:
         fingerprints: dict[str, str] = {}
@@ -88,7 +77,7 @@ class ModelsFolder:
         for number in numbers:
             directory = self.root / name / number
             try:
-                fingerprints[number] = self._fingerprinter.fingerprint(directory)
+                fingerprints[number] = fingerprint(directory)
             except OSError as error:
                 layout.raise_if_exhausted(error)
                 file = Path(error.filename or directory).name
@@ -99,8 +88,8 @@ class ModelsFolder:
     def _log_ignored(self, ignored: Collection[str]) -> None:
         """Log which folders are ignored, each once."""
         new = [line for line in ignored if line not in self._ignored]
-        for line in new[:MOST_IGNORED]:
+        for line in new[:MAX_IGNORED_LOGGED]:
             logger.warning("ignored: %s", line)
-        if len(new) > MOST_IGNORED:
-            logger.warning("ignored: %d more folders", len(new) - MOST_IGNORED)
+        if len(new) > MAX_IGNORED_LOGGED:
+            logger.warning("ignored: %d more folders", len(new) - MAX_IGNORED_LOGGED)
         self._ignored = set(ignored)

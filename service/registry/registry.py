@@ -1,235 +1,259 @@
-"""Which version of a model answers whom, and how that changes while requests flow.
+"""The models of a worker: which versions exist, which are loaded, and which one answers by default.
 
-Requests find a version by its number, or without one the newest that is not on trial; a canary gets its share of those.
-What answers is one table, put in place of another in one step: a request under way holds the version that it has found
-and finishes on it, and the version's session goes with the last such request.
+Each change of a model replaces its entry in one assignment, so readers need no lock. A request under way keeps the
+version that it found, and finishes on it.
 """
 
 import asyncio
-import gc
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from service.engine.batcher import Batcher
-from service.engine.cache import Cache, CachedBatcher
-from service.engine.queue import Limits
-from service.engine.session import Runtime, Session
-from service.errors import Unavailable
+from service.errors import NotFound, Unavailable
 from service.observability import metrics
-from service.observability.series import Number
-from service.registry.binding import AnyTask, bind
-from service.registry.card import Card
-from service.registry.drift import DriftMonitor
-from service.registry.repository import Repository, State, Version
-from service.registry.verification import VerificationError
+from service.observability.series import Gauge
+from service.registry.layout import raise_if_exhausted, why_missing
+from service.registry.loader import Bind, Loader
+from service.registry.models_folder import ModelFiles, ModelsFolder
+from service.registry.versions import FailedVersion, LoadedVersion, Model, UnloadedVersion, Version
 from service.settings import Settings
 from service.version_policy import VersionPolicy
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, eq=False)
-class LoadedVersion:
-    """A version of a model with all that answers a request."""
-
-    version: Version
-    card: Card
-    task: AnyTask
-    batcher: Batcher
-    """Computes the outputs for decoded inputs."""
-    cached_batcher: Batcher | CachedBatcher
-    """The same, where the model has a cache by way of that: for requests that give the same inputs again."""
-    drift: DriftMonitor
-    """Is told of each request that is answered."""
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.version.name
-
-    @property
-    def number(self) -> str:
-        """Number of the version."""
-        return self.version.number
+_NO_VERSIONS = Model({}, None)
+_REPLACED = "its files have been replaced under the same number; a retrained model should get a new number"
 
 
 class ModelRegistry:
-    """The models of this worker."""
+    """The models of this worker. Changes take seconds: for a thread, one at a time."""
 
-    def __init__(self, settings: Settings, predictors: Mapping[str, type[AnyTask]]) -> None:
-        """Models of which none is loaded yet.
+    def __init__(self, settings: Settings, bind: Bind) -> None:
+        """Start without models.
 
         Args:
-            settings: where they are, what they run on, and who gets which version.
-            predictors: the tasks, by name.
+            settings: the models folder, the version policies, and what models run on.
+            bind: returns the task for a version.
         """
-        runtime = Runtime.from_settings(settings)
+        self.folder = ModelsFolder(settings.models_dir)
+        self.models: Mapping[str, Model] = {}
+        """By name, in alphabetical order."""
+        self._settings = settings
+        self._loader = Loader(settings, bind)
         self._on_trial = {
             name: {trials[name].version for trials in (settings.canary, settings.shadow) if name in trials}
             for name in {*settings.canary, *settings.shadow}
         }
-        """By model, the versions that answer those who ask for none only if there is no other."""
-        self.repository = Repository(
-            settings.models_dir, runtime, settings.version_policy, self._prepare, self._on_trial
-        )
-        self._settings = settings
-        self._predictors = predictors
-        self._caches = {name: Cache(size, metrics.CacheSeries(name)) for name, size in settings.cache_bytes.items()}
-        self._prepared: dict[Session, LoadedVersion] = {}
-        self._answering: dict[tuple[str, str | None], LoadedVersion] = {}
-        """By model and version; by None what answers those who ask for no version."""
-        self._told: dict[str, list[Version]] = {}
-        """By model, the versions of which the metrics tell."""
+        """By model, the versions under trial: the default only when no other version is loaded."""
 
-    def find(self, name: str, number: str | None, request_id: str | None = None) -> LoadedVersion:
-        """What answers a request.
+    def model(self, name: str) -> Model:
+        """Return a model.
 
-        Args:
-            name: of the model.
-            number: the version that the request asks for, if it does.
-            request_id: chooses those that a canary answers; without one it answers none.
+        Raises:
+            NotFound: there is no such model.
+        """
+        if (model := self.models.get(name)) is None:
+            raise NotFound(f"There is no model {name!r}.")
+        return model
+
+    def version(self, name: str, number: str) -> Version:
+        """Return a version of a model, loaded or not.
 
         Raises:
             NotFound: there is no such model or version.
-            Unavailable: it is not ready.
         """
+        if (version := self.model(name).versions.get(number)) is None:
+            raise NotFound(f"Model {name!r} has no version {number!r}.")
+        return version
+
+    def find(self, name: str, number: str | None, request_id: str | None = None) -> LoadedVersion:
+        """Return the version that answers a request.
+
+        Args:
+            name: of the model.
+            number: the version that the request names; None for the default or the canary.
+            request_id: decides whether the canary answers; without it, the default does.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: it is not loaded.
+        """
+        if number is not None:
+            version = self.version(name, number)
+            if isinstance(version, LoadedVersion):
+                return version
+            raise Unavailable(f"Version {number} of model {name!r} is not ready.")
+        model = self.model(name)
         canary = self._settings.canary.get(name)
-        if number is None and canary is not None and request_id is not None and canary.takes(request_id, "canary"):
-            served = self._answering.get((name, canary.version)) or self._answering.get((name, None))
+        if canary is not None and request_id is not None and canary.takes(request_id, "canary"):
+            trial = model.versions.get(canary.version)
         else:
-            served = self._answering.get((name, number))
-        if served is not None:
-            return served
-        version = self.repository.newest(name) if number is None else self.repository.version(name, number)
-        raise Unavailable(f"Version {version.number} of model {name!r} is not ready.")
+            trial = None
+        found = trial if isinstance(trial, LoadedVersion) else model.default
+        if found is None:
+            raise Unavailable(f"No version of model {name!r} is ready.")
+        return found
+
+    def policy(self, name: str) -> VersionPolicy:
+        """Return the version policy of a model in the settings."""
+        return self._settings.version_policy.get(name, VersionPolicy())
 
     def load(
         self,
         name: str,
         numbers: Sequence[str],
-        policy: VersionPolicy | None,
+        policy: VersionPolicy | None = None,
         unreadable: Mapping[str, str] = MappingProxyType({}),
-    ) -> list[str]:
-        """Load the versions of a model that its policy chooses, in place of those that answer now.
+    ) -> list[FailedVersion]:
+        """Load the versions of a model that its policy chooses, and take the others out of service.
+
+        Files that are loaded already are not loaded again. A version that fails does not count: the policy chooses the
+        next older one in its place. A loaded version stays until its replacement is ready, and if no chosen version can
+        be loaded, all loaded ones stay. A failure to read is not a deletion: a loaded version stays without its files.
 
         Args:
             name: of the model.
             numbers: its versions.
-            policy: in place of the model's own.
-            unreadable: versions whose files some worker could not read, and why.
+            policy: replaces the one in the settings.
+            unreadable: versions whose files another worker could not read, and why. Loaded ones are not loaded again.
 
         Returns:
-            What failed, a line a version.
+            The versions that could not be loaded.
         """
-        failures = self.repository.load(name, numbers, policy, unreadable)
-        versions = self.repository.versions(name).values()
-        failed = sum(bool(each.fingerprint if each.failed else each.rejected) for each in versions)
-        metrics.LOADS.labels(name, "failed").inc(failed)
-        self._publish(name)
+        policy = policy or self.policy(name)
+        on_trial = self._on_trial.get(name, ())
+        before = self.models.get(name, _NO_VERSIONS)
+        files = self._files(name)
+        versions: dict[str, Version] = {}
+        failures: list[FailedVersion] = []
+        newer = 0
+        for number in sorted(numbers, key=int, reverse=True):
+            if not policy.chooses(number, newer, on_trial):
+                versions[number] = UnloadedVersion(name, number, f"the version policy ({policy}) leaves it out")
+                continue
+            version = self._load(name, number, files, before.versions.get(number), unreadable.get(number))
+            versions[number] = version
+            failure = version.failure if isinstance(version, LoadedVersion) else version
+            if failure is not None:
+                failures.append(failure)
+            newer += isinstance(version, LoadedVersion) and number not in on_trial
+        if not any(isinstance(version, LoadedVersion) for version in versions.values()):
+            for loaded in before.loaded:
+                if loaded.number not in files.fingerprints:
+                    self._reload(loaded, files)
+                versions[loaded.number] = loaded
+        metrics.LOADS.labels(name, "failed").inc(sum(not failure.is_missing for failure in failures))
+        self._publish(name, self._model(name, versions))
         return failures
 
     def unload(self, name: str, numbers: Sequence[str]) -> None:
-        """Takes a model, which has those versions, out of service."""
-        self.repository.unload(name, numbers)
-        self._publish(name)
+        """Take a model, whose versions are `numbers`, out of service."""
+        self._publish(name, self._model(name, {number: UnloadedVersion(name, number) for number in numbers}))
 
     def forget(self, name: str) -> None:
-        """Takes a model out of service that is no longer in the repository."""
-        self.repository.forget(name)
-        self._publish(name)
+        """Take a model out of service and out of the index."""
+        self._publish(name, None)
+
+    def readable_again(self) -> list[str]:
+        """Return the models with a version that failed because its files were missing, and can be read now."""
+        found = []
+        for name, model in self.models.items():
+            failed = [version for version in model.versions.values() if isinstance(version, FailedVersion)]
+            missing = {version.number for version in failed if version.is_missing}
+            if missing and not missing.isdisjoint(self._files(name).fingerprints):
+                found.append(name)
+        return found
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return all(served.batcher.idle for served in self._answering.values())
+        """Whether no request waits and no run is under way."""
+        return all(version.batcher.idle for model in self.models.values() for version in model.loaded)
 
     async def close(self) -> None:
-        """Lets the requests under way finish."""
-        await asyncio.gather(*(served.batcher.close() for (_, number), served in self._answering.items() if number))
+        """Wait for the requests under way."""
+        await asyncio.gather(*(version.batcher.close() for model in self.models.values() for version in model.loaded))
 
-    def _prepare(self, version: Version) -> None:
-        """Puts a predictor and a queue before a verified version.
+    def _files(self, name: str) -> ModelFiles:
+        """Return the files of a model; none if its folder cannot be read."""
+        try:
+            return self.folder.files(name)
+        except OSError as error:
+            raise_if_exhausted(error)
+            return ModelFiles()
 
-        Raises:
-            VerificationError: there is no task for it, or its task cannot work with it.
-        """
-        assert version.session is not None
-        assert version.card is not None
-        if (predictor := self._predictors.get(version.name)) is None:
-            raise VerificationError("there is no task of this name")
-        bound = bind(predictor, self.repository.root / version.name / version.number, version.card)
-        limits = Limits.from_settings(self._settings)
-        series = metrics.ModelSeries(version.name, version.number)
-        batcher = Batcher(version.session.run, limits, predictor.sequence, series)
-        metrics.LOADS.labels(version.name, "ok").inc()
-        self._prepared[version.session] = LoadedVersion(
-            version,
-            version.card,
-            bound,
-            batcher,
-            self._cached(batcher, version.card),
-            DriftMonitor(version.card, bound),
+    def _load(
+        self, name: str, number: str, files: ModelFiles, before: Version | None, cause: str | None
+    ) -> LoadedVersion | FailedVersion:
+        """Load a version or, if it is loaded, what has changed of it. `cause`: why another worker cannot read it."""
+        if isinstance(before, LoadedVersion):
+            return self._reload(before, files, cause)
+        found = self._read(name, number, files)
+        if isinstance(found, FailedVersion) and found != before:
+            logger.error("model %s version %s is unavailable: %s", name, number, found.reason)
+        return found
+
+    def _reload(self, loaded: LoadedVersion, files: ModelFiles, cause: str | None = None) -> LoadedVersion:
+        """Return a version with the files on disk; the loaded one if they are the same or cannot be loaded."""
+        name, number, failure = loaded.name, loaded.number, loaded.failure
+        fingerprint = files.fingerprints.get(number)
+        if cause is not None:
+            loaded.failure = FailedVersion.missing(name, number, cause)
+        elif fingerprint == loaded.fingerprint:
+            loaded.failure = None
+        elif fingerprint is None or failure is None or failure.fingerprint != fingerprint:
+            found = self._read(name, number, files)
+            if isinstance(found, LoadedVersion):
+                logger.warning("model %s version %s: %s", name, number, _REPLACED)
+                return found
+            loaded.failure = found
+            if not found.is_missing:
+                logger.error("model %s version %s serves on as it was loaded: %s", name, number, found.reason)
+        return loaded
+
+    def _read(self, name: str, number: str, files: ModelFiles) -> LoadedVersion | FailedVersion:
+        if (fingerprint := files.fingerprints.get(number)) is not None:
+            return self._loader.load(name, number, fingerprint)
+        cause = files.unreadable.get(number) or why_missing(self.folder.root, name, number)
+        return FailedVersion.missing(name, number, cause)
+
+    def _model(self, name: str, versions: Mapping[str, Version]) -> Model:
+        """Return a model with its default: the newest loaded version, one under trial only if there is no other."""
+        ordered = {number: versions[number] for number in sorted(versions, key=int)}
+        loaded = [version for version in ordered.values() if isinstance(version, LoadedVersion)]
+        on_trial = self._on_trial.get(name, ())
+        return Model(
+            ordered, max(loaded, key=lambda each: (each.number not in on_trial, int(each.number)), default=None)
         )
 
-    def _cached(self, batcher: Batcher, card: Card) -> Batcher | CachedBatcher:
-        """The batcher of a version, behind the cache of its model if there is one."""
-        if (cache := self._caches.get(card.name)) is None:
-            return batcher
-        return CachedBatcher(batcher, cache, card.content.encode(), metrics.LookupSeries(card.name, card.version))
+    def _publish(self, name: str, model: Model | None) -> None:
+        """Replace a model; None removes it."""
+        before, after = self.models.get(name, _NO_VERSIONS), model or _NO_VERSIONS
+        others = {other: known for other, known in self.models.items() if other != name}
+        self.models = dict(sorted({**others, name: model}.items())) if model is not None else others
+        for version in set(before.loaded) - set(after.loaded):
+            version.drift.end()
+        for version in set(after.loaded) - set(before.loaded):
+            version.drift.begin()
+        self._update_metrics(before, after)
 
-    def _publish(self, name: str) -> None:
-        """Lets those versions of a model answer that are ready, and no others."""
-        ready = {
-            version.number: self._prepared[version.session]
-            for version in self.repository.models.get(name, {}).values()
-            if version.session is not None
-        }
-        answering: dict[tuple[str, str | None], LoadedVersion] = {
-            (name, number): served for number, served in ready.items()
-        }
-        known = {served for (model, _), served in self._answering.items() if model == name}
-        for served in known.difference(ready.values()):
-            served.drift.end()
-        for served in set(ready.values()).difference(known):
-            served.drift.begin()
-        if ready:
-            answering[name, None] = ready[self._default(name, list(ready))]
-        self._answering = {key: served for key, served in self._answering.items() if key[0] != name} | answering
-        answer = {id(served) for served in self._answering.values()}
-        self._prepared = {session: served for session, served in self._prepared.items() if id(served) in answer}
-        before, self._told[name] = self._told.get(name, []), list(self.repository.models.get(name, {}).values())
-        self._tell(before, self._told[name])
-        if known != set(ready.values()):
-            # What is there now stays: looking through it for garbage stops all requests for a tenth of a second.
-            gc.collect()
-            gc.freeze()
+    def _update_metrics(self, before: Model, after: Model) -> None:
+        """Update the metrics that say which versions of a model serve, on what, and which have failed."""
+        old, new = self._gauges(before), self._gauges(after)
+        for gauge, labels in old.keys() - new.keys():
+            gauge.labels(*labels).clear()
+        for (gauge, labels), value in new.items():
+            gauge.labels(*labels).set(value)
 
-    def _default(self, name: str, ready: Sequence[str]) -> str:
-        """The version for those who ask for none: the newest, one on trial only if there is no other."""
-        on_trial = self._on_trial.get(name, ())
-        return next((number for number in reversed(ready) if number not in on_trial), ready[-1])
-
-    def _tell(self, before: Iterable[Version], after: Iterable[Version]) -> None:
-        """Says in the metrics which versions of a model are ready, on what, and which have failed."""
-        for version in before:
-            for gauge in self._gauges(version):
-                gauge.clear()
-        for version in after:
-            if version.session is not None or version.failed:
-                ready, *others = self._gauges(version)
-                ready.set(version.state is State.READY)
-                values = (self._settings.max_queue_rows, 1, version.cannot_be_loaded_again)
-                for gauge, value in zip(others, values, strict=False):
-                    gauge.set(value)
-
-    def _gauges(self, version: Version) -> list[Number]:
-        """Whether a version is ready and, if so, its queue limit, what runs it, and whether its files are missing."""
-        labels = (version.name, version.number)
-        gauges = [metrics.READY.labels(*labels)]
-        if (session := version.session) is not None:
-            device = self._settings.device
-            gauges += [
-                metrics.QUEUE_LIMIT.labels(*labels),
-                metrics.PROVIDER.labels(*labels, device, session.provider, session.precision),
-                metrics.FILES_MISSING.labels(*labels),
-            ]
+    def _gauges(self, model: Model) -> dict[tuple[Gauge, tuple[str, ...]], float]:
+        """Return the value of each gauge, by metric and labels."""
+        gauges: dict[tuple[Gauge, tuple[str, ...]], float] = {}
+        for version in model.versions.values():
+            labels = version.name, version.number
+            if not isinstance(version, UnloadedVersion):
+                gauges[metrics.READY, labels] = isinstance(version, LoadedVersion)
+            if isinstance(version, LoadedVersion):
+                gauges[metrics.QUEUE_LIMIT, labels] = self._settings.max_queue_rows
+                session = version.session
+                gauges[metrics.PROVIDER, (*labels, self._settings.device, session.provider, session.precision)] = 1
+                gauges[metrics.FILES_MISSING, labels] = version.failure is not None
         return gauges

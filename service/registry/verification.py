@@ -1,78 +1,62 @@
-"""A version proves itself before it serves.
+"""Verify a version before it serves: its files, its graph and its golden cases.
 
-Its files are those of its card; its graph is one that ONNX Runtime accepts, with the inputs and outputs that the card
-says, and runs on the device that was asked for; its golden cases come out as they did in training.
-
-ONNX Runtime's own load is the structure check: it refuses, with the reason, graphs with cycles, names that nobody or
-two define, operations, attributes, types or versions that do not exist, and data that leads out of the directory. What
-it lets through and puts right in silence, an output declared with another shape say, the card and the cases show.
+The files must be those of the card. ONNX Runtime checks the structure of the graph when it loads it: cycles, undefined
+or doubly defined names, unknown operators, attributes, types or opsets, and external data outside the directory. It
+silently corrects other faults, such as an output declared with a wrong shape. The card and the golden cases find these.
 """
 
 import time
-from os.path import realpath  # unlike Path.resolve, it takes links that lead in a circle
+from os.path import realpath  # Path.resolve raises for links that form a loop
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from service.engine.onnx.session import open_session
-from service.engine.session import Runtime, RunTimeoutError, Session, SessionError
+from service.engine.session import RunTimeoutError, Session
 from service.errors import clean_message
 from service.registry.card import FILE_NAME, GOLDEN, GRAPHS, Card, digests
 from service.tensors import Array, Tensors, TensorSpec
 
 GOLDEN_TOLERANCE = {"f": 1e-4, "u": 1.0, "i": 0.0}
-"""Largest difference from a golden output by kind of dtype; of floats above 1, as a share of them. Another processor
-rounds otherwise."""
+"""Largest difference from a golden output, by kind of dtype: processors round differently. For floats above 1 it is
+relative."""
 
 GOLDEN_ROWS = 4
-"""Golden cases that run together: enough to show that neighbours do not matter, few enough to take little memory."""
+"""Golden cases in one run: enough to show that rows do not affect each other, few enough to take little memory."""
 
 GOLDEN_SECONDS = 60.0
-"""For all golden cases of a version, which take a hundredth of it: a graph may loop for ever, and others wait."""
+"""Time limit for all golden cases of a version, which take about 1 % of it. A graph may loop forever."""
 
 
 class VerificationError(Exception):
-    """A version is not what its card says; the message says where, in one line without paths of this machine."""
+    """A version is not what its card says. The message is one line without paths of this machine."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(clean_message(reason))
 
 
 class UnreadableError(VerificationError):
-    """The operating system fails to read a file of the version. The same files may do later."""
-
-
-def verify(directory: Path, runtime: Runtime, seconds: float = GOLDEN_SECONDS) -> tuple[Card, Session]:
-    """The card of the version in `directory`, and a warm session of the graph that `runtime` serves.
-
-    Its golden cases may take `seconds`.
-
-    Raises:
-        VerificationError: something of it is not as it should be.
-    """
-    card = verify_files(directory)
-    return card, verify_graph(directory, card, runtime, seconds)
+    """The operating system cannot read a file of the version. The same files may be readable later."""
 
 
 def verify_files(directory: Path) -> Card:
-    """The card of `directory`, `.../<name>/<version>`, once every file is the one that it names.
+    """Return the card in `directory`, `.../<name>/<version>`, once all files have the checksums of the card.
 
     Raises:
-        VerificationError: the card is missing or not valid; a file is missing, changed or unknown to it, is none, or
-            lies outside the folder that holds the models.
-        UnreadableError: a file that is there cannot be read.
+        VerificationError: the card is missing or not valid; a file is missing, changed, not on the card or not a
+            regular file, or lies outside the models folder.
+        UnreadableError: a file exists and cannot be read.
     """
     try:
         return _verified_files(directory)
     except FileNotFoundError as error:
-        raise VerificationError(_shown(error, directory)) from error
+        raise VerificationError(_message(error, directory)) from error
     except OSError as error:
-        raise UnreadableError(_shown(error, directory)) from error
+        raise UnreadableError(_message(error, directory)) from error
 
 
-def _shown(error: OSError, directory: Path) -> str:
-    """Return an error without the path of the version's folder."""
+def _message(error: OSError, directory: Path) -> str:
+    """Describe an error without the path of the version's folder."""
     file = directory if error.filename is None else Path(error.filename)
     return f"{'the version' if file == directory else file.name} cannot be read: {error.strerror}"
 
@@ -96,15 +80,15 @@ def _verified_files(directory: Path) -> Card:
 
 
 def _check_places(directory: Path) -> None:
-    """Links may lead anywhere in the models' folder, as Kubernetes lays volumes out, but not out of it."""
+    """Check that links stay within the models folder. Kubernetes lays out volumes with links."""
     root = realpath(directory.parent.parent)
     if not Path(realpath(directory)).is_relative_to(root):
         raise VerificationError("the version leads out of the models' folder")
     files = [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
     if outside := [path.name for path in files if not Path(realpath(path)).is_relative_to(root)]:
         raise VerificationError(f"{', '.join(outside)}: leads out of the models' folder")
-    if strange := [path.name for path in files if not path.is_file()]:
-        raise VerificationError(f"{', '.join(strange)}: not a file")
+    if others := [path.name for path in files if not path.is_file()]:
+        raise VerificationError(f"{', '.join(others)}: not a file")
 
 
 def _read_card(directory: Path) -> Card:
@@ -117,44 +101,40 @@ def _read_card(directory: Path) -> Card:
         raise VerificationError(f"{FILE_NAME}: {place}{first['msg']}{more}") from error
 
 
-def verify_graph(directory: Path, card: Card, runtime: Runtime, seconds: float = GOLDEN_SECONDS) -> Session:
-    """A warm session of the graph that `runtime` serves, once it has proved itself by golden cases.
+def verify_golden_cases(session: Session, directory: Path, card: Card) -> None:
+    """Warm `session` and compare its outputs with the recorded ones, for several rows at once and for single rows.
 
-    `golden.npz` holds the inputs as `in:NAME`, what torch makes of them as `out:NAME`, and what the graph in eight-bit
-    integers, if there is one, makes of them as `int8:NAME`: these are the same on every processor. They run some
-    together and one by one.
+    `golden.npz` holds inputs as `in:NAME`, the outputs of the float32 model in PyTorch as `out:NAME`, and the outputs
+    of the int8 graph, which are the same on every processor, as `int8:NAME`.
 
     Raises:
-        VerificationError: the graph does not load or run, is not what the card says, or an output differs from the
-            recorded one by more than `GOLDEN_TOLERANCE`; or the cases take more than `seconds`.
+        VerificationError: an output differs from the recorded one by more than `GOLDEN_TOLERANCE`, or the cases take
+            more than `GOLDEN_SECONDS`.
+        SessionError: a run failed.
     """
+    count, inputs, expected = _golden(directory, card, "int8" if session.precision == "int8" else "out")
+    session.warm_up(inputs)
+    sequences = {spec.name for spec in card.inputs if not all(isinstance(size, int) for size in spec.shape[1:])}
     try:
-        session = open_session(directory, card, runtime)
-        count, inputs, expected = _golden(directory, card, "int8" if session.precision == "int8" else "out")
-        session.warm_up(inputs)
-        sequences = {spec.name for spec in card.inputs if not all(isinstance(size, int) for size in spec.shape[1:])}
-        end = time.monotonic() + seconds
+        end = time.monotonic() + GOLDEN_SECONDS
         for rows in [slice(row, row + step) for step in (GOLDEN_ROWS, 1) for row in range(0, count, step)]:
             cases = {name: value[rows] for name, value in inputs.items()}
-            filled = {name: _filled(value) if name in sequences else value for name, value in cases.items()}
-            outputs = session.run(filled, time_limit_seconds=end - time.monotonic())
-            _agree(outputs, {name: value[rows] for name, value in expected.items()})
+            trimmed = {name: _trim(value) if name in sequences else value for name, value in cases.items()}
+            outputs = session.run(trimmed, time_limit_seconds=end - time.monotonic())
+            _compare(outputs, {name: value[rows] for name, value in expected.items()})
     except RunTimeoutError as error:
-        raise VerificationError(f"golden cases: not done within {seconds:g} s") from error
-    except SessionError as error:
-        raise VerificationError(str(error)) from error
-    return session
+        raise VerificationError(f"golden cases: not done within {GOLDEN_SECONDS:g} s") from error
 
 
 def _golden(directory: Path, card: Card, recorded: str) -> tuple[int, Tensors, Tensors]:
-    """How many cases there are, their inputs and their outputs."""
+    """Return the number of cases, their inputs and their recorded outputs."""
     try:
         with np.load(directory / GOLDEN, allow_pickle=False) as golden:
-            inputs = {spec.name: _fitting(golden, "in", spec) for spec in card.inputs}
-            expected = {spec.name: _fitting(golden, recorded, spec) for spec in card.outputs}
+            inputs = {spec.name: _array(golden, "in", spec) for spec in card.inputs}
+            expected = {spec.name: _array(golden, recorded, spec) for spec in card.outputs}
     except VerificationError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen classes for what is no such file
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen classes for broken files
         raise VerificationError(f"{GOLDEN}: {error}") from error
     counts = {len(value) for value in (*inputs.values(), *expected.values())}
     if len(counts) != 1 or 0 in counts:
@@ -162,7 +142,8 @@ def _golden(directory: Path, card: Card, recorded: str) -> tuple[int, Tensors, T
     return counts.pop(), inputs, expected
 
 
-def _fitting(golden: np.lib.npyio.NpzFile, kind: str, spec: TensorSpec) -> Array:
+def _array(golden: np.lib.npyio.NpzFile, kind: str, spec: TensorSpec) -> Array:
+    """Return an array of the golden cases once its dtype and shape are those of the card."""
     name = f"{kind}:{spec.name}"
     if name not in golden:
         raise VerificationError(f"{GOLDEN}: there is no {name}")
@@ -176,13 +157,14 @@ def _fitting(golden: np.lib.npyio.NpzFile, kind: str, spec: TensorSpec) -> Array
     return value
 
 
-def _filled(sequences: Array) -> Array:
-    """Without the columns on the right that are 0 in every row: batches are padded to the longest and no further."""
+def _trim(sequences: Array) -> Array:
+    """Remove the columns on the right that are 0 in every row: in serving, a batch is as long as its longest row."""
     used = np.flatnonzero(sequences.any(axis=0))
     return sequences[:, : used[-1] + 1 if len(used) else 1]
 
 
-def _agree(found: Tensors, expected: Tensors) -> None:
+def _compare(found: Tensors, expected: Tensors) -> None:
+    """Check that outputs are the recorded ones within `GOLDEN_TOLERANCE`."""
     for name, value in expected.items():
         if found[name].shape != value.shape:
             raise VerificationError(f"golden cases: {name} is {found[name].shape}, the recorded one {value.shape}")

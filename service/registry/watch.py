@@ -1,7 +1,7 @@
-"""What a look at the models folder changes of what is to be served.
+"""How changes of the models folder change the desired state.
 
-New versions and new content are to be loaded. Missing files are no reason to take a version out of service: a lost
-mount looks like a deletion.
+New versions and new content are loaded. Missing files do not take a version out of service: a lost mount looks like a
+deletion.
 """
 
 import logging
@@ -9,74 +9,69 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from service.registry.models_folder import NO_FILES, ModelFiles
-from service.registry.workers import ModelSpec
+from service.registry.models_folder import ModelFiles
+from service.registry.workers import ModelSpec, Spec
 
 logger = logging.getLogger(__name__)
 
-Changes = dict[str, ModelSpec | None]
-"""By model, what is to be served of it; None takes it out of the index."""
+Versions = Collection[tuple[str, str]]
+"""Versions by model and number."""
 
 
 def changes(
-    found: Mapping[str, ModelFiles],
-    wanted: Mapping[str, ModelSpec],
-    served: Collection[tuple[str, str]],
-    why_missing: Callable[[str, str], str],
-) -> Changes:
-    """Return the models of which something else is to be served now, and log whose files are missing or back.
+    found: Mapping[str, ModelFiles], spec: Spec, loaded: Versions, why_missing: Callable[[str, str], str]
+) -> dict[str, ModelSpec | None]:
+    """Return the models whose desired state changes, and log files that are missing or back.
 
-    Versions that serve, and models of which a version has served, stay wanted when their files are missing. A model
-    that was unloaded stays unloaded when its files are back. Other models without files go: None.
+    Loaded versions, and models of which a version has been loaded, stay in the desired state when their files are
+    missing. An unloaded model stays unloaded when its files are back. Other models without files are removed: None.
 
     Args:
-        found: by model, its version folders.
-        wanted: by model, what is to be served so far.
-        served: model and number of the versions that serve in some worker.
-        why_missing: says why a version, given by model and number, cannot be read.
+        found: the version folders of each model.
+        spec: the desired state so far.
+        loaded: the versions that are loaded in some worker.
+        why_missing: returns why a version, given by model and number, cannot be read.
     """
-    at_start = not any(model.has_served for model in wanted.values())
-    changed: Changes = {
-        name: ModelSpec(files.fingerprints, files.unreadable, found_at_start=at_start)
+    changed: dict[str, ModelSpec | None] = {
+        name: ModelSpec(files, found_at_start=not spec.proven)
         for name, files in found.items()
-        if name not in wanted
+        if name not in spec.models
     }
-    for name, before in wanted.items():
-        files = found.get(name, NO_FILES)
-        missing = {number: why_missing(name, number) for number in _missing(name, before, files, served)}
-        after = replace(before, fingerprints=files.fingerprints, unreadable={**files.unreadable, **missing})
+    for name, before in spec.models.items():
+        files = found.get(name, ModelFiles())
+        numbers = [number for model, number in sorted(loaded) if model == name]
+        missing = _missing(before, files, numbers, is_proven=name in spec.proven)
+        unreadable = {**files.unreadable, **{number: why_missing(name, number) for number in missing}}
+        after = replace(before, files=ModelFiles(files.fingerprints, unreadable))
         if name not in found and not missing and before.loaded:
             changed[name] = None
         elif after != before:
             changed[name] = after
-            _log(name, before, after, served)
+            _log(name, before.files.unreadable, after.files.unreadable, numbers)
     return changed
 
 
-def _missing(name: str, model: ModelSpec, files: ModelFiles, served: Collection[tuple[str, str]]) -> list[str]:
-    """Return the versions of a model that are to be served although they have no folder any more."""
+def _missing(model: ModelSpec, files: ModelFiles, loaded: Sequence[str], *, is_proven: bool) -> list[str]:
+    """Return the versions of a model that stay in the desired state although their folders are gone."""
     if not model.loaded:
         return []
-    there = set(files.numbers)
-    gone = [number for number in model.numbers if number not in there]
-    if missing := [number for number in gone if (name, number) in served]:
+    gone = [number for number in model.files.numbers if number not in files.numbers]
+    if missing := [number for number in gone if number in loaded]:
         return missing
-    # The workers that served it have been started again since, and could not load it.
-    return gone if model.has_served and not there else []
+    # The workers that had loaded it were restarted since, and could not load it.
+    return gone if is_proven and not files.numbers else []
 
 
-def _log(name: str, before: ModelSpec, after: ModelSpec, served: Collection[tuple[str, str]]) -> None:
-    """Log for which versions that serve the files are missing, and for which they are back."""
-    missing, back = (
-        [number for number in new.unreadable if number not in old.unreadable and (name, number) in served]
-        for new, old in ((after, before), (before, after))
-    )
+def _log(name: str, before: Mapping[str, str], after: Mapping[str, str], loaded: Sequence[str]) -> None:
+    """Log for which loaded versions the files are missing, and for which they are back."""
+    missing = [number for number in loaded if number in after and number not in before]
+    back = [number for number in loaded if number in before and number not in after]
     if missing:
         logger.error(
             "model %s: the files of %s are missing (%s); what is loaded serves on until it is unloaded",
             name,
             _versions(missing),
-            "; ".join(dict.fromkeys(after.unreadable[number] for number in missing)),
+            "; ".join(dict.fromkeys(after[number] for number in missing)),
         )
     if back:
         logger.warning("model %s: the files of %s are back", name, _versions(back))

@@ -1,9 +1,8 @@
-"""What the workers of one server tell each other, as files in a folder that they share.
+"""Desired and observed state of the workers of one server, as files in a directory that they share.
 
-`wanted.json` is what all of them are to serve; its generation rises with each change, and who makes one holds a lock.
-Each worker has a report, of what it has done of that, and a lock that ends with it: a report without is a dead one's.
-In the lock's file is the worker's pulse, the time of its last beat: one that lives without, because it is stopped or
-hangs, is silent.
+`spec.json` is the desired state. Its generation rises with each change, which is made under `spec.lock`. Each worker
+has a status file, and a lock file that it keeps locked while it lives and to which it writes its heartbeat. A worker
+that lives without a recent heartbeat is stale: it is stopped, or hangs.
 """
 
 import fcntl
@@ -13,204 +12,201 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
-SILENCE = 10.0
-"""Seconds after which a worker that has not been heard of is not waited for."""
+from service.registry.models_folder import ModelFiles
+from service.version_policy import VersionPolicy
 
-_LOOK = 0.01
-"""Seconds between looks whether a lock is free."""
-_PULSE = struct.Struct("d")
-"""Seconds of the monotonic clock."""
+STALE_SECONDS = 10.0
+"""Age of a heartbeat after which other workers do not wait for a worker."""
+
+_LOCK_POLL_SECONDS = 0.01
+_HEARTBEAT = struct.Struct("d")
+"""Seconds of the monotonic clock, which all processes share."""
+
+StateT = TypeVar("StateT", "Spec", "WorkerStatus")
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """What is to be served of one model."""
+    """The desired state of one model."""
 
-    fingerprints: Mapping[str, str]
-    """The versions to choose from whose files can be read, and the fingerprint of the files of each."""
-    unreadable: Mapping[str, str] = {}
-    """The versions to choose from whose files cannot be read, and why."""
-    generation: int = 0
-    """The one that last asked for it."""
-    policy: str | list[int] | None = None
-    """In place of the one in the settings."""
+    files: ModelFiles = ModelFiles()
+    """The versions to choose from."""
+    policy: VersionPolicy | None = None
+    """Replaces the version policy in the settings."""
     loaded: bool = True
+    """False once an administrator has unloaded the model."""
     found_at_start: bool = False
-    """Whether it was found before any model had served."""
-    has_served: bool = False
-    """Whether a version of it has been ready in some worker since the server started."""
-
-    @property
-    def numbers(self) -> list[str]:
-        """The versions to choose from."""
-        return [*self.fingerprints, *self.unreadable]
+    """Whether it was found before any model had been loaded."""
+    generation: int = 0
+    """The generation of the `Spec` that last changed it."""
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What is to be served."""
+    """The desired state of every worker."""
 
-    generation: int
-    models: dict[str, ModelSpec]
-
-
-Edit = Callable[[Mapping[str, ModelSpec]], Mapping[str, ModelSpec | None]]
-"""Given what is wanted of each model, says which of it to change, and to what; None takes a model away."""
+    generation: int = 0
+    changed: float = 0.0
+    """When the generation was made, in seconds of the monotonic clock."""
+    models: dict[str, ModelSpec] = {}
+    """By name, in alphabetical order."""
+    proven: frozenset[str] = frozenset()
+    """The models of which a version has been loaded by some worker since the server started."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """What a worker serves."""
+    """The observed state of a worker."""
 
     generation: int = 0
-    """The last that it has seen to."""
+    """The newest generation of the `Spec` that the worker has reconciled; 0 while it starts."""
     ready: bool = False
-    """Whether every model that the server needs to be ready has a version that is."""
+    """Whether every model that the server needs has a loaded version."""
     unavailable: dict[str, str] = {}
-    """The models that it needs and of which no version is ready, and why."""
-    serves: frozenset[tuple[str, str, str]] = frozenset()
-    """Model, number and content of each version that is ready."""
-    failures: dict[str, str] = {}
-    """By model, what went wrong when it was last asked for."""
+    """The models that the server needs and that have no loaded version, and why."""
+    loaded: frozenset[tuple[str, str, str]] = frozenset()
+    """Model, number and content of each loaded version."""
+    failures: dict[str, dict[str, str]] = {}
+    """By model and version, why the version could not be loaded."""
+
+
+Edit = Callable[[Spec], Mapping[str, ModelSpec | None]]
+"""Returns the models to change and their new specs; None removes a model."""
 
 
 class Workers:
-    """The workers of one server, as one of them sees the others."""
+    """The workers that share a directory, as seen by one of them."""
 
-    def __init__(self, folder: Path) -> None:
-        """Joins the workers that share `folder`."""
-        self._folder = folder
-        self._wanted = folder / "wanted.json"
-        self._name = f"worker-{os.getpid()}"
-        self._lock = folder / f"{self._name}.lock"
-        self._appear()
-        self._known = Spec(0, {})
-
-    def leave(self) -> None:
-        """Is none of them any more."""
-        self._pulse.close()
-        _is_alive(self._lock)
-
-    def wanted(self) -> Spec:
-        """What is to be served: nothing until somebody says so, and what it was should its file be gone."""
-        with suppress(FileNotFoundError):
-            self._known = msgspec.json.decode(self._wanted.read_bytes(), type=Spec)
-        return self._known
-
-    def last_change(self) -> tuple[int, int] | None:
-        """Other than before if what is to be served has changed since."""
-        try:
-            facts = self._wanted.stat()
-        except FileNotFoundError:
-            return None
-        return facts.st_ino, facts.st_mtime_ns
-
-    def change(self, edit: Edit) -> int:
-        """Changes what is to be served, and says by which generation it is so.
+    def __init__(self, directory: Path, name: str | None = None) -> None:
+        """Know the workers that share `directory`.
 
         Args:
-            edit: called while nobody else makes a change.
-
-        Raises:
-            TimeoutError: somebody else has been at it for long.
+            directory: of the server.
+            name: of this worker; by default `worker-` and the process id.
         """
-        with self._change_lock():
-            before = self.wanted()
-            if not (changes := edit(before.models)):
-                return before.generation
-            after = before.generation + 1
-            models = dict(before.models)
-            for name, model in changes.items():
-                models.pop(name, None)
-                if model is not None:
-                    models[name] = msgspec.structs.replace(model, generation=after)
-            self._known = Spec(after, dict(sorted(models.items())))
-            self._write(self._wanted, self._known)
-            return after
+        self.name = name or f"worker-{os.getpid()}"
+        self._directory = directory
+        self._lock = directory / f"{self.name}.lock"
+        self._descriptor = -1
+        """Of the lock; -1 while it is not held."""
+        self._spec = Spec()
+        self._status = WorkerStatus()
 
-    def remember_served(self, names: Collection[str]) -> None:
-        """Record that these models have served. That is no change for any worker to make.
-
-        Raises:
-            TimeoutError: another worker has held the lock for long.
-        """
-        with self._change_lock():
-            before = self.wanted()
-            models = {
-                name: msgspec.structs.replace(model, has_served=model.has_served or name in names)
-                for name, model in before.models.items()
-            }
-            self._known = Spec(before.generation, models)
-            self._write(self._wanted, self._known)
-
-    def report(self, report: WorkerStatus) -> None:
-        """Says what this worker serves."""
-        self._write(self._folder / f"{self._name}.json", report)
-
-    def reports(self) -> list[WorkerStatus]:
-        """Of every living worker that is not silent, this one included."""
-        return [_read(lock.with_suffix(".json")) for lock in self._living() if not _is_silent(lock)]
-
-    def served(self) -> frozenset[tuple[str, str]]:
-        """Return model and number of each version that is ready in some living worker, stale or not."""
-        reports = [_read(lock.with_suffix(".json")) for lock in self._living()]
-        return frozenset((name, number) for report in reports for name, number, _ in report.serves)
-
-    def beat(self) -> None:
-        """Shows that this worker is at work. It is silent if it stops to, not before it begins to."""
-        if not self._lock.exists():  # somebody has tidied up
-            self._pulse.close()
-            self._appear()
-        os.pwrite(self._pulse.fileno(), _PULSE.pack(time.monotonic()), 0)  # the same clock in all of them
-
-    def silent(self) -> set[str]:
-        """The names of the living workers that have fallen silent."""
-        return {lock.stem for lock in self._living() if _is_silent(lock)}
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Waits until no other worker has the turn, and has it; one that keeps it for long is not waited for."""
-        with (self._folder / "turn.lock").open("ab") as file:
-            _lock_soon(file)
-            yield
-
-    @contextmanager
-    def _change_lock(self) -> Iterator[None]:
-        """Hold the lock on what is to be served."""
-        with (self._folder / "change.lock").open("ab") as file:
-            if not _lock_soon(file):
-                raise TimeoutError(f"another worker has held {file.name} for {SILENCE:g} s")
-            yield
-
-    def _appear(self) -> None:
-        """Lets the others see this worker: by a lock that has its name once it is locked."""
-        unnamed = self._folder / f".{self._name}"
-        self._pulse = unnamed.open("wb", buffering=0)
-        fcntl.flock(self._pulse, fcntl.LOCK_EX)
+    def join(self) -> None:
+        """Become visible to the other workers, by a lock that has its name once it is held."""
+        self.leave()
+        unnamed = self._directory / f".{self.name}"
+        self._descriptor = os.open(unnamed, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         unnamed.rename(self._lock)
 
-    def _living(self) -> list[Path]:
-        """Their locks."""
-        return [lock for lock in self._folder.glob("worker-*.lock") if _is_alive(lock)]
+    def leave(self) -> None:
+        """Stop being one of the workers."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            _is_alive(self._lock)
 
-    def _write(self, path: Path, content: msgspec.Struct) -> None:
-        """In one step: nobody reads half of it."""
-        unnamed = self._folder / f".{self._name}.{path.name}"
-        unnamed.write_bytes(msgspec.json.encode(content))
+    def spec(self) -> Spec:
+        """Return the desired state: an empty one before the first change, the last known one if its file is gone."""
+        self._spec = _read(self._directory / "spec.json", self._spec)
+        return self._spec
+
+    def update(self, edit: Edit) -> tuple[Spec, Spec]:
+        """Change the desired state. Return it before and after.
+
+        Args:
+            edit: called while no other worker makes a change.
+
+        Raises:
+            TimeoutError: another worker has held the lock for too long.
+        """
+        with self._spec_lock():
+            before = self.spec()
+            if not (changes := edit(before)):
+                return before, before
+            generation = before.generation + 1
+            models = {name: model for name, model in before.models.items() if name not in changes} | {
+                name: replace(model, generation=generation) for name, model in changes.items() if model is not None
+            }
+            self._write_spec(
+                Spec(generation, time.monotonic(), dict(sorted(models.items())), before.proven & models.keys())
+            )
+            return before, self._spec
+
+    def record_proven(self, names: Collection[str]) -> None:
+        """Record that versions of these models have been loaded. No worker has to change anything for that.
+
+        Raises:
+            TimeoutError: another worker has held the lock for too long.
+        """
+        with self._spec_lock():
+            spec = self.spec()
+            self._write_spec(replace(spec, proven=spec.proven | (spec.models.keys() & names)))
+
+    def report(self, status: WorkerStatus) -> None:
+        """Publish the status of this worker."""
+        self._status = status
+        self._write(self._lock.with_suffix(".json"), status)
+
+    def beat(self) -> None:
+        """Update the heartbeat of this worker. Before its first heartbeat a worker is starting, not stale."""
+        if not self._lock.exists():  # somebody has removed temporary files
+            self.join()
+            self.report(self._status)
+        os.pwrite(self._descriptor, _HEARTBEAT.pack(time.monotonic()), 0)
+
+    def statuses(self) -> dict[str, WorkerStatus]:
+        """Return the status of each worker that lives and is not stale, by name."""
+        return {lock.stem: _status(lock) for lock in self._living() if not _is_stale(lock)}
+
+    def stale(self) -> set[str]:
+        """Return the names of the stale workers."""
+        return {lock.stem for lock in self._living() if _is_stale(lock)}
+
+    def loaded(self) -> frozenset[tuple[str, str]]:
+        """Return model and number of each version that is loaded in some living worker, stale or not."""
+        return frozenset((name, number) for lock in self._living() for name, number, _ in _status(lock).loaded)
+
+    @contextmanager
+    def _spec_lock(self) -> Iterator[None]:
+        end = time.monotonic() + STALE_SECONDS
+        with (self._directory / "spec.lock").open("ab") as file:
+            while not _try_lock(file):
+                if time.monotonic() > end:
+                    raise TimeoutError(f"another worker has held {file.name} for {STALE_SECONDS:g} s")
+                time.sleep(_LOCK_POLL_SECONDS)
+            yield
+
+    def _living(self) -> list[Path]:
+        """Return the lock of each living worker."""
+        return [lock for lock in sorted(self._directory.glob("worker-*.lock")) if _is_alive(lock)]
+
+    def _write_spec(self, spec: Spec) -> None:
+        self._write(self._directory / "spec.json", spec)
+        self._spec = spec
+
+    def _write(self, path: Path, state: Spec | WorkerStatus) -> None:
+        """Replace a file in one step."""
+        unnamed = self._directory / f".{self.name}.{path.name}"
+        unnamed.write_bytes(msgspec.json.encode(state))
         unnamed.rename(path)
 
 
-def _lock_soon(file: IO[bytes]) -> bool:
-    """Waits until nobody else has it locked, and locks it; one who keeps it for long is not waited for."""
-    end = time.monotonic() + SILENCE
-    while not (locked := _lock(file)) and time.monotonic() < end:
-        time.sleep(_LOOK)
-    return locked
+def _read(path: Path, default: StateT) -> StateT:
+    """Return the state in a file; `default` if there is none."""
+    with suppress(FileNotFoundError):
+        return msgspec.json.decode(path.read_bytes(), type=type(default))
+    return default
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Whether nobody else has it locked, so that it is locked now."""
+def _status(lock: Path) -> WorkerStatus:
+    return _read(lock.with_suffix(".json"), WorkerStatus())
+
+
+def _try_lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -219,26 +215,18 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def _is_alive(lock: Path) -> bool:
-    """Whether the worker that made `lock` is; what a dead one left is removed."""
+    """Return whether the worker that made `lock` lives. The files of a dead worker are removed."""
     with lock.open("ab") as file:
-        if not _lock(file):
+        if not _try_lock(file):
             return True
     lock.with_suffix(".json").unlink(missing_ok=True)
     lock.unlink(missing_ok=True)
     return False
 
 
-def _is_silent(lock: Path) -> bool:
-    """Whether a worker has a pulse no more; one that is still starting has none yet."""
+def _is_stale(lock: Path) -> bool:
     try:
-        pulse = lock.read_bytes()
-    except FileNotFoundError:  # it has just ended
+        heartbeat = lock.read_bytes()
+    except FileNotFoundError:  # the worker has just ended
         return False
-    return len(pulse) == _PULSE.size and time.monotonic() - _PULSE.unpack(pulse)[0] > SILENCE
-
-
-def _read(path: Path) -> WorkerStatus:
-    """A worker's report; an empty one if it has not written any yet."""
-    with suppress(FileNotFoundError):
-        return msgspec.json.decode(path.read_bytes(), type=WorkerStatus)
-    return WorkerStatus()
+    return len(heartbeat) == _HEARTBEAT.size and time.monotonic() - _HEARTBEAT.unpack(heartbeat)[0] > STALE_SECONDS

@@ -1,4 +1,4 @@
-"""What `/v1/models/{name}` shows of a model of which a version is on trial."""
+"""`/v1/models/{name}`: the card of the default version, states and reasons."""
 
 import json
 from typing import Any
@@ -31,9 +31,7 @@ async def shown_at(path: str, models: ModelRegistry) -> Any:
 @pytest.mark.parametrize(
     ("settings", "expected"), [({}, "2"), ({"canary": NEWER}, "1"), ({"shadow": NEWER}, "1"), ({"shadow": OLDER}, "2")]
 )
-async def test_the_card_is_of_what_answers_those_who_ask_for_no_version(
-    settings: dict[str, Any], expected: str
-) -> None:
+async def test_the_card_is_that_of_the_default_version(settings: dict[str, Any], expected: str) -> None:
     models = serving(["1", "2"], **settings)
     shown = await shown_at("/v1/models/digits", models)
     assert shown["card"]["version"] == expected
@@ -41,7 +39,7 @@ async def test_the_card_is_of_what_answers_those_who_ask_for_no_version(
 
 
 @pytest.mark.anyio
-async def test_a_model_that_does_not_serve_has_no_card_to_show() -> None:
+async def test_an_unloaded_model_has_no_card() -> None:
     models = serving(["1", "2"])
     models.unload("digits", ["1", "2"])
     shown = await shown_at("/v1/models/digits", models)
@@ -52,6 +50,6 @@ async def test_a_model_that_does_not_serve_has_no_card_to_show() -> None:
 @pytest.mark.anyio
 async def test_a_model_whose_folder_could_never_be_read_is_shown_with_the_reason() -> None:
     models = serving([])
-    models.load("sentiment", [], None)
+    models.load("sentiment", [])
     shown = await shown_at("/v1/models/sentiment", models)
     assert (shown["versions"], shown["reason"], shown["card"]) == ([], "its files are missing", None)

@@ -12,6 +12,7 @@ from service.api.models import Catalogue
 from service.api.openapi import openapi
 from service.api.tasks import TaskEndpoint
 from service.api.v2.routes import OpenInference
+from service.inference.binding import bind
 from service.inference.service import InferenceService
 from service.registry.registry import ModelRegistry
 from service.settings import Settings
@@ -29,7 +30,7 @@ def unused() -> Any:
 
 
 TASKS = (DigitsTask, SentimentTask, MammogramTask, FashionTask)
-INFERENCE = InferenceService(ModelRegistry(SETTINGS, {}), {})
+INFERENCE = InferenceService(ModelRegistry(SETTINGS, bind), {})
 TASKS = [TaskEndpoint(f"/v1/{each.name}", each, INFERENCE, SETTINGS.max_body_bytes) for each in TASKS]
 DOCUMENT = json.loads(openapi(TASKS).body)
 SCHEMAS = DOCUMENT["components"]["schemas"]

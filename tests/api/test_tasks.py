@@ -12,10 +12,11 @@ from service.api.messages import HttpRequest, HttpResponse
 from service.api.tasks import TaskEndpoint
 from service.context import RequestContext
 from service.errors import Invalid, Malformed, NotFound, ServiceError, TooLarge, UnsupportedMediaType
+from service.inference.binding import bind
 from service.inference.service import InferenceService
-from service.registry.binding import AnyTask
 from service.registry.registry import ModelRegistry
 from service.settings import Settings
+from service.tasks.base import AnyTask
 from service.tasks.digits import DigitsTask
 from service.tasks.fashion import COUNT, FashionTask
 from tests.paths import DIGIT, MODELS
@@ -33,7 +34,7 @@ leaves_parts_open = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableE
 
 @pytest.fixture
 async def inference() -> AsyncIterator[InferenceService]:
-    models = ModelRegistry(Settings(models_dir=MODELS), {"digits": DigitsTask, "fashion": FashionTask})
+    models = ModelRegistry(Settings(models_dir=MODELS), bind)
     for name, versions in (("digits", ["1", "2"]), ("fashion", ["1"])):
         assert not models.load(name, versions, None)
     made = InferenceService(models, {})

@@ -1,4 +1,4 @@
-"""`python -m service doctor`: what a start here would come to, without one."""
+"""`python -m service doctor` reports whether the server would start and be ready."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
+def test_the_report_of_a_start_that_would_succeed(models: Path) -> None:
     [port] = map(str, free_ports(1))
     done = doctor(
         "--json",
@@ -79,7 +79,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert {f"DEEPSERVE_{name.upper()}" for name in Settings.model_fields} <= found.keys()
 
 
-def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) -> None:
+def test_all_failures_are_reported_at_once(models: Path) -> None:
     shutil.rmtree(models / "digits")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
     with socket.socket() as taken:
@@ -95,14 +95,14 @@ def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) 
     assert done.stderr == ""
 
 
-def test_a_model_that_cannot_be_read_is_told(models: Path) -> None:
+def test_a_model_that_cannot_be_read_is_a_failure(models: Path) -> None:
     (models / "sentiment").symlink_to("unmounted")
     done = doctor(port=str(free_ports(1)[0]), models_dir=str(models))
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL  sentiment    its files are missing (sentiment: No such file or directory)" in done.stdout
 
 
-def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_models_folder_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     done = doctor(port=str(free_ports(1)[0]), models_dir=str(tmp_path / "nowhere"))
     assert (done.returncode, done.stderr) == (1, "")
     assert (
@@ -111,7 +111,7 @@ def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:
+def test_a_device_that_does_not_work_is_a_failure_with_the_reason() -> None:
     trouble = gpu.unavailable_reason("cuda")
     done = doctor("--json", port=str(free_ports(1)[0]), device="cuda")
     told = ("ok", "cuda works") if trouble is None else ("FAIL", f"DEEPSERVE_DEVICE: cuda does not work: {trouble}")
@@ -119,13 +119,13 @@ def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:
     assert checks(json.loads(done.stdout))["device"] == told
 
 
-def test_a_setting_that_is_wrong_is_told() -> None:
+def test_an_invalid_setting_is_a_failure() -> None:
     done = doctor(port="eighty")
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL  settings  DEEPSERVE_PORT: " in done.stdout
 
 
-def test_every_library_that_the_service_needs_is_told() -> None:
+def test_every_dependency_is_checked() -> None:
     needed = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
     assert needed is not None
     assert set(LIBRARIES) == set(re.findall(r'^    "([a-z-]+)', needed[1], re.MULTILINE))

@@ -22,7 +22,8 @@ from service.engine.session import OutOfMemoryError, Runtime
 from service.errors import Unavailable
 from service.observability import gpus
 from service.registry.card import Card
-from service.registry.verification import GOLDEN_TOLERANCE, verify
+from service.registry.loader import open_verified
+from service.registry.verification import GOLDEN_TOLERANCE
 from service.tensors import Tensors
 from tests.gpu.conftest import RUNTIMES
 from tests.paths import MODELS
@@ -76,7 +77,7 @@ def assert_alike(found: Tensors, expected: Tensors) -> None:
 @each_model
 def test_golden_cases_come_out(directory: Path, runtime: Runtime) -> None:
     """Once every shape that a run can have is warm."""
-    _, session = verify(directory, runtime)
+    _, session = open_verified(directory, runtime)
     expected = "CPUExecutionProvider" if runtime.device == "cpu" else gpu.PROVIDERS["cuda"]
     assert session.provider == expected
 

@@ -12,14 +12,16 @@ import pytest
 
 from service.context import Deadline, RequestContext
 from service.errors import DeadlineExceeded, Invalid, NotFound, Unavailable
+from service.inference.binding import bind
 from service.inference.request import Request, TaskRequest, TensorRequest
 from service.inference.service import MAX_SLOW_REQUESTS, Inference, InferenceService, Read
 from service.observability.collecting import exposition
-from service.registry.registry import LoadedVersion, ModelRegistry
+from service.registry.registry import ModelRegistry
+from service.registry.versions import LoadedVersion
 from service.settings import Settings
-from service.tasks.base import Payload
-from service.tasks.digits import DigitsRequest, DigitsTask
-from service.tasks.fashion import FashionRequest, FashionTask
+from service.tasks import base
+from service.tasks.digits import DigitsRequest
+from service.tasks.fashion import FashionRequest
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
 from tests.paths import DIFFICULT_DIGITS, MODELS
@@ -34,9 +36,9 @@ PICTURES = DigitsRequest.model_construct(images=[path.read_bytes() for path in D
 LABELS = [int(path.stem[-1]) for path in DIFFICULT_DIGITS]
 
 
-def reads(content: Payload | dict[str, Any], state: object = None, timeout_seconds: float = math.inf) -> Read:
+def reads(content: base.Request | dict[str, Any], state: object = None, timeout_seconds: float = math.inf) -> Read:
     async def read(_loaded: LoadedVersion) -> Request:
-        if isinstance(content, Payload):
+        if isinstance(content, base.Request):
             return TaskRequest(content, time.perf_counter())
         return TensorRequest(content, time.perf_counter(), state, timeout_seconds)
 
@@ -50,7 +52,7 @@ async def never_reads(_loaded: LoadedVersion) -> Request:
 @asynccontextmanager
 async def service(**settings: Any) -> AsyncIterator[InferenceService]:
     chosen = Settings(models_dir=MODELS, **settings)
-    models = ModelRegistry(chosen, {"digits": DigitsTask, "fashion": FashionTask})
+    models = ModelRegistry(chosen, bind)
     for name, versions in (("digits", ["1", "2"]), ("fashion", ["1"])):
         assert not models.load(name, versions, None)
     made = InferenceService(models, chosen.shadow)
@@ -78,7 +80,7 @@ async def test_request_to_a_task_is_preprocessed_run_and_reduced_to_one_row_per_
         inference = await made.infer("digits", None, reads(PICTURES), RequestContext())
     assert digits_of(inference) == LABELS
     assert len(inference.inputs["pictures"]) == len(LABELS)
-    response = inference.loaded.task.describe(inference.outputs, inference.state)
+    response = inference.loaded.task.postprocess(inference.outputs, inference.state)
     assert [prediction.digit for prediction in response.predictions] == LABELS
 
 

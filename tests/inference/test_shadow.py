@@ -9,14 +9,15 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from service.inference.binding import bind
 from service.inference.request import Request, TensorRequest
 from service.inference.shadow import BACK_OFF_SECONDS, MAX_WAITING, Shadow, compare
 from service.observability.collecting import exposition
 from service.observability.series import TEXT
 from service.registry.card import Card
-from service.registry.registry import LoadedVersion, ModelRegistry
+from service.registry.registry import ModelRegistry
+from service.registry.versions import LoadedVersion
 from service.settings import Settings
-from service.tasks.digits import DigitsTask
 from service.tensors import Tensors
 from service.traffic_split import TrafficSplit
 from tests.paths import MODELS
@@ -68,7 +69,7 @@ def test_outputs_that_cannot_be_compared_are_an_error(others: Tensors) -> None:
 
 @pytest.fixture(scope="module")
 def models() -> ModelRegistry:
-    made = ModelRegistry(Settings(models_dir=MODELS), {"digits": DigitsTask})
+    made = ModelRegistry(Settings(models_dir=MODELS), bind)
     made.load("digits", ["1", "2"], None)
     return made
 

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from service.api.v2.tensors import DATATYPES
 from service.engine.session import Runtime
 from service.inference.shadow import BACK_OFF_SECONDS
-from service.registry.verification import verify
+from service.registry.loader import open_verified
 from service.tasks.sentiment import SentimentRequest, SentimentTask
 from service.traffic_split import TrafficSplit
 from tests.live.conftest import serving
@@ -137,7 +137,9 @@ def test_a_canary_that_is_not_ready_gets_no_requests(client: httpx.Client) -> No
 def digits() -> dict[str, np.ndarray]:
     """Return the probabilities of each version for the same pictures."""
     return {
-        number: verify(MODELS / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})["probabilities"]
+        number: open_verified(MODELS / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})[
+            "probabilities"
+        ]
         for number in ("1", "2")
     }
 

@@ -1,4 +1,4 @@
-"""Which distributions a card may hold."""
+"""Validation of the distributions on a card."""
 
 import math
 
@@ -21,6 +21,6 @@ from service.registry.card import Distribution
         ((1.0,), (math.nan, 1.0, 0.0), "do not sum to 1"),
     ],
 )
-def test_what_is_no_distribution_is_refused(edges: tuple[float, ...], shares: tuple[float, ...], reason: str) -> None:
+def test_an_invalid_distribution_is_refused(edges: tuple[float, ...], shares: tuple[float, ...], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Distribution(edges=edges, shares=shares, rows=100, how="counted")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.inference.binding import bind
 from service.observability.board import BOARD
 from service.observability.drift import DRIFT
 from service.observability.series import WorkersCollector
@@ -34,7 +35,7 @@ MANY = 50
 
 @pytest.fixture(scope="module")
 def models() -> ModelRegistry:
-    models = ModelRegistry(Settings(models_dir=MODELS), {task.name: task for task in TASKS})
+    models = ModelRegistry(Settings(models_dir=MODELS), bind)
     for task in TASKS:
         assert not models.load(task.name, ["2" if task is DigitsTask else "1"], None)
     return models
@@ -98,15 +99,14 @@ def latents_of_another_kind() -> Tensors:
 
 def ask(models: ModelRegistry, name: str, inputs: Tensors) -> dict[str, float]:
     """The index of each feature once a version that has just been loaded was asked."""
-    models.unload(name, list(models.repository.models[name]))
+    models.unload(name, list(models.models[name].versions))
     models.load(name, ["2" if name == "digits" else "1"], None)
     served = models.find(name, None)
-    assert served.version.session is not None
-    assert indices(name, served.version.number) == {}
+    assert indices(name, served.number) == {}
     for first in range(0, len(next(iter(inputs.values()))), MANY):
         some = {each: values[first : first + MANY] for each, values in inputs.items()}
-        served.drift.observe(some, served.version.session.run(some))
-    return indices(name, served.version.number)
+        served.drift.observe(some, served.session.run(some))
+    return indices(name, served.number)
 
 
 def indices(name: str, number: str) -> dict[str, float]:
@@ -159,7 +159,7 @@ def test_of_a_version_that_answers_no_more_nothing_is_told(models: ModelRegistry
 def test_a_card_without_distributions_is_served_and_nothing_told(tmp_path: Path) -> None:
     version = shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "mammogram" / "7")
     Card.read(version).model_copy(update={"version": "7", "distributions": {}}).write(version)
-    models = ModelRegistry(Settings(models_dir=tmp_path), {"mammogram": MammogramTask})
+    models = ModelRegistry(Settings(models_dir=tmp_path), bind)
     assert not models.load("mammogram", ["7"], None)
     models.find("mammogram", None).drift.observe(masses(), {"probabilities": np.zeros((961, 2), np.float32)})
     assert indices("mammogram", "7") == {}

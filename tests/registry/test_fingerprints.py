@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.registry.fingerprints import Fingerprinter
+from service.registry.fingerprints import fingerprint
 
 
 @pytest.fixture
@@ -48,10 +48,9 @@ def swap_as_kubernetes_does(version: Path) -> None:
 
 @pytest.mark.parametrize("change", [touch, copy, write_the_same, hide_a_file_beside, swap_as_kubernetes_does])
 def test_times_inodes_and_hidden_files_do_not_matter(version: Path, change: Callable[[Path], None]) -> None:
-    fingerprinter = Fingerprinter()
-    before = fingerprinter.fingerprint(version)
+    before = fingerprint(version)
     change(version)
-    assert fingerprinter.fingerprint(version) == before
+    assert fingerprint(version) == before
 
 
 def overwrite_with_the_same_size_and_times(version: Path) -> None:
@@ -72,34 +71,34 @@ def exchange_two_files(version: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [overwrite_with_the_same_size_and_times, rename, exchange_two_files])
-def test_content_and_names_do(version: Path, change: Callable[[Path], None]) -> None:
-    fingerprinter = Fingerprinter()
-    before = fingerprinter.fingerprint(version)
+def test_content_and_names_matter(version: Path, change: Callable[[Path], None]) -> None:
+    before = fingerprint(version)
     change(version)
-    assert fingerprinter.fingerprint(version) != before
+    assert fingerprint(version) != before
 
 
 def test_a_file_that_has_not_changed_is_not_read_again(version: Path) -> None:
     with (version / "model.onnx").open("wb") as file:
         file.truncate(2**26)  # a tenth of a second to read
-    fingerprinter = Fingerprinter()
     began = time.perf_counter()
-    first = fingerprinter.fingerprint(version)
+    first = fingerprint(version)
     took = time.perf_counter() - began
     began = time.perf_counter()
-    assert fingerprinter.fingerprint(version) == first
+    assert fingerprint(version) == first
     assert time.perf_counter() - began < took / 20
 
 
-def test_a_link_to_nothing_is_a_failure_to_read(version: Path) -> None:
+def test_a_broken_link_is_a_failure_to_read(version: Path) -> None:
     (version / "golden.npz").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError):
-        Fingerprinter().fingerprint(version)
+        fingerprint(version)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
-def test_what_is_no_file_is_not_read(version: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Fingerprinter().fingerprint(version)
+def test_entries_that_are_not_regular_files_are_not_read(
+    version: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(version)
     monkeypatch.chdir(version)  # the path of a socket has 108 bytes at most
     with socket.socket(socket.AF_UNIX) as listening:
         match kind:
@@ -111,10 +110,10 @@ def test_what_is_no_file_is_not_read(version: Path, kind: str, monkeypatch: pyte
                 listening.bind("strange")
             case "device":
                 Path("strange").symlink_to("/dev/zero")
-        assert Fingerprinter().fingerprint(version) != before
+        assert fingerprint(version) != before
 
 
-def test_names_that_are_not_utf8_count_too(version: Path) -> None:
-    before = Fingerprinter().fingerprint(version)
+def test_file_names_that_are_not_utf8_count_too(version: Path) -> None:
+    before = fingerprint(version)
     (version / os.fsdecode(b"caf\xe9")).write_bytes(b"x")
-    assert Fingerprinter().fingerprint(version) != before
+    assert fingerprint(version) != before

@@ -1,4 +1,4 @@
-"""A version serves only if its graph is sound: one that is not is refused with the reason, whoever has made it."""
+"""A version serves only if its graph is valid. An invalid graph is refused with the reason."""
 
 import subprocess
 import sys
@@ -10,8 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.engine.session import Runtime
+from service.registry import verification
 from service.registry.card import Card, digests
-from service.registry.verification import VerificationError, verify
+from service.registry.loader import open_verified
+from service.registry.verification import VerificationError
 from service.tensors import TensorSpec
 from tests.paths import MODELS, ROOT
 
@@ -114,8 +116,8 @@ def relu(version: Path, content: bytes) -> Path:
     return version
 
 
-def test_a_sound_graph_is_accepted(version: Path) -> None:
-    card, session = verify(relu(version, graph(("Relu", "x", "y"))), Runtime())
+def test_a_valid_graph_is_accepted(version: Path) -> None:
+    card, session = open_verified(relu(version, graph(("Relu", "x", "y"))), Runtime())
     assert (card.outputs[0].name, session.precision, session.provider) == ("y", "float32", "CPUExecutionProvider")
 
 
@@ -155,21 +157,24 @@ def test_a_sound_graph_is_accepted(version: Path) -> None:
         pytest.param(graph(("Frob\nnicate\x1b[31m", "x", "y")), "Frob nicate", id="a name that would forge a log"),
     ],
 )
-def test_a_graph_that_is_not_sound_is_refused_with_the_reason(version: Path, content: bytes, reason: str) -> None:
+def test_an_invalid_graph_is_refused_with_the_reason(version: Path, content: bytes, reason: str) -> None:
     with pytest.raises(VerificationError, match=reason) as failure:
-        verify(relu(version, content), Runtime())
+        open_verified(relu(version, content), Runtime())
     assert str(version.parent.parent) not in str(failure.value)
     assert "onnxruntime" not in str(failure.value)  # of whose source the places mean nothing to a reader
     assert str(failure.value).isprintable()
 
 
 @pytest.mark.parametrize("content", [pytest.param(endless(), id="loop"), pytest.param(laborious(), id="constants")])
-def test_a_graph_that_does_not_end_is_broken_off(version: Path, content: bytes) -> None:
+def test_a_graph_that_does_not_end_is_interrupted(
+    version: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "GOLDEN_SECONDS", 0.2)
     with pytest.raises(VerificationError, match=r"^golden cases: not done within 0\.2 s$"):
-        verify(relu(version, content), Runtime(), seconds=0.2)
+        open_verified(relu(version, content), Runtime())
 
 
-def test_a_version_outlives_the_file_that_its_weights_were_read_from(version: Path) -> None:
+def test_a_loaded_version_does_not_need_the_files_of_its_weights(version: Path) -> None:
     """A mapped file that is truncated ends the process that reads it by SIGBUS, so this is another process."""
     relu(version, graph(("Add", "x w", "z"), ("Relu", "z", "y"), weights=(weights_in("w.data"),)))
     (version / "w.data").write_bytes(bytes(16))
@@ -178,9 +183,9 @@ def test_a_version_outlives_the_file_that_its_weights_were_read_from(version: Pa
 from pathlib import Path
 import numpy as np
 from service.engine.session import Runtime
-from service.registry.verification import verify
+from service.registry.loader import open_verified
 version = Path({str(version)!r})
-_, session = verify(version, Runtime())
+_, session = open_verified(version, Runtime())
 for file in version.iterdir():
     file.open("wb").close()
 print(session.run({{"x": np.ones((1, 4), np.float32)}})["y"].tolist())

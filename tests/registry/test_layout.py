@@ -1,4 +1,4 @@
-"""What in a folder of models is a model, what is a version, and what is neither."""
+"""Which folders in a models folder are models and versions, and which are ignored."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def test_versions_are_numbers_oldest_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stray", ["latest", "03", "0", "-1", "1.0", "2-candidate", "1234567890", "٣"])
-def test_other_folders_in_a_model_are_named(tmp_path: Path, stray: str) -> None:
+def test_other_folders_in_a_model_are_ignored_with_the_reason(tmp_path: Path, stray: str) -> None:
     (tmp_path / "digits" / "1").mkdir(parents=True)
     (tmp_path / "digits" / stray).mkdir()
     layout = scan(tmp_path)
@@ -27,7 +27,7 @@ def test_other_folders_in_a_model_are_named(tmp_path: Path, stray: str) -> None:
 
 
 @pytest.mark.parametrize(("stray", "reason"), [("Digits", "the name of a model"), ("empty", "no version in it")])
-def test_folders_that_are_no_models_are_named(tmp_path: Path, stray: str, reason: str) -> None:
+def test_folders_that_are_not_models_are_ignored_with_the_reason(tmp_path: Path, stray: str, reason: str) -> None:
     (tmp_path / stray).mkdir()
     layout = scan(tmp_path)
     assert layout.models == {}
@@ -35,7 +35,7 @@ def test_folders_that_are_no_models_are_named(tmp_path: Path, stray: str, reason
     assert line.startswith(f"{stray}: {reason}")
 
 
-def test_files_and_what_is_hidden_are_left_alone(tmp_path: Path) -> None:
+def test_files_and_hidden_entries_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "digits" / "1").mkdir(parents=True)
     (tmp_path / "README.md").write_text("")
     (tmp_path / ".git").mkdir()
@@ -43,7 +43,7 @@ def test_files_and_what_is_hidden_are_left_alone(tmp_path: Path) -> None:
     assert scan(tmp_path).ignored == []
 
 
-def test_a_volume_as_kubernetes_lays_it_out_is_read_through_its_links(tmp_path: Path) -> None:
+def test_the_links_of_a_kubernetes_volume_are_followed(tmp_path: Path) -> None:
     (tmp_path / "..2026" / "digits" / "1").mkdir(parents=True)
     (tmp_path / "..data").symlink_to("..2026")
     (tmp_path / "digits").symlink_to("..data/digits")
@@ -82,7 +82,7 @@ def test_why_a_version_is_missing_names_the_first_folder_that_fails(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "new\nline", "\x1b[31mred", "\u202ereversed"])
-def test_names_of_all_kinds_are_safe_to_print(tmp_path: Path, name: str) -> None:
+def test_ignored_names_are_safe_to_print(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / "digits" / "1").mkdir(parents=True)
     (tmp_path / "digits" / name).mkdir()

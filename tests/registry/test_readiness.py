@@ -1,4 +1,4 @@
-"""A server is ready when its workers are all there and serve the same; each of them says so."""
+"""A server is ready when all its workers live and have loaded the same versions. Each worker says so."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from service.registry.readiness import Readiness
 from service.registry.workers import Workers, WorkerStatus
 from tests.registry.test_workers import another
 
-BOTH = frozenset({("digits", "1", "a"), ("digits", "2", "b"), ("mammogram", "1", "c")})
+LOADED = frozenset({("digits", "1", "a"), ("digits", "2", "b"), ("mammogram", "1", "c")})
 ALL = "WorkerStatus(5, True, {}, frozenset({('digits', '1', 'a'), ('digits', '2', 'b'), ('mammogram', '1', 'c')}))"
 
 
@@ -18,13 +18,14 @@ ALL = "WorkerStatus(5, True, {}, frozenset({('digits', '1', 'a'), ('digits', '2'
 def here(tmp_path: Path) -> Iterator[Workers]:
     """This process, one of two workers."""
     workers = Workers(tmp_path)
-    workers.report(WorkerStatus(5, ready=True, serves=BOTH))
+    workers.join()
+    workers.report(WorkerStatus(5, ready=True, loaded=LOADED))
     yield workers
     workers.leave()
 
 
-def said(readiness: Readiness) -> str:
-    """Why the server is not ready; nothing if it is."""
+def reason(readiness: Readiness) -> str:
+    """Why the server is not ready; empty if it is."""
     try:
         readiness.check()
     except Unavailable as error:
@@ -32,16 +33,16 @@ def said(readiness: Readiness) -> str:
     return ""
 
 
-def test_all_workers_that_there_should_be_are_waited_for(here: Workers, tmp_path: Path) -> None:
-    assert said(Readiness(here, 1)) == ""
-    assert said(Readiness(here, 2)) == "Not every worker is at work."
-    with another(tmp_path, "") as there:  # it has said nothing yet
-        assert said(Readiness(here, 2)).startswith("Not every model is ready")
+def test_every_worker_is_needed(here: Workers, tmp_path: Path) -> None:
+    assert reason(Readiness(here, 1)) == ""
+    assert reason(Readiness(here, 2)) == "Not every worker is at work."
+    with another(tmp_path, "") as there:  # it has reported nothing yet
+        assert reason(Readiness(here, 2)).startswith("Not every model is ready")
         there.communicate("\n")
 
 
 @pytest.mark.parametrize(
-    ("report", "expected"),
+    ("status", "expected"),
     [
         (ALL, ""),
         (ALL.replace("('digits', '2', 'b'), ", ""), "Version 2 of model 'digits' is not ready in every worker"),
@@ -54,17 +55,17 @@ def test_all_workers_that_there_should_be_are_waited_for(here: Workers, tmp_path
         ),
     ],
 )
-def test_workers_that_have_made_the_same_changes_serve_the_same(
-    here: Workers, tmp_path: Path, report: str, expected: str
+def test_workers_at_the_same_generation_must_have_loaded_the_same(
+    here: Workers, tmp_path: Path, status: str, expected: str
 ) -> None:
     readiness = Readiness(here, 2)
-    with another(tmp_path, f"me.report({report})") as there:
-        assert said(readiness).startswith(expected)
-        assert bool(said(readiness)) == bool(expected)
+    with another(tmp_path, f"me.report({status})") as there:
+        assert reason(readiness).startswith(expected)
+        assert bool(reason(readiness)) == bool(expected)
         there.communicate("\n")
 
 
-def test_of_a_model_only_what_some_workers_lack_is_not_ready(here: Workers, tmp_path: Path) -> None:
+def test_a_version_is_ready_if_every_worker_has_loaded_it(here: Workers, tmp_path: Path) -> None:
     readiness = Readiness(here, 2)
     with another(tmp_path, f"me.report({ALL})".replace("('digits', '2', 'b'), ", "")) as there:
         for name, number in (("digits", "1"), ("mammogram", None), ("mammogram", "1")):

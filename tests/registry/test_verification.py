@@ -1,4 +1,4 @@
-"""A version serves only once it has proved itself: what is damaged says what is wrong with it."""
+"""A version is verified before it serves: a damaged version fails, and the error says what is damaged."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import pytest
 from service.engine.onnx import cuda as gpu
 from service.engine.session import Runtime
 from service.registry.card import Card, digests
-from service.registry.verification import VerificationError, verify
+from service.registry.loader import open_verified
+from service.registry.verification import VerificationError
 from service.tensors import Array
 from tests.paths import MODELS
 
@@ -178,47 +179,47 @@ def recorded(name: str, change: Callable[[Array], Array]) -> Callable[[dict[str,
         (golden(lambda arrays: arrays.update({k: v[:0] for k, v in arrays.items()})), "rows of its arrays: 0"),
     ],
 )
-def test_a_damaged_version_says_what_is_wrong(version: Path, damage: Callable[[Path], None], reason: str) -> None:
+def test_a_damaged_version_fails_with_the_reason(version: Path, damage: Callable[[Path], None], reason: str) -> None:
     damage(version)
     with pytest.raises(VerificationError, match=reason) as failure:
-        verify(version, Runtime())
+        open_verified(version, Runtime())
     assert str(version.parent.parent) not in str(failure.value)
     assert str(failure.value).isprintable()  # in one line
 
 
-def test_a_version_runs_on_the_device_asked_for_or_says_that_it_cannot(version: Path) -> None:
+def test_a_version_runs_on_the_chosen_device_or_fails_with_the_reason(version: Path) -> None:
     if gpu.unavailable_reason("cuda"):
         with pytest.raises(VerificationError, match="cuda does not work"):
-            verify(version, Runtime("cuda"))
+            open_verified(version, Runtime("cuda"))
     else:
-        _, session = verify(version, Runtime("cuda"))
+        _, session = open_verified(version, Runtime("cuda"))
         assert session.provider == "CUDAExecutionProvider"
 
 
-def test_the_precision_on_the_card_is_served_unless_the_reference_is_asked_for(version: Path) -> None:
+def test_the_precision_on_the_card_is_served_unless_the_reference_is_chosen(version: Path) -> None:
     pictures = {"pictures": np.load(version / "golden.npz")["in:pictures"]}
     answers = {}
     for runtime, served in ((Runtime(), "int8"), (Runtime(precision="float32"), "float32")):
-        _, session = verify(version, runtime)
+        _, session = open_verified(version, runtime)
         assert session.precision == served
         answers[served] = session.run(pictures)["probabilities"]
     difference = np.abs(answers["int8"] - answers["float32"])
     assert 0 < difference.max() < 0.05
 
 
-def test_a_version_whose_card_knows_no_integers_serves_its_reference(version: Path) -> None:
+def test_a_version_without_an_int8_graph_serves_its_reference(version: Path) -> None:
     (version / "model.int8.onnx").unlink()
     Card.read(version).model_copy(update={"int8": None, "files": digests(version)}).write(version)
-    _, session = verify(version, Runtime())
+    _, session = open_verified(version, Runtime())
     assert session.precision == "float32"
 
 
 @pytest.mark.parametrize("place", ["../shared", "../../..data/digits"])
-def test_links_may_lead_anywhere_in_the_folder_of_the_models(version: Path, place: str) -> None:
+def test_links_may_lead_anywhere_in_the_models_folder(version: Path, place: str) -> None:
     link_to(place)(version)
-    verify(version, Runtime())
+    open_verified(version, Runtime())
 
 
-def test_the_folder_of_the_models_may_be_a_link(version: Path, tmp_path: Path) -> None:
+def test_the_models_folder_may_be_a_link(version: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(version.parent.parent)
-    verify(tmp_path / "link" / "digits" / "1", Runtime())
+    open_verified(tmp_path / "link" / "digits" / "1", Runtime())

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from service.registry.repository import Repository
 
 from service.engine.session import Runtime
-from service.registry.repository import Repository
 from tests.paths import ROOT
 from training.__main__ import TRAINERS
 

@@ -1,7 +1,7 @@
-"""Triton's model configuration: what `/config` returns, and what a client may send back to load a model.
+"""Triton's model configuration: `/config` returns it, and clients may send it back to load a model.
 
-Clients write it in protobuf's JSON mapping (https://protobuf.dev/programming-guides/json/): names in snake case or in
-lower camel case, integers as numbers or as strings. A field that is null or has its type's default value is absent.
+Clients use protobuf's JSON mapping (https://protobuf.dev/programming-guides/json/): names in snake case or in lower
+camel case, integers as numbers or as strings. A field that is null or has its type's default value counts as absent.
 """
 
 import re
@@ -27,26 +27,26 @@ _CAPITAL = re.compile("[A-Z]")
 
 
 class Latest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The newest versions."""
+    """The newest versions are loaded."""
 
     num_versions: Number
 
 
-class Every(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All versions."""
+class All(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All versions are loaded."""
 
 
 class Specific(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The listed versions."""
+    """The listed versions are loaded."""
 
     versions: Annotated[list[Number], msgspec.Meta(min_length=1)]
 
 
-class PolicyChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which versions of a model to load: one of these."""
+class PolicyMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The version policy of a model: one of these."""
 
     latest: Latest | None = None
-    all: Every | None = None
+    all: All | None = None
     specific: Specific | None = None
 
 
@@ -57,7 +57,7 @@ class ConfiguredTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_type: str = ""
     """Such as TYPE_FP32."""
     dims: tuple[Size, ...] = ()
-    """Of one row: without the batch dimension. -1 for a variable size."""
+    """Shape without the batch dimension; -1 for a variable size."""
 
 
 class DynamicBatching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +80,7 @@ class ModelConfiguration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: str = ""
     platform: str = ""
     backend: str = ""
-    version_policy: PolicyChoice | None = None
+    version_policy: PolicyMessage | None = None
     max_batch_size: int = 0
     input: tuple[ConfiguredTensor, ...] = ()
     output: tuple[ConfiguredTensor, ...] = ()
@@ -94,16 +94,16 @@ def configuration(card: Card, kind: Kind, filename: str, policy: VersionPolicy, 
 
     Args:
         card: of the version.
-        kind: the kind of device that it runs on.
+        kind: of the device that it runs on.
         filename: of its graph.
-        policy: which versions of its model are loaded.
+        policy: of its model.
         max_wait: seconds that a run waits for more rows.
     """
     return ModelConfiguration(
         name=card.name,
         platform="onnxruntime_onnx",
         backend="onnxruntime",
-        version_policy=_choice(policy),
+        version_policy=_encode(policy),
         max_batch_size=MAX_ITEMS,
         input=_tensors(card.inputs),
         output=_tensors(card.outputs),
@@ -114,15 +114,15 @@ def configuration(card: Card, kind: Kind, filename: str, policy: VersionPolicy, 
 
 
 def requested_policy(text: str, cards: Iterable[Card], max_wait: float) -> VersionPolicy | None:
-    """Return the version policy of a configuration that a client sent; None if it has none.
+    """Return the version policy in a configuration from a client; None if there is none.
 
     Args:
         text: the configuration as JSON.
-        cards: of the model's versions. Every field but the version policy must be as in the configuration of one.
+        cards: of the model's versions. Every other field must have its value in the configuration of one of them.
         max_wait: as for `configuration`.
 
     Raises:
-        Malformed: the text is not a configuration, or it changes something else.
+        Malformed: the text is not a configuration, or another field has another value.
     """
     asked = _parse(text)
     served = [
@@ -135,7 +135,7 @@ def requested_policy(text: str, cards: Iterable[Card], max_wait: float) -> Versi
         value = getattr(asked, field)
         if field != "version_policy" and value != default and value not in [getattr(each, field) for each in served]:
             raise Malformed(f"{_ONLY_POLICY}: {field} is not as this server has it.")
-    return _policy(asked.version_policy)
+    return None if asked.version_policy is None else _decode(asked.version_policy)
 
 
 _DEFAULTS = msgspec.structs.asdict(ModelConfiguration())
@@ -170,20 +170,18 @@ def _present(value: Any) -> Any:
     return found
 
 
-def _choice(policy: VersionPolicy) -> PolicyChoice:
+def _encode(policy: VersionPolicy) -> PolicyMessage:
     if policy.listed is not None:
-        return PolicyChoice(specific=Specific(list(policy.listed)))
-    return PolicyChoice(all=Every()) if policy.most is None else PolicyChoice(latest=Latest(policy.most))
+        return PolicyMessage(specific=Specific(list(policy.listed)))
+    return PolicyMessage(all=All()) if policy.most is None else PolicyMessage(latest=Latest(policy.most))
 
 
-def _policy(choice: PolicyChoice | None) -> VersionPolicy | None:
-    match choice:
-        case None:
-            return None
-        case PolicyChoice(latest=Latest(num_versions=count), all=None, specific=None):
+def _decode(message: PolicyMessage) -> VersionPolicy:
+    match message:
+        case PolicyMessage(latest=Latest(num_versions=count), all=None, specific=None):
             return VersionPolicy(most=count)
-        case PolicyChoice(latest=None, all=Every(), specific=None):
+        case PolicyMessage(latest=None, all=All(), specific=None):
             return VersionPolicy(most=None)
-        case PolicyChoice(latest=None, all=None, specific=Specific(versions=numbers)):
+        case PolicyMessage(latest=None, all=None, specific=Specific(versions=numbers)):
             return VersionPolicy(most=None, listed=tuple(sorted(set(numbers))))
     raise Malformed("A version_policy is one of latest, all and specific.")

@@ -1,26 +1,26 @@
 """The metadata of the server and of its models, and the index of the repository."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from service.api.v2.tensors import DATATYPES, protocol_shape
-from service.registry.repository import FILES_MISSING, Repository, State, Version
+from service.registry.versions import FILES_MISSING, LoadedVersion, Model, State
 from service.tensors import TensorSpec
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "schedule_policy", "statistics")
-"""Of `schedule_policy` there is the timeout; no model has levels of priority."""
-_CONTROL = ("model_repository", "model_repository(unload_dependents)")
+"""Of `schedule_policy` only the timeout is supported: there are no levels of priority."""
+_ADMIN_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 
 
 class Live(msgspec.Struct, frozen=True):
-    """Whether the process can answer."""
+    """Whether the process is live."""
 
     live: bool
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Whether every model is loaded and warm."""
+    """Whether the server is ready."""
 
     ready: bool
 
@@ -57,7 +57,7 @@ class TensorMetadata(msgspec.Struct, frozen=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """A model: its inputs and outputs, and the versions that are ready."""
+    """The inputs and outputs of a model, and the versions that are ready."""
 
     name: str
     versions: list[str]
@@ -67,52 +67,47 @@ class ModelMetadata(msgspec.Struct, frozen=True):
 
 
 class IndexEntry(msgspec.Struct, frozen=True):
-    """A version of a model in the repository."""
+    """A version of a model in the models folder."""
 
     name: str
     version: str
     state: State
     reason: str
-    """Why the version, or a change of its files, is not served; empty if there is no reason."""
+    """Why the version, or the files that are on disk now, are not loaded; empty if they are."""
 
 
-def server(*, controlled: bool) -> ServerMetadata:
+def server(*, has_admin: bool) -> ServerMetadata:
     """Return the metadata of the server.
 
     Args:
-        controlled: whether clients may load and unload models.
+        has_admin: whether admin keys may load and unload models.
     """
-    extensions = sorted(_EXTENSIONS + _CONTROL if controlled else _EXTENSIONS)
+    extensions = sorted(_EXTENSIONS + _ADMIN_EXTENSIONS if has_admin else _EXTENSIONS)
     return ServerMetadata("deepserve", "2", extensions)
 
 
-def model(version: Version, ready: Sequence[str]) -> ModelMetadata:
+def model(version: LoadedVersion, ready: Sequence[str]) -> ModelMetadata:
     """Return the metadata of a model.
 
     Args:
-        version: the version whose inputs and outputs are listed; a ready one.
+        version: the version whose inputs and outputs are listed.
         ready: the versions that are ready.
     """
-    assert version.card is not None
     inputs, outputs = _tensors(version.card.inputs), _tensors(version.card.outputs)
     return ModelMetadata(version.name, list(ready), "onnxruntime_onnx", inputs, outputs)
 
 
-def index(repository: Repository, *, only_ready: bool) -> list[IndexEntry]:
+def index(models: Mapping[str, Model], *, only_ready: bool) -> list[IndexEntry]:
     """Return every version of every model, or only the ready ones.
 
-    A model whose folder could never be read has one entry, whose version is empty.
+    A model whose folder could never be read has one entry, with an empty version.
     """
-    found: list[IndexEntry] = []
-    for name, versions in repository.models.items():
-        found += [
-            IndexEntry(name, number, version.state, version.reason or "")
-            for number, version in versions.items()
-            if version.state is State.READY or not only_ready
-        ]
-        if not versions and not only_ready:
-            found.append(IndexEntry(name, "", State.UNAVAILABLE, FILES_MISSING))
-    return found
+    entries: list[IndexEntry] = []
+    for name, found in models.items():
+        entries += [
+            IndexEntry(name, version.number, version.state, version.reason) for version in found.versions.values()
+        ] or [IndexEntry(name, "", State.UNAVAILABLE, FILES_MISSING)]
+    return [entry for entry in entries if entry.state is State.READY or not only_ready]
 
 
 def _tensors(specs: Iterable[TensorSpec]) -> list[TensorMetadata]:

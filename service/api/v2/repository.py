@@ -1,7 +1,7 @@
 """The model repository extension: an index of the models and, for clients with an admin key, loading and unloading.
 
-The repository alone says what a model is. A request to load a model may choose its versions, by the version policy of
-Triton's model configuration, and nothing else: it brings neither files nor addresses to fetch them from.
+A request to load a model may choose among the versions in the models folder, by the version policy of Triton's model
+configuration. It cannot bring files, or addresses to fetch them from.
 """
 
 import asyncio
@@ -22,11 +22,10 @@ from service.context import RequestContext
 from service.errors import Malformed, NotFound
 from service.registry.card import Card
 from service.registry.reconciler import Reconciler
-from service.registry.repository import Repository
+from service.registry.registry import ModelRegistry
 from service.version_policy import MODEL
 
-MOST_BYTES = 65536
-"""Of a request's body."""
+MAX_BODY_BYTES = 65536
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class LoadParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to load a model."""
 
     config: str = "{}"
-    """A `ModelConfiguration` as JSON. It may change the version_policy, and nothing else."""
+    """A `ModelConfiguration` as JSON. Only its version_policy may differ from the server's."""
 
 
 class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,19 +69,20 @@ class ModelRepository:
     """The routes under `/v2/repository`."""
 
     def __init__(
-        self, repository: Callable[[], Repository], control: Callable[[], Reconciler], max_wait: float
+        self, registry: Callable[[], ModelRegistry], reconciler: Callable[[], Reconciler], max_wait: float
     ) -> None:
-        """Serves the extension.
+        """Make the routes.
 
         Args:
-            repository: gives the models, once start-up is complete.
-            control: gives what changes them.
-            max_wait: seconds that a run waits for more rows, as their configurations say.
+            registry: returns the models, once start-up is complete.
+            reconciler: returns the reconciler that loads and unloads them.
+            max_wait: seconds that a run waits for more rows.
         """
-        self._repository = repository
+        self._registry = registry
+        self._reconciler = reconciler
         self._max_wait = max_wait
-        self._control = control
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[None]] = set()
+        """Under way."""
         self.routes = (
             Route("/v2/repository/index", {"POST": self._index}),
             Route("/v2/repository/models/{name}/load", {"POST": self._load}, admin=True),
@@ -90,38 +90,38 @@ class ModelRepository:
         )
 
     async def _index(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        wanted = await _read(request, IndexRequest, "a request for the index")
-        return json_reply(metadata.index(self._repository(), only_ready=wanted.ready))
+        body = await _read(request, IndexRequest, "a request for the index")
+        return json_reply(metadata.index(self._registry().models, only_ready=body.ready))
 
     async def _load(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
-        wanted = await _read(request, LoadRequest, "a request to load a model")
-        name, config = _model(request), wanted.parameters.config or "{}"
+        body = await _read(request, LoadRequest, "a request to load a model")
+        name, config = _model(request), body.parameters.config or "{}"
 
         async def load() -> None:
-            cards = await asyncio.to_thread(_cards, self._repository(), name)
-            await self._control().load(name, requested_policy(config, cards, self._max_wait))
+            cards = await asyncio.to_thread(_cards, self._registry(), name)
+            await self._reconciler().load(name, requested_policy(config, cards, self._max_wait))
 
-        return await self._make(load(), request, context)
+        return await self._change(load(), request, context)
 
     async def _unload(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
         await _read(request, UnloadRequest, "a request to unload a model")
-        return await self._make(self._control().unload(_model(request)), request, context)
+        return await self._change(self._reconciler().unload(_model(request)), request, context)
 
-    async def _make(
+    async def _change(
         self, change: Coroutine[None, None, None], request: HttpRequest, context: RequestContext
     ) -> HttpResponse:
-        """Answers once the change is made, in every worker; it is made even if the client does not wait for that."""
+        """Respond once every worker has made a change. It goes on even if the client does not wait."""
         logger.info("request %s: %s", context.request_id, request.path)
         task = asyncio.create_task(change)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
         return json_reply({})
 
 
 async def _read(request: HttpRequest, kind: type[T], what: str) -> T:
-    """Return the body of a request, which may be empty. Fields that are null are absent."""
-    body = await read_body(request.receive, request.headers.get(b"content-length"), MOST_BYTES)
+    """Parse the body of a request, which may be empty. Fields that are null count as absent."""
+    body = await read_body(request.receive, request.headers.get(b"content-length"), MAX_BODY_BYTES)
     try:
         content = msgspec.json.decode(without_bom(body) or b"{}")
         return msgspec.convert(_without_nulls(content), kind)
@@ -135,18 +135,19 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _cards(repository: Repository, name: str) -> list[Card]:
-    """Return the cards of a model's versions: of those that are loaded, and of all whose files are there."""
-    cards = [version.card for version in repository.models.get(name, {}).values() if version.card is not None]
+def _cards(registry: ModelRegistry, name: str) -> list[Card]:
+    """Return the cards of a model's versions: of the loaded ones, and of all in the models folder."""
+    model = registry.models.get(name)
+    cards = [] if model is None else [version.card for version in model.loaded]
     with suppress(OSError):
-        for directory in (repository.root / name).iterdir():
-            with suppress(OSError, pydantic.ValidationError):  # no version, or one that cannot be loaded either
+        for directory in (registry.folder.root / name).iterdir():
+            with suppress(OSError, pydantic.ValidationError):  # not a version, or one that cannot be loaded either
                 cards.append(Card.read(directory))
     return cards
 
 
 def _model(request: HttpRequest) -> str:
-    """The model that a path names, by a name that may stand in the log."""
+    """Return the model that a path names. Its name is safe in a log line."""
     if not re.fullmatch(MODEL, name := request.params["name"]):
         raise NotFound("There is no model of this name.")
     return name

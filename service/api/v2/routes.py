@@ -31,8 +31,8 @@ from service.observability.collecting import collect
 from service.registry.card import GRAPHS
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
-from service.registry.registry import LoadedVersion, ModelRegistry
-from service.registry.repository import Repository, Version
+from service.registry.registry import ModelRegistry
+from service.registry.versions import LoadedVersion
 from service.settings import Settings
 
 LARGE = 65536
@@ -62,7 +62,7 @@ class OpenInference:
         """
         self._service = service
         self._settings = settings
-        self._server_metadata = metadata.server(controlled=bool(settings.admin_keys))
+        self._server_metadata = metadata.server(has_admin=bool(settings.admin_keys))
         self._models: WeakKeyDictionary[LoadedVersion, TensorModel] = WeakKeyDictionary()
         self.routes = [
             *(Route(path, {"GET": self._server}) for path in ("/v2", "/v2/")),
@@ -70,9 +70,7 @@ class OpenInference:
             Route("/v2/health/ready", {"GET": self._ready}, public=True, probe=True),
             Route("/v2/models", {"GET": self._list_models}),
             Route("/v2/models/stats", {"GET": self._all_statistics}),
-            *ModelRepository(
-                lambda: service().models.repository, lambda: service().control, settings.max_wait_seconds
-            ).routes,
+            *ModelRepository(lambda: service().models, lambda: service().control, settings.max_wait_seconds).routes,
             *UNSUPPORTED,
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
@@ -126,12 +124,12 @@ class OpenInference:
         return json_reply(metadata.Ready(ready=True))
 
     async def _list_models(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        return json_reply(metadata.ModelList(list(self._repository.models)))
+        return json_reply(metadata.ModelList(list(self._registry.models)))
 
     async def _metadata(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         version = self._version(request)
-        ready = self._repository.ready_versions(version.name)
-        return json_reply(metadata.model(version, [each.number for each in ready]))
+        loaded = self._registry.model(version.name).loaded
+        return json_reply(metadata.model(version, [each.number for each in loaded]))
 
     async def _model_ready(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         name = self._version(request).name
@@ -140,25 +138,23 @@ class OpenInference:
 
     async def _configuration(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         version = self._version(request)
-        card, session = version.card, version.session
-        assert card is not None
-        assert session is not None
-        kind: Kind = "KIND_GPU" if session.on_gpu else "KIND_CPU"
+        kind: Kind = "KIND_GPU" if version.session.on_gpu else "KIND_CPU"
+        filename = GRAPHS[version.session.precision]
         policy = self._service().control.policy(version.name)
-        return json_reply(configuration(card, kind, GRAPHS[session.precision], policy, self._settings.max_wait_seconds))
+        return json_reply(configuration(version.card, kind, filename, policy, self._settings.max_wait_seconds))
 
     async def _statistics(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         one = "version" in request.params
-        versions = [self._version(request)] if one else self._repository.ready_versions(request.params["name"])
+        versions = [self._version(request)] if one else self._registry.model(request.params["name"]).loaded
         return json_reply(await collect(partial(statistics, versions)))
 
     async def _all_statistics(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        versions = [version for name in self._repository.models for version in self._repository.ready_versions(name)]
+        versions = [version for model in self._registry.models.values() for version in model.loaded]
         return json_reply(await collect(partial(statistics, versions)))
 
     @property
-    def _repository(self) -> Repository:
-        return self._service().models.repository
+    def _registry(self) -> ModelRegistry:
+        return self._service().models
 
     def _tensor_model(self, loaded: LoadedVersion) -> TensorModel:
         """Return the inputs and outputs of a version."""
@@ -167,9 +163,9 @@ class OpenInference:
             model = self._models[loaded] = TensorModel(loaded.card, task.longest, task.bounds)
         return model
 
-    def _version(self, request: HttpRequest) -> Version:
+    def _version(self, request: HttpRequest) -> LoadedVersion:
         """The ready version that a path names; the newest if it names none."""
-        return self._service().models.find(request.params["name"], request.params.get("version")).version
+        return self._registry.find(request.params["name"], request.params.get("version"))
 
 
 def error_reply(error: ServiceError) -> HttpResponse:

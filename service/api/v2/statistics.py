@@ -6,7 +6,7 @@ import msgspec
 
 from service.observability.batches import STAGES, BatchSize
 from service.observability.collecting import Totals, totals
-from service.registry.repository import Version
+from service.registry.versions import LoadedVersion
 
 
 class Duration(msgspec.Struct, frozen=True):
@@ -69,7 +69,7 @@ class ModelStatistics(msgspec.Struct, frozen=True):
     model_stats: list[VersionStatistics]
 
 
-def statistics(versions: Sequence[Version]) -> ModelStatistics:
+def statistics(versions: Sequence[LoadedVersion]) -> ModelStatistics:
     """Return the statistics of versions. Takes milliseconds: for a thread.
 
     Raises:
@@ -79,7 +79,7 @@ def statistics(versions: Sequence[Version]) -> ModelStatistics:
     return ModelStatistics([_of(each, counted.get((each.name, each.number), Totals())) for each in versions])
 
 
-def _of(version: Version, done: Totals) -> VersionStatistics:
+def _of(version: LoadedVersion, done: Totals) -> VersionStatistics:
     ran = _duration(done, "deepserve_model_requests_total", "deepserve_model_request_seconds_total", "ok")
     hit = _duration(done, "deepserve_cache_requests_total", "deepserve_cache_seconds_total", "hit")
     queued = _duration(done, "deepserve_queue_seconds_count", "deepserve_queue_seconds_sum")

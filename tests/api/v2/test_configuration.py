@@ -59,7 +59,7 @@ def test_a_client_can_send_back_what_it_got(number: type, card: Card, policy: Ve
 
 
 @given(POLICIES, POLICIES)
-def test_the_policy_may_be_another(before: VersionPolicy, after: VersionPolicy) -> None:
+def test_the_policy_may_differ(before: VersionPolicy, after: VersionPolicy) -> None:
     assert requested({**served(before), "version_policy": served(after)["version_policy"]}) == after
 
 
@@ -133,12 +133,12 @@ def test_a_policy_is_read_as_protobuf_reads_it(choice: object, policy: object) -
         ("all", "str"),
     ],
 )
-def test_what_else_is_changed_is_named(changed: object, word: str) -> None:
+def test_another_field_that_differs_is_named_in_the_error(changed: object, word: str) -> None:
     with pytest.raises(Malformed, match=word):
         requested(changed)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 60_000, '{"a":' * 30_000, '{"a":' * 900 + "1" + "}" * 900, "{} {}"])
-def test_text_that_is_no_json_is_refused(text: str) -> None:
+def test_text_that_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(Malformed):
         requested_policy(text, CARDS, MAX_WAIT)

@@ -78,7 +78,8 @@ def test_a_slowly_copied_version_is_served_when_it_is_complete(url: str, models:
         for file in sorted((tmp_path / "digits" / "3").iterdir()):
             shutil.copy(file, models / "digits" / "3")
             time.sleep(0.2)
-            assert httpx.get(f"{url}/readyz").status_code == 200
+            ready = httpx.get(f"{url}/readyz")
+            assert ready.is_success, ready.text
         traffic.wait_for("3", 20)
     assert traffic.faults == []
     assert states(url, "digits") == {"1": "UNAVAILABLE", "2": "READY", "3": "READY"}
