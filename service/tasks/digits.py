@@ -7,6 +7,7 @@ show which part of it is the digit gives several rows of one run; the network's 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from service.tasks.base import MAX_ITEMS, Request, Response, Task
 from service.tasks.base64_data import Base64Data
 from service.tasks.digit_crop.crops import Crop, crops
 from service.tasks.digit_crop.mnist import SIZE
-from service.tasks.images import Picture, check_total_pixels, open_picture, small_png_size
+from service.tasks.images import Picture, check_total_pixels, configure_opencv, open_picture, small_png_size
 from service.tensors import Array, Rows, Tensors
 
 MAX_FAST_PICTURES = 16
@@ -75,6 +76,10 @@ class DigitsTask(Task[DigitsRequest, Candidates | None, DigitsResponse]):
     files_field = "images"
     inputs = ("pictures",)
     outputs = ("probabilities",)
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        configure_opencv()
 
     def is_slow_to_preprocess(self, request: DigitsRequest) -> bool:
         return len(request.images) > MAX_FAST_PICTURES or any(

@@ -53,7 +53,10 @@ _START_OF_SCAN = b"\xff\xda"
 _ORIENTATION = 0x0112
 
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+def configure_opencv() -> None:
+    """Run OpenCV in the calling thread, since the server handles many requests in parallel, and silence its log."""
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,6 @@ MIN_TWO_TONES: Final = 0.8
 MIN_INK: Final = 0.0004
 """Minimum fraction of the picture that is ink: ten pixels, the smallest readable digit."""
 
-cv2.setNumThreads(1)  # one request, one core: the server runs many side by side
-
 
 def working_copy(grey: Grey) -> Grey:
     """Return the picture with its longer side between `MIN_SIDE` and `SIDE`, slightly smoothed."""
