@@ -72,10 +72,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "cors_origins": APP,
         "trusted_proxies": "127.0.0.0/8",
         "admin_keys": "admin",
-        "rate_limit": "0.01",
+        "rate_limit_per_second": "0.01",
         "rate_burst": str(BURST),
         "log_format": "json",
-        "log_requests": "1",
+        "log_requests_fraction": "1",
         "log_refusals_per_second": str(MOST_LINES),
     }
     with serving(folder / "log", **settings) as url:

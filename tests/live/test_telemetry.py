@@ -112,7 +112,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         patch.setenv("OTEL_SERVICE_NAME", "deepserve-tested")
-        settings = {"models_dir": str(folder / "models"), "log_format": "json", "log_requests": "1"}
+        settings = {"models_dir": str(folder / "models"), "log_format": "json", "log_requests_fraction": "1"}
         with (
             serving(folder / "log", **settings) as url,
             httpx.Client(base_url=url, timeout=30) as client,

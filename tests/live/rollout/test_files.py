@@ -33,7 +33,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     folder = tmp_path_factory.mktemp("watched")
     for name in ("digits", "mammogram"):
         shutil.copytree(MODELS / name, folder / "models" / name)
-    settings = {"watch": "0.3", "workers": str(WORKERS), "threads": "1", "admin_keys": "admin"}
+    settings = {"watch_seconds": "0.3", "workers": str(WORKERS), "threads": "1", "admin_keys": "admin"}
     with serving(folder / "log", models_dir=str(folder / "models"), **settings) as url:
         yield url, folder / "models", folder / "log"
 
