@@ -1,7 +1,6 @@
 """What accompanies a request: its context, its deadline, and the times of its stages."""
 
 import asyncio
-import math
 import random
 import time
 from dataclasses import dataclass
@@ -73,10 +72,9 @@ class Deadline:
     __slots__ = ("_end", "_passed", "_task", "_timer")
 
     def __init__(self, end: float) -> None:
-        """Set the end of the block, in `time.perf_counter` seconds; infinity for no limit."""
+        """Set the end of the block, in `time.perf_counter` seconds."""
         self._end = end
         self._passed = False
-        self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         """Start the timer.
@@ -84,8 +82,6 @@ class Deadline:
         Raises:
             DeadlineExceeded: the time is up already.
         """
-        if self._end == math.inf:
-            return
         remaining = self._end - time.perf_counter()
         if remaining <= 0:
             raise _exceeded()
@@ -101,8 +97,7 @@ class Deadline:
         Raises:
             DeadlineExceeded: the time was up and cancelled the block.
         """
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._passed and kind is asyncio.CancelledError:
             self._task.uncancel()
             raise _exceeded() from error

@@ -77,7 +77,7 @@ class Batcher:
         """
         rows = row_count(inputs)
         loop = asyncio.get_running_loop()
-        self.check_room(rows)
+        self._queue.check_room(rows)
         entry = Entry(inputs, rows, loop.create_future(), RunTimings(time.perf_counter()))
         self._queue.add(entry)
         if self._queue.rows >= self._limits.max_batch_rows:
@@ -177,9 +177,10 @@ class Batcher:
         Returns:
             The outputs, the seconds of stacking the inputs, and the seconds of the run.
         """
-        rows = sum(piece.rows for piece in batch)
         started = time.perf_counter()
-        elements = rows * max(1, max(piece.length for piece in batch))
+        rows = elements = sum([piece.rows for piece in batch])
+        if self._sequence is not None:
+            elements *= max(1, max(piece.length for piece in batch))
         inputs = self._stack(batch)
         stacked = time.perf_counter()
         if self._elements_per_second and elements / self._elements_per_second < SHORT_RUN_SECONDS:
@@ -209,17 +210,14 @@ class Batcher:
     def _stack(self, batch: list[Slice]) -> Tensors:
         """Return the inputs of a run. Sequences are padded to the longest of them."""
         if self._sequence is not None:
-            source = [piece.entry.inputs[self._sequence] for piece in batch]
-            padded = np.zeros((len(batch), max(piece.length for piece in batch)), source[0].dtype)
-            for row, (piece, values) in enumerate(zip(batch, source, strict=True)):
-                padded[row, : piece.length] = values[piece.start, : piece.length]
+            shape = len(batch), max(piece.length for piece in batch)
+            padded = np.zeros(shape, batch[0].inputs(self._sequence).dtype)
+            for row, piece in enumerate(batch):
+                padded[row, : piece.length] = piece.inputs(self._sequence)[0, : piece.length]
             return {self._sequence: padded}
         if len(batch) == 1 and batch[0].rows == batch[0].entry.rows:
             return batch[0].entry.inputs
-        return {
-            name: np.concatenate([piece.entry.inputs[name][piece.start : piece.stop] for piece in batch])
-            for name in batch[0].entry.inputs
-        }
+        return {name: np.concatenate([piece.inputs(name) for piece in batch]) for name in batch[0].entry.inputs}
 
 
 def _moving_average(average: float, latest: float) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from service.errors import Unavailable
 from service.settings import Settings
-from service.tensors import Tensors
+from service.tensors import Array, Tensors
 
 LENGTH_RATIO = 1.25
 """Sequences share a run if the longest is at most this many times as long as the shortest, ..."""
@@ -65,20 +65,21 @@ class Entry:
     """Rows in `parts`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Slice:
-    """Rows `start` to `stop` of a request: the unit that waits in the queue and goes into one run."""
+    """Consecutive rows of a request: the unit that waits in the queue and goes into one run."""
 
     entry: Entry
     start: int
-    stop: int
+    """First row."""
+    rows: int
+    """Number of rows."""
     length: int = 0
     """Length of the sequence without padding; 0 for models without sequences."""
 
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return self.stop - self.start
+    def inputs(self, name: str) -> Array:
+        """Return these rows of an input."""
+        return self.entry.inputs[name][self.start : self.start + self.rows]
 
     def deliver(self, outputs: Tensors) -> bool:
         """Add the outputs of these rows to the request. Return whether this completes the request."""
@@ -136,7 +137,7 @@ class Queue:
             return
         filled = entry.inputs[self._sequence] != 0
         lengths = filled.shape[1] - filled[:, ::-1].argmax(1)
-        self._slices.extend(Slice(entry, row, row + 1, int(length)) for row, length in enumerate(lengths))
+        self._slices.extend(Slice(entry, row, 1, int(length)) for row, length in enumerate(lengths))
 
     def mark_done(self) -> None:
         """Record that a request failed or was cancelled, so slices of it may still be in the queue."""
@@ -151,9 +152,7 @@ class Queue:
 
     def take(self) -> list[Slice]:
         """Remove and return the slices of the next run: the oldest one and those behind it that fit."""
-        batch = self._take_similar() if self._sequence is not None else self._take_in_order()
-        self.rows -= sum(piece.rows for piece in batch)
-        return batch
+        return self._take_in_order() if self._sequence is None else self._take_similar()
 
     def _take_in_order(self) -> list[Slice]:
         """Take as many rows as a run may have. If the last slice is too large, its rest stays first in the queue."""
@@ -162,11 +161,11 @@ class Queue:
         while self._slices and room:
             piece = self._slices.popleft()
             if piece.rows > room:
-                cut = piece.start + room
-                self._slices.appendleft(Slice(piece.entry, cut, piece.stop))
-                piece = Slice(piece.entry, piece.start, cut)
+                self._slices.appendleft(Slice(piece.entry, piece.start + room, piece.rows - room))
+                piece = Slice(piece.entry, piece.start, room)
             batch.append(piece)
             room -= piece.rows
+        self.rows -= self._limits.max_batch_rows - room
         return batch
 
     def _take_similar(self) -> list[Slice]:
@@ -187,6 +186,7 @@ class Queue:
             else:
                 rest.append(piece)
         self._slices = rest
+        self.rows -= len(batch)
         return batch
 
     def _seconds_to_drain(self) -> int:

@@ -5,9 +5,11 @@ the times of all stages are here, so that they are the same for every protocol.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +30,8 @@ THREADS = 2
 """Threads for slow work on requests: more large images at once would take too much memory."""
 MAX_SLOW_REQUESTS = 64
 """Requests in those threads or waiting for one."""
+
+_NO_DEADLINE = nullcontext()
 
 T = TypeVar("T")
 
@@ -84,7 +88,8 @@ class InferenceService:
         loaded.cached_batcher.check_room()
         request = await read(loaded)
         is_repeatable = isinstance(request, TensorRequest) or loaded.task.is_repeatable(request.content)
-        with Deadline(context.started + request.timeout_seconds):
+        timeout = request.timeout_seconds
+        with _NO_DEADLINE if timeout == math.inf else Deadline(context.started + timeout):
             batcher = loaded.cached_batcher if is_repeatable else loaded.batcher
             inference = await self._compute(loaded, request, batcher)
         loaded.drift.observe(inference.inputs, inference.outputs)
