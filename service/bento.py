@@ -18,13 +18,10 @@ from _bentoml_sdk.method import APIMethod
 from bentoml import get_current_service  # bentoml itself looks it up anew at each access
 from starlette.types import ASGIApp
 
-from service.api.app import Api
-from service.api.auth import Admission
-from service.api.draining import DRAIN
-from service.api.messages import SINGLE_HEADERS
-from service.api.refusals import overloaded, refuse
+from service.api.app import Api, all_routes
+from service.api.health import Health
 from service.api.tasks import TaskEndpoint
-from service.api.v2.routes import OpenInference
+from service.api.transport_options import transport_options
 from service.context import current_call
 from service.inference.service import InferenceService
 from service.observability import logging as logs
@@ -45,7 +42,6 @@ from service.tasks.mammogram import MammogramTask
 from service.tasks.sentiment import SentimentTask
 from service.tls import following_context
 from service.transport.connection import Connection
-from service.transport.options import Budget, Options
 
 SETTINGS = settings()
 FOLDER = shared_folder()  # made on import if `bentoml serve` supervises: it comes by here before it starts workers
@@ -81,35 +77,23 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         end_with_supervisor()  # in a worker that `bentoml serve` has started
         metrics.share(FOLDER)
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
+        health = Health(lambda: _instance().readiness)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
-        protocols["auto"] = partial(Connection, _transport_options())
+        protocols["auto"] = partial(Connection, transport_options(SETTINGS, health))
         # Likewise for TLS: uvicorn's own context has BentoML's TLS 1.0 ciphers and never reloads its certificate.
         uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: following_context(certfile, keyfile)
         tasks = [
             TaskEndpoint(api.route, TASKS[name], lambda: _instance().answering, SETTINGS)
             for name, api in self.apis.items()
         ]
-        tensors = OpenInference(_instance, SETTINGS)
         tracing = None
         if traces.check(os.environ):
             from service.observability.spans import Tracing  # what it needs is installed if it is wanted
 
             tracing = Tracing()
-        admission = Admission(SETTINGS, FOLDER)
-        return Api(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
-
-
-def _transport_options() -> Options:
-    return Options(
-        refuse=refuse,
-        overloaded=overloaded,
-        is_draining=lambda: DRAIN.under_way,
-        keep_alive_seconds=SETTINGS.keep_alive_seconds,
-        connections=Budget(SETTINGS.max_connections),
-        body_bytes=Budget(SETTINGS.max_body_bytes_in_flight),
-        single_headers=SINGLE_HEADERS,
-    )
+        routes = all_routes(tasks, _instance, SETTINGS, health)
+        return Api(super().to_asgi(is_main), routes, health, SETTINGS, FOLDER, tracing)
 
 
 def _instance() -> "DeepServe":

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from functools import lru_cache
 
 from service.addresses import HostPattern, is_address, split_port
-from service.errors import Misdirected
+from service.api.errors import Misdirected
 
 LONGEST_HOST = 260
 """Bytes of a name of 253 characters, its trailing dot and a port."""

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from service.api.messages import HttpRequest, HttpResponse, Route
+from service.api.routing import JSON, HttpRequest, HttpResponse, Route
 from service.context import RequestContext
-from service.errors import Unavailable
+from service.errors import NotFound, Unavailable
 from service.registry.card import Card
 from service.registry.registry import ModelRegistry
 from service.registry.repository import FILES_MISSING, Repository, State, Version
@@ -64,9 +64,22 @@ class Catalogue:
     def __init__(self, models: Callable[[], ModelRegistry]) -> None:
         self._models = models
         self.routes = (
-            Route("/v1/models", {"GET": self._list_models}),
-            Route("/v1/models/{name}", {"GET": self._show_model}),
-            Route("/v1/models/{name}/versions/{version}", {"GET": self._show_version}),
+            Route(
+                *("GET", "/v1/models", self._list_models, "list_models", "The models and their versions."),
+                response={JSON: ModelSummaries},
+            ),
+            Route(
+                *("GET", "/v1/models/{name}", self._show_model, "get_model"),
+                "A model, and the card of the version that answers by default.",
+                response={JSON: ModelDetails},
+                errors=(NotFound,),
+            ),
+            Route(
+                *("GET", "/v1/models/{name}/versions/{version}", self._show_version, "get_version"),
+                "A version of a model, and its card.",
+                response={JSON: VersionDetails},
+                errors=(NotFound,),
+            ),
         )
 
     async def _list_models(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:

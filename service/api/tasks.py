@@ -9,16 +9,33 @@ from urllib.parse import parse_qs
 from pydantic import ValidationError
 
 from service.api.body import media_type, multipart_files, read_body, without_bom
-from service.api.messages import JSON, HttpRequest, HttpResponse
+from service.api.errors import UnsupportedMediaType
 from service.api.negotiation import preferred_media_type
 from service.api.problem import from_validation
+from service.api.routing import (
+    BYTES,
+    JSON,
+    REQUEST_HEADERS,
+    VERSION_NUMBER,
+    Content,
+    HttpRequest,
+    HttpResponse,
+    Parameter,
+    Route,
+)
 from service.context import RequestContext
-from service.errors import Fault, Invalid, UnsupportedMediaType
+from service.errors import Fault, Invalid, NotFound, Unavailable
 from service.inference.service import InferenceService
 from service.settings import Settings
-from service.tasks.base import Payload, Task
+from service.tasks.base import MAX_ITEMS, Payload, Task
 
 MULTIPART = "multipart/form-data"
+
+_VERSION = Parameter(
+    *("version", "query", VERSION_NUMBER),
+    "A version of the model; by default the newest that is ready and not on trial.",
+)
+_MODEL_VERSION = Parameter("X-Model-Version", "header", VERSION_NUMBER, "The version that answers.")
 
 
 @dataclass(frozen=True)
@@ -55,12 +72,11 @@ class TaskEndpoint:
         kind = media_type(content_type) or JSON
         takes_files = self.predictor.files_field is not None
         if request.header(b"content-encoding").lower() not in ("", "identity"):
-            raise UnsupportedMediaType("A compressed body is not taken here.", headers={"Accept-Encoding": "identity"})
+            raise UnsupportedMediaType("A compressed body is not taken here.", accept_encoding="identity")
         if kind != JSON and not (takes_files and (kind == MULTIPART or kind.startswith("image/"))):
             accepted = f"{JSON}, {MULTIPART}, image/*" if takes_files else JSON
-            raise UnsupportedMediaType(f"{kind} is not taken here.", headers={"Accept": accepted})
-        length = request.headers.get(b"content-length")
-        body = await read_body(request.receive, length, self.settings.max_body_bytes)
+            raise UnsupportedMediaType(f"{kind} is not taken here.", accept=accepted)
+        body = await read_body(request, self.settings.max_body_bytes)
         context.received = time.perf_counter()
         if kind == JSON:
             return self._from_json(body)
@@ -88,6 +104,28 @@ class TaskEndpoint:
         if request.header(b"user-agent").startswith("BentoML"):
             return JSON  # that client accepts anything and then parses JSON
         return preferred_media_type(request.header(b"accept"), offered) or offered[0]
+
+
+def task_route(endpoint: TaskEndpoint) -> Route:
+    """Return the route of a task, with its description."""
+    task = endpoint.predictor
+    request: dict[str, Any] = {JSON: task.Request}
+    if (field := task.files_field) is not None:
+        files = {"type": "array", "items": BYTES, "minItems": 1, "maxItems": MAX_ITEMS}
+        request[MULTIPART] = {"type": "object", "required": [field], "properties": {field: files}}
+        request["image/*"] = BYTES
+    images: Content = {media_type: BYTES for media_type in task.media_types if media_type != JSON}
+    default, *others = task.media_types
+    return Route(
+        *("POST", endpoint.route, endpoint, task.name, (task.__doc__ or "").partition("\n")[0]),
+        f"The response is {default}, or what `Accept` asks for: {', '.join(others)}." if others else "",
+        is_rate_limited=True,
+        parameters=(_VERSION, *REQUEST_HEADERS),
+        request=request,
+        response={JSON: task.Answer, **images},
+        response_headers=(_MODEL_VERSION,),
+        errors=(NotFound, UnsupportedMediaType, Unavailable),
+    )
 
 
 def _version(query: bytes) -> str | None:

@@ -111,7 +111,7 @@ class Queue:
         if self.rows and self.rows + rows > self._limits.queue_rows:
             self.drop_unwanted()
             if self.rows and self.rows + rows > self._limits.queue_rows:
-                raise Unavailable("The queue is full.", retry_after=self._seconds_to_drain())
+                raise Unavailable("The queue is full.", retry_after_seconds=self._seconds_to_drain())
 
     def add(self, request: Request) -> None:
         """Puts a request last: in one piece, or each of its sequences for itself."""

@@ -2,8 +2,8 @@
 
 import pytest
 
+from service.api.errors import Misdirected
 from service.api.hosts import LONGEST_HOST, AllowedHosts
-from service.errors import Misdirected
 from service.settings import Settings
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from service.api.v2.tensors import DATATYPES, protocol_shape
+from service.api.v2.schema import DATATYPES, protocol_shape
 from service.registry.card import TensorSpec
 from service.registry.repository import FILES_MISSING, Repository, State, Version
 

@@ -15,18 +15,21 @@ import msgspec
 import pydantic
 
 from service.api.body import read_body, without_bom
-from service.api.messages import HttpRequest, HttpResponse, Route, json_reply
+from service.api.routing import JSON, Access, HttpRequest, HttpResponse, Route, json_response
 from service.api.v2 import metadata
 from service.api.v2.configuration import requested_policy
+from service.api.v2.schema import Done
 from service.context import RequestContext
-from service.errors import Malformed, NotFound
+from service.errors import Malformed, NotFound, Unavailable
 from service.registry.card import Card
-from service.registry.reconciler import Reconciler
+from service.registry.reconciler import PATIENCE, Reconciler
 from service.registry.repository import Repository
 from service.version_policy import MODEL
 
 MOST_BYTES = 65536
 """Of a request's body."""
+LONGEST_CHANGE = 2 * PATIENCE
+"""Seconds that a client may wait for a change: until it is made, or made and undone."""
 
 T = TypeVar("T")
 
@@ -66,6 +69,15 @@ class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: UnloadParameters = UnloadParameters()
 
 
+_CHANGE: dict[str, Any] = {
+    "access": Access.ADMIN_KEY,
+    "timeout_seconds": LONGEST_CHANGE,
+    "response": {JSON: Done},
+    "errors": (NotFound, Unavailable),
+}
+"""What the routes of changes have in common."""
+
+
 class ModelRepository:
     """The routes under `/v2/repository`."""
 
@@ -84,14 +96,29 @@ class ModelRepository:
         self._control = control
         self._under_way: set[asyncio.Task[None]] = set()
         self.routes = (
-            Route("/v2/repository/index", {"POST": self._index}),
-            Route("/v2/repository/models/{name}/load", {"POST": self._load}, admin=True),
-            Route("/v2/repository/models/{name}/unload", {"POST": self._unload}, admin=True),
+            Route(
+                *("POST", "/v2/repository/index", self._index, "v2_repository_index"),
+                "Every version of every model and its state.",
+                request={JSON: IndexRequest},
+                response={JSON: list[metadata.IndexEntry]},
+            ),
+            Route(
+                *("POST", "/v2/repository/models/{name}/load", self._load, "v2_repository_load"),
+                "Load a model, or reload what has changed of it, in every worker.",
+                **_CHANGE,
+                request={JSON: LoadRequest},
+            ),
+            Route(
+                *("POST", "/v2/repository/models/{name}/unload", self._unload, "v2_repository_unload"),
+                "Take a model out of service, in every worker.",
+                **_CHANGE,
+                request={JSON: UnloadRequest},
+            ),
         )
 
     async def _index(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         wanted = await _read(request, IndexRequest, "a request for the index")
-        return json_reply(metadata.index(self._repository(), only_ready=wanted.ready))
+        return json_response(metadata.index(self._repository(), only_ready=wanted.ready))
 
     async def _load(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
         wanted = await _read(request, LoadRequest, "a request to load a model")
@@ -116,12 +143,12 @@ class ModelRepository:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         await asyncio.shield(task)
-        return json_reply({})
+        return json_response(Done())
 
 
 async def _read(request: HttpRequest, kind: type[T], what: str) -> T:
     """Return the body of a request, which may be empty. Fields that are null are absent."""
-    body = await read_body(request.receive, request.headers.get(b"content-length"), MOST_BYTES)
+    body = await read_body(request, MOST_BYTES)
     try:
         content = msgspec.json.decode(without_bom(body) or b"{}")
         return msgspec.convert(_without_nulls(content), kind)

@@ -1,6 +1,6 @@
 """The Open Inference Protocol (V2) over REST: tensors in, tensors out, on the same batchers as the task endpoints.
 
-For clients that exist: `tritonclient.http`, `kserve`. What the protocol leaves open is answered as Triton does.
+For existing clients: `tritonclient.http`, `kserve`. What the protocol leaves open, the server does as Triton does.
 """
 
 import asyncio
@@ -11,21 +11,32 @@ from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-import msgspec
-
-from service.api.body import read_body
-from service.api.content_coding import compressed, inflate
-from service.api.draining import DRAIN
-from service.api.messages import HttpRequest, HttpResponse, Route, json_reply
-from service.api.problem import cut
+from service.api.body import compressed, decompress, read_body
+from service.api.errors import UnsupportedMediaType
+from service.api.health import Health
+from service.api.routing import (
+    BYTES,
+    JSON,
+    REQUEST_HEADERS,
+    Access,
+    Content,
+    Handler,
+    HttpRequest,
+    HttpResponse,
+    Parameter,
+    Route,
+    always,
+    json_response,
+)
 from service.api.v2 import metadata
-from service.api.v2.codec import JSON_LENGTH, Inference, TensorModel, answer, read
-from service.api.v2.configuration import Kind, configuration
+from service.api.v2.codec import BINARY, JSON_LENGTH, ModelCodec, TensorRequest
+from service.api.v2.configuration import Kind, ModelConfiguration, configuration
 from service.api.v2.repository import ModelRepository
-from service.api.v2.statistics import statistics
+from service.api.v2.schema import InferRequest, InferResponse
+from service.api.v2.statistics import ModelStatistics, statistics
 from service.api.v2.unsupported import UNSUPPORTED
 from service.context import RequestContext
-from service.errors import DeadlineExceeded, ServiceError
+from service.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 from service.inference.service import InferenceService
 from service.observability.collecting import collect
 from service.registry.card import GRAPHS
@@ -37,13 +48,25 @@ from service.settings import Settings
 from service.tensors import Tensors
 
 LARGE = 65536
-"""Bytes of a request or an answer that may take over a millisecond to read or to compress."""
+"""Bytes of a request or a response that may take over a millisecond to read or to compress."""
 
 _JSON_LENGTH = JSON_LENGTH.lower().encode()
 
+_INFER_HEADERS = (
+    *REQUEST_HEADERS,
+    Parameter(
+        *(JSON_LENGTH, "header", {"type": "integer", "minimum": 0}),
+        "How many bytes of the body are JSON; the rest is binary data.",
+    ),
+    Parameter(
+        *("Content-Encoding", "header", {"type": "string", "enum": ["gzip", "deflate", "identity"]}),
+        "How the body is compressed.",
+    ),
+)
+
 
 class Service(Protocol):
-    """What answers."""
+    """What the routes use."""
 
     models: ModelRegistry
     answering: InferenceService
@@ -54,36 +77,90 @@ class Service(Protocol):
 class OpenInference:
     """The routes under `/v2`."""
 
-    def __init__(self, service: Callable[[], Service], settings: Settings) -> None:
-        """Serves tensors.
+    def __init__(self, service: Callable[[], Service], settings: Settings, health: Health) -> None:
+        """Create the routes.
 
         Args:
-            service: gives what answers, once start-up is complete.
+            service: returns the models and what computes with them, once start-up is complete.
             settings: the body limit, the deadline, and how long a run waits.
+            health: of this worker.
         """
         self._service = service
         self._settings = settings
-        self._server_metadata = metadata.server(controlled=bool(settings.admin_keys))
-        self._models: WeakKeyDictionary[LoadedVersion, TensorModel] = WeakKeyDictionary()
+        self._health = health
+        self._codecs: WeakKeyDictionary[LoadedVersion, ModelCodec] = WeakKeyDictionary()
         self.routes = [
-            *(Route(path, {"GET": self._server}) for path in ("/v2", "/v2/")),
-            Route("/v2/health/live", {"GET": self._live}, public=True, probe=True),
-            Route("/v2/health/ready", {"GET": self._ready}, public=True, probe=True),
-            Route("/v2/models", {"GET": self._list_models}),
-            Route("/v2/models/stats", {"GET": self._all_statistics}),
+            *self._server_routes(),
+            *self._model_routes("/v2/models/{name}", "v2_model"),
+            *self._model_routes("/v2/models/{name}/versions/{version}", "v2_version"),
             *ModelRepository(
                 lambda: service().models.repository, lambda: service().control, settings.max_wait_seconds
             ).routes,
             *UNSUPPORTED,
         ]
-        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-            self.routes += [
-                Route(model, {"GET": self._metadata}),
-                Route(f"{model}/ready", {"GET": self._model_ready}),
-                Route(f"{model}/config", {"GET": self._configuration}),
-                Route(f"{model}/stats", {"GET": self._statistics}),
-                Route(f"{model}/infer", {"POST": self._infer}, metered=True),
-            ]
+
+    def _server_routes(self) -> list[Route]:
+        server = always(json_response(metadata.server(controlled=bool(self._settings.admin_keys))))
+        live = always(json_response(metadata.Live(live=True)))
+        return [
+            _get("/v2", server, "v2_server_metadata", "The server and its extensions.", metadata.ServerMetadata),
+            Route("GET", "/v2/", server),
+            Route(
+                *("GET", "/v2/health/live", live, "v2_server_live", "Whether the process can answer."),
+                access=Access.PUBLIC,
+                is_probe=True,
+                response={JSON: metadata.Live},
+            ),
+            Route(
+                *("GET", "/v2/health/ready", self._ready, "v2_server_ready"),
+                "Whether every model is loaded and warm.",
+                access=Access.PUBLIC,
+                is_probe=True,
+                response={JSON: metadata.Ready},
+                errors=(Unavailable,),
+            ),
+            _get("/v2/models", self._list_models, "v2_list_models", "The names of the models.", metadata.ModelList),
+            _get(
+                *("/v2/models/stats", self._all_statistics, "v2_statistics", "What every model has done."),
+                ModelStatistics,
+            ),
+        ]
+
+    def _model_routes(self, path: str, prefix: str) -> list[Route]:
+        """Return the routes of a model, or of a version of it."""
+        errors = (NotFound, Unavailable)
+        tensors_in: Content = {JSON: InferRequest, BINARY: BYTES}
+        tensors_out: Content = {JSON: InferResponse, BINARY: BYTES}
+        return [
+            _get(
+                *(path, self._metadata, f"{prefix}_metadata", "Its inputs, outputs and ready versions."),
+                metadata.ModelMetadata,
+                errors,
+            ),
+            _get(
+                *(f"{path}/ready", self._model_ready, f"{prefix}_ready", "Whether it is ready."),
+                metadata.ModelReady,
+                errors,
+            ),
+            _get(
+                *(f"{path}/config", self._configuration, f"{prefix}_config", "Its configuration, as in Triton."),
+                ModelConfiguration,
+                errors,
+            ),
+            _get(
+                *(f"{path}/stats", self._statistics, f"{prefix}_statistics", "What it has done."),
+                ModelStatistics,
+                errors,
+            ),
+            Route(
+                *("POST", f"{path}/infer", self._infer, f"{prefix}_infer", "Tensors in, tensors out."),
+                is_rate_limited=True,
+                parameters=_INFER_HEADERS,
+                request=tensors_in,
+                response=tensors_out,
+                errors=(*errors, UnsupportedMediaType),
+            ),
+        ]
 
     async def _infer(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
         """The outputs of a model for the inputs of a request."""
@@ -92,51 +169,45 @@ class OpenInference:
         served = answering.find(request.params["name"], context)
         served.cached_batcher.check_room()
         started = asyncio.get_running_loop().time()
-        model = self._tensors(served)
-        body = await _body(request, self._settings.max_body_bytes)
+        codec = self._codec(served)
+        body = await read_body(request, self._settings.max_body_bytes)
         context.received = time.perf_counter()
         coding, json_length = request.header(b"content-encoding").lower(), request.header(_JSON_LENGTH)
 
-        def take_apart() -> Inference:
-            return read(inflate(body, coding, self._settings.max_body_bytes), json_length, model, context.request_id)
+        def take_apart() -> TensorRequest:
+            content = decompress(body, coding, self._settings.max_body_bytes)
+            return codec.read(content, json_length, context.request_id)
 
         quick = not coding and len(body) <= LARGE
         inference = take_apart() if quick else await answering.apart(take_apart)
         context.decoded = time.perf_counter()
         computing = answering.compute(served, inference.inputs, inference.inputs, context)
-        outputs = await _in_time(computing, started + inference.timeout)
+        outputs = await _in_time(computing, started + inference.timeout_seconds)
 
         def put_together() -> HttpResponse:
-            return compressed(answer(inference, outputs, model), request.header(b"accept-encoding"))
+            return compressed(codec.write(inference, outputs), request.header(b"accept-encoding"))
 
         quick = sum(values.nbytes for values in outputs.values()) <= LARGE
         reply = put_together() if quick else await answering.apart(put_together)
         context.encoded = time.perf_counter()
         return reply
 
-    async def _server(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        return json_reply(self._server_metadata)
-
-    async def _live(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        return json_reply(metadata.Live(live=True))
-
     async def _ready(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        DRAIN.check_not_under_way()
-        self._service().readiness.check()
-        return json_reply(metadata.Ready(ready=True))
+        self._health.check_ready()
+        return json_response(metadata.Ready(ready=True))
 
     async def _list_models(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        return json_reply(metadata.ModelList(list(self._repository.models)))
+        return json_response(metadata.ModelList(list(self._repository.models)))
 
     async def _metadata(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         version = self._version(request)
         ready = self._repository.ready_versions(version.name)
-        return json_reply(metadata.model(version, [each.number for each in ready]))
+        return json_response(metadata.model(version, [each.number for each in ready]))
 
     async def _model_ready(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         name = self._version(request).name
         self._service().readiness.check_version(name, request.params.get("version"))
-        return json_reply(metadata.ModelReady(name, ready=True))
+        return json_response(metadata.ModelReady(name, ready=True))
 
     async def _configuration(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         version = self._version(request)
@@ -145,37 +216,44 @@ class OpenInference:
         assert session is not None
         kind: Kind = "KIND_CPU" if session.provider == "CPUExecutionProvider" else "KIND_GPU"
         policy = self._service().control.policy(version.name)
-        return json_reply(configuration(card, kind, GRAPHS[session.precision], policy, self._settings.max_wait_seconds))
+        wait_seconds = self._settings.max_wait_seconds
+        return json_response(configuration(card, kind, GRAPHS[session.precision], policy, wait_seconds))
 
     async def _statistics(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
-        one = "version" in request.params
-        versions = [self._version(request)] if one else self._repository.ready_versions(request.params["name"])
-        return json_reply(await collect(partial(statistics, versions)))
+        has_version = "version" in request.params
+        versions = [self._version(request)] if has_version else self._repository.ready_versions(request.params["name"])
+        return json_response(await collect(partial(statistics, versions)))
 
     async def _all_statistics(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         versions = [version for name in self._repository.models for version in self._repository.ready_versions(name)]
-        return json_reply(await collect(partial(statistics, versions)))
+        return json_response(await collect(partial(statistics, versions)))
 
     @property
     def _repository(self) -> Repository:
         return self._service().models.repository
 
-    def _tensors(self, served: LoadedVersion) -> TensorModel:
-        """What a version takes and gives, made when it is first asked."""
-        if (model := self._models.get(served)) is None:
+    def _codec(self, served: LoadedVersion) -> ModelCodec:
+        """Return the codec of a version, made when the first request for it comes."""
+        if (codec := self._codecs.get(served)) is None:
             card, predictor = served.version.card, served.predictor
             assert card is not None
-            model = self._models[served] = TensorModel(card, predictor.longest, predictor.bounds)
-        return model
+            codec = self._codecs[served] = ModelCodec(card, predictor.longest, predictor.bounds)
+        return codec
 
     def _version(self, request: HttpRequest) -> Version:
-        """The ready version that a path names; the newest if it names none."""
+        """Return the ready version that a path names; by default the newest."""
         return self._service().models.find(request.params["name"], request.params.get("version")).version
 
 
-def error_reply(error: ServiceError) -> HttpResponse:
-    """An error as the protocol has it."""
-    return HttpResponse(msgspec.json.encode({"error": cut(error.detail)}), status=error.status, headers=error.headers)
+def _get(
+    path: str,
+    handler: Handler,
+    operation_id: str,
+    summary: str,
+    response: type,
+    errors: tuple[type[ServiceError], ...] = (),
+) -> Route:
+    return Route("GET", path, handler, operation_id, summary, response={JSON: response}, errors=errors)
 
 
 async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tensors:
@@ -187,7 +265,3 @@ async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tenso
             return await outputs
     except TimeoutError as error:
         raise DeadlineExceeded("The timeout of the request passed before the answer was ready.") from error
-
-
-async def _body(request: HttpRequest, limit: int) -> bytes:
-    return await read_body(request.receive, request.headers.get(b"content-length"), limit)
