@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from service import machine
 from service.commands import startup
 from service.commands.report import Check, lines
 from service.errors import StartupError
-from service.settings import PREFIX, Settings, settings, strangers
+from service.settings import PREFIX, Settings, environment_warnings, settings
 from service.traffic_split import TrafficSplit
 
 if TYPE_CHECKING:  # without ONNX Runtime they cannot be imported, which is what the doctor says then
@@ -35,13 +36,13 @@ def examine() -> Report:
     try:
         chosen = settings()
     except StartupError as error:
-        return report | {"settings": [Check("settings", str(error), "FAIL"), *_strangers()]}
+        return report | {"settings": [Check("settings", str(error), "FAIL"), *_environment()]}
     report["start"] = [_processes(chosen), *(_check(requirement, chosen) for requirement in startup.REQUIREMENTS)]
     # An address that is taken does not keep the models from being looked at: a server may run here already.
     if all(check.subject == startup.ADDRESS for check in report["start"] if check.failed):
         report["machine"] += _runtime()
         report[f"models in {chosen.models_dir}"] = list(_models(chosen))
-    return report | {"settings": [*_settings(chosen), *_strangers()]}
+    return report | {"settings": [*_settings(chosen), *_environment()]}
 
 
 def show(report: Report, as_json: bool) -> bool:
@@ -168,5 +169,6 @@ def _shown(value: Any) -> str:
     return "none" if value in (None, "", frozenset()) else str(value)
 
 
-def _strangers() -> Iterator[Check]:
-    return (Check("environment", stranger, "warn") for stranger in strangers(os.environ))
+def _environment() -> Iterator[Check]:
+    with suppress(StartupError):  # which the settings report
+        yield from (Check("environment", warning, "warn") for warning in environment_warnings(os.environ))
