@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -208,13 +209,14 @@ def _request_id(header: bytes | None) -> str:
 async def _send(response: HttpResponse, context: RequestContext, send: Send, cors: Headers, *, with_body: bool) -> None:
     context.status = response.status
     headers = [
-        (b"content-type", response.media_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
         (b"x-request-id", context.request_id.encode()),
         (b"server-timing", _server_timing(context)),
         *((name.lower().encode(), value.encode()) for name, value in response.headers.items()),
         *cors,
     ]
+    if response.status != HTTPStatus.NOT_MODIFIED:  # which has no body to describe
+        content_type = (b"content-type", response.media_type.encode())
+        headers += (content_type, (b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body if with_body else b""})
 
