@@ -2,17 +2,19 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from service.api.body import compressed
 from service.api.negotiation import preferred_media_type
-from service.api.routing import PLAIN_TEXT, TEXT, Access, Handler, HttpRequest, HttpResponse, Route, always
+from service.api.routing import PLAIN_TEXT, TEXT, Access, Content, Handler, HttpRequest, HttpResponse, Route, always
 from service.context import RequestContext
 from service.errors import ServiceError, Unavailable
 from service.observability.collecting import collect, exposition
 from service.observability.series import MEDIA_TYPES
-from service.observability.series import TEXT as DEFAULT_MEDIA_TYPE
 from service.registry.readiness import Readiness
+
+LIVE = "Whether the process can answer."
+READY = "Whether every model is loaded and warm."
 
 _OK = HttpResponse(b"ok\n", PLAIN_TEXT)
 
@@ -28,13 +30,13 @@ class Health:
         """Create the health of a worker; `readiness` returns that of its models, once start-up is complete."""
         self.is_draining = False
         self._readiness = readiness
+        text = {"text/plain": TEXT}
+        formats = "Prometheus metrics, as text or, if asked for, as OpenMetrics."
         self.routes = [
-            _route("/livez", always(_OK), "get_livez", "Whether the process can answer."),
-            _route("/healthz", always(_OK), "get_healthz", "Whether the process can answer."),
-            _route("/readyz", self._ready, "get_readyz", "Whether every model is loaded and warm.", (Unavailable,)),
-            _route(
-                "/metrics", _metrics, "get_metrics", "Prometheus metrics, as text or, if asked for, as OpenMetrics."
-            ),
+            probe("/livez", always(_OK), "get_livez", LIVE, text),
+            probe("/healthz", always(_OK), "get_healthz", LIVE, text),
+            probe("/readyz", self._ready, "get_readyz", READY, text, Unavailable),
+            probe("/metrics", _metrics, "get_metrics", formats, text),
         ]
 
     def drain_on_sigterm(self, seconds: float) -> None:
@@ -68,7 +70,7 @@ class Health:
 
 
 async def _metrics(request: HttpRequest, _context: RequestContext) -> HttpResponse:
-    media_type = preferred_media_type(request.header(b"accept"), MEDIA_TYPES) or DEFAULT_MEDIA_TYPE
+    media_type = preferred_media_type(request.header(b"accept"), MEDIA_TYPES) or MEDIA_TYPES[0]
 
     def expose() -> HttpResponse:
         response = HttpResponse(*exposition(media_type), headers={"Vary": "Accept"})
@@ -77,13 +79,9 @@ async def _metrics(request: HttpRequest, _context: RequestContext) -> HttpRespon
     return await collect(expose)
 
 
-def _route(
-    path: str, handler: Handler, operation_id: str, summary: str, errors: Sequence[type[ServiceError]] = ()
+def probe(
+    path: str, handler: Handler, operation_id: str, summary: str, response: Content, *errors: type[ServiceError]
 ) -> Route:
-    return Route(
-        *("GET", path, handler, operation_id, summary),
-        access=Access.PUBLIC,
-        is_probe=True,
-        response={"text/plain": TEXT},
-        errors=tuple(errors),
-    )
+    """Return a route for probes and scrapers: it needs no key, and answers to any IP address as `Host`."""
+    access = Access.PUBLIC
+    return Route("GET", path, handler, operation_id, summary, access, response, errors, is_probe=True)

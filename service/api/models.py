@@ -58,29 +58,25 @@ class VersionDetails(VersionState):
     """Null if the version is not ready."""
 
 
+_VERSION_PATH = "/v1/models/{name}/versions/{version}"
+_LIST = "The models and their versions."
+_MODEL = "A model, and the card of the version that answers by default."
+_VERSION = "A version of a model, and its card."
+
+
 class Catalogue:
     """The model cards over HTTP."""
 
     def __init__(self, models: Callable[[], ModelRegistry]) -> None:
         self._models = models
-        self.routes = (
-            Route(
-                *("GET", "/v1/models", self._list_models, "list_models", "The models and their versions."),
-                response={JSON: ModelSummaries},
-            ),
-            Route(
-                *("GET", "/v1/models/{name}", self._show_model, "get_model"),
-                "A model, and the card of the version that answers by default.",
-                response={JSON: ModelDetails},
-                errors=(NotFound,),
-            ),
-            Route(
-                *("GET", "/v1/models/{name}/versions/{version}", self._show_version, "get_version"),
-                "A version of a model, and its card.",
-                response={JSON: VersionDetails},
-                errors=(NotFound,),
-            ),
-        )
+        self.routes = [
+            Route("GET", path, handler, operation_id, summary, response={JSON: response}, errors=errors)
+            for path, handler, operation_id, summary, response, errors in (
+                ("/v1/models", self._list_models, "list_models", _LIST, ModelSummaries, ()),
+                ("/v1/models/{name}", self._show_model, "get_model", _MODEL, ModelDetails, (NotFound,)),
+                (_VERSION_PATH, self._show_version, "get_version", _VERSION, VersionDetails, (NotFound,)),
+            )
+        ]
 
     async def _list_models(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         return _reply(ModelSummaries(models=[self._model(name) for name in self._repository.models]))

@@ -55,18 +55,16 @@ _PATH_PARAMETERS: dict[str, tuple[Document, str]] = {
     "region": (TEXT, "A region of shared memory."),
 }
 
-_RETRY_AFTER = Parameter(
-    "Retry-After", "header", {"type": "integer", "minimum": 1}, "Seconds after which to try again."
-)
+_RETRY_AFTER = Parameter("Retry-After", "Seconds after which to try again.", {"type": "integer", "minimum": 1})
 _ERROR_HEADERS = {
-    status_of(Unauthorized): Parameter("WWW-Authenticate", "header", TEXT, "How to authenticate."),
-    status_of(MethodNotAllowed): Parameter("Allow", "header", TEXT, "The methods that are allowed."),
+    status_of(Unauthorized): Parameter("WWW-Authenticate", "How to authenticate.", TEXT),
+    status_of(MethodNotAllowed): Parameter("Allow", "The methods that are allowed.", TEXT),
     status_of(TooManyRequests): _RETRY_AFTER,
     status_of(Unavailable): _RETRY_AFTER,
 }
 """The headers that error responses have in addition to X-Request-ID, by status."""
 
-_REQUEST_ID = Parameter("X-Request-ID", "header", TEXT, "Of this request.")
+_REQUEST_ID = Parameter("X-Request-ID", "Of this request.", TEXT)
 
 _SECURITY: dict[Access, list[Document]] = {Access.PUBLIC: [], Access.ADMIN_KEY: [{"admin": []}]}
 """By access, if it is not the default of the document, an API key."""
@@ -80,17 +78,10 @@ def documentation(routes: Sequence[Route]) -> list[Route]:
     async def show_document(_request: HttpRequest, _context: RequestContext) -> HttpResponse:
         return document
 
+    public, page = Access.PUBLIC, always(_page())
     own = [
-        Route(
-            *("GET", "/docs.json", show_document, "get_openapi", "This document."),
-            access=Access.PUBLIC,
-            response={JSON: {"type": "object"}},
-        ),
-        Route(
-            *("GET", "/", always(_page()), "get_api_page", "The interactive API page."),
-            access=Access.PUBLIC,
-            response={"text/html": TEXT},
-        ),
+        Route("GET", "/docs.json", show_document, "get_openapi", "This document.", public, {JSON: {"type": "object"}}),
+        Route("GET", "/", page, "get_api_page", "The interactive API page.", public, {"text/html": TEXT}),
     ]
     document = HttpResponse(json.dumps(openapi([*routes, *own])).encode())
     return own

@@ -96,24 +96,19 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter in the query or a header, as the OpenAPI document describes it."""
+    """A header or a parameter of the query, as the OpenAPI document describes it."""
 
     name: str
-    place: Literal["query", "header"]
-    schema: Document
     description: str
+    schema: Document
+    place: Literal["query", "header"] = "header"
 
 
+REQUEST_ID: Document = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[ -~]*$"}
+TIMEOUT: Document = {"type": "number", "exclusiveMinimum": 0}
 REQUEST_HEADERS = (
-    Parameter(
-        *("X-Request-Timeout", "header", {"type": "number", "exclusiveMinimum": 0}),
-        "Seconds after which the client no longer waits.",
-    ),
-    Parameter(
-        *("X-Request-ID", "header"),
-        {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[ -~]*$"},
-        "Returned in the response.",
-    ),
+    Parameter("X-Request-Timeout", "Seconds after which the client no longer waits.", TIMEOUT),
+    Parameter("X-Request-ID", "Returned in the response.", REQUEST_ID),
 )
 """Headers that every request may have; the document lists them where clients predict."""
 
@@ -127,12 +122,22 @@ class Route:
     """The path, with parameters as `{name}`. The label `route` in metrics and logs."""
     handler: Handler
     operation_id: str = ""
-    """Code generators name a function after it: unique, and never changed. Empty leaves the route out of the document.
-    """
+    """The name that code generators give its function: unique, and never changed. Empty hides it from the document."""
     summary: str = ""
-    description: str = ""
 
     access: Access = Access.API_KEY
+    response: Content = field(default_factory=dict)
+    """The body of a 200."""
+    errors: tuple[type[ServiceError], ...] = ()
+    """Those that do not follow from the other fields."""
+    request: Content | None = None
+    """The body; None if it has none."""
+    parameters: tuple[Parameter, ...] = ()
+    """Those that are not in the path."""
+    response_headers: tuple[Parameter, ...] = ()
+    """Those that only this route has."""
+    description: str = ""
+
     is_probe: bool = False
     """Whether it also answers to any IP address as `Host`, which is how probes and scrapers reach a pod."""
     is_rate_limited: bool = False
@@ -140,20 +145,9 @@ class Route:
     timeout_seconds: float | None = None
     """How long a request may take; by default what the settings say."""
 
-    parameters: tuple[Parameter, ...] = ()
-    """Those that are not in the path."""
-    request: Content | None = None
-    """The body; None if it has none."""
-    response: Content = field(default_factory=dict)
-    """The body of a 200."""
-    response_headers: tuple[Parameter, ...] = ()
-    """Those that only this route has."""
-    errors: tuple[type[ServiceError], ...] = ()
-    """Those that do not follow from the other fields."""
-
 
 class Resource:
-    """The routes of one path."""
+    """The routes of a path."""
 
     def __init__(self, template: str) -> None:
         self.template = template
@@ -162,7 +156,7 @@ class Resource:
         self._routes: dict[str, Route] = {}
 
     def add(self, route: Route) -> None:
-        """Add the route of a method; that of GET also answers HEAD."""
+        """Add a route. That of GET also answers HEAD."""
         self._routes[route.method] = route
         if route.method == "GET":
             self._routes["HEAD"] = route
@@ -170,15 +164,15 @@ class Resource:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that it has; none if there is nothing at the path."""
+        """The methods that have a route."""
         return tuple(self._routes)
 
     def route(self, method: str) -> Route:
         """Return the route of a method.
 
         Raises:
-            NotFound: there is nothing at the path.
-            MethodNotAllowed: the path has other methods.
+            NotFound: the path has no routes.
+            MethodNotAllowed: the path has routes of other methods.
         """
         if (route := self._routes.get(method)) is not None:
             return route
@@ -188,62 +182,37 @@ class Resource:
 
 
 UNKNOWN = Resource("other")
-"""Stands for all paths that have no routes."""
-
-
-class _Node:
-    """The templates that begin with the same segments."""
-
-    __slots__ = ("any", "children", "resource")
-
-    def __init__(self) -> None:
-        self.children: dict[str, _Node] = {}
-        self.any: _Node | None = None
-        """What follows a parameter."""
-        self.resource: Resource | None = None
-        """What ends here."""
+"""Stands for every path without routes."""
 
 
 class Router:
     """Finds the routes of a path."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._resources: dict[str, Resource] = {}
-        self._root = _Node()
+        self._fixed: dict[str, Resource] = {}
+        """By path, those without parameters."""
+        self._variable: dict[int, dict[tuple[int, ...], dict[str, Resource]]] = {}
+        """By number of segments, by which of them are parameters, and by path with these segments empty."""
         for route in routes:
-            if (resource := self._resources.get(route.template)) is None:
-                resource = self._resources[route.template] = Resource(route.template)
-                if resource.parameters:
-                    self._insert(resource)
-            resource.add(route)
+            segments = route.template.split("/")
+            positions = tuple(index for index, segment in enumerate(segments) if _PARAMETER.fullmatch(segment))
+            resources = self._fixed
+            if positions:
+                resources = self._variable.setdefault(len(segments), {}).setdefault(positions, {})
+            resources.setdefault(_PARAMETER.sub("", route.template), Resource(route.template)).add(route)
 
     def find(self, path: str) -> tuple[Resource, Mapping[str, str]]:
         """Return the routes of a path, `UNKNOWN` if it has none, and the values of its parameters, none of them empty.
 
-        A template without parameters goes before one with, and a literal segment before a parameter.
+        A template without parameters goes before one with.
         """
-        resource = self._resources.get(path)
-        if resource is not None and not resource.parameters:
-            return resource, {}
-        node, values = self._root, []
-        for segment in path.split("/"):
-            child = node.children.get(segment)
-            if child is None:
-                child = node.any
-                if child is None or not segment:
-                    return UNKNOWN, {}
-                values.append(segment)
-            node = child
-        if node.resource is None:
-            return UNKNOWN, {}
-        return node.resource, dict(zip(node.resource.parameters, values, strict=True))
-
-    def _insert(self, resource: Resource) -> None:
-        node = self._root
-        for segment in resource.template.split("/"):
-            if _PARAMETER.fullmatch(segment):
-                node.any = node.any or _Node()
-                node = node.any
-            else:
-                node = node.children.setdefault(segment, _Node())
-        node.resource = resource
+        if (fixed := self._fixed.get(path)) is not None:
+            return fixed, {}
+        segments = path.split("/")
+        for positions, resources in self._variable.get(len(segments), {}).items():
+            literals, values = segments.copy(), [segments[index] for index in positions]
+            for index in positions:
+                literals[index] = ""
+            if (resource := resources.get("/".join(literals))) is not None and all(values):
+                return resource, dict(zip(resource.parameters, values, strict=True))
+        return UNKNOWN, {}

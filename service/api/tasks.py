@@ -31,11 +31,9 @@ from service.tasks.base import MAX_ITEMS, Payload, Task
 
 MULTIPART = "multipart/form-data"
 
-_VERSION = Parameter(
-    *("version", "query", VERSION_NUMBER),
-    "A version of the model; by default the newest that is ready and not on trial.",
-)
-_MODEL_VERSION = Parameter("X-Model-Version", "header", VERSION_NUMBER, "The version that answers.")
+_ABOUT_VERSION = "A version of the model; by default the newest that is ready and not on trial."
+_VERSION = Parameter("version", _ABOUT_VERSION, VERSION_NUMBER, "query")
+_MODEL_VERSION = Parameter("X-Model-Version", "The version that answers.", VERSION_NUMBER)
 
 
 @dataclass(frozen=True)
@@ -117,14 +115,18 @@ def task_route(endpoint: TaskEndpoint) -> Route:
     images: Content = {media_type: BYTES for media_type in task.media_types if media_type != JSON}
     default, *others = task.media_types
     return Route(
-        *("POST", endpoint.route, endpoint, task.name, (task.__doc__ or "").partition("\n")[0]),
-        f"The response is {default}, or what `Accept` asks for: {', '.join(others)}." if others else "",
-        is_rate_limited=True,
-        parameters=(_VERSION, *REQUEST_HEADERS),
+        "POST",
+        endpoint.route,
+        endpoint,
+        operation_id=task.name,
+        summary=(task.__doc__ or "").partition("\n")[0],
         request=request,
         response={JSON: task.Answer, **images},
-        response_headers=(_MODEL_VERSION,),
         errors=(NotFound, UnsupportedMediaType, Unavailable),
+        parameters=(_VERSION, *REQUEST_HEADERS),
+        response_headers=(_MODEL_VERSION,),
+        description=f"The response is {default}, or what `Accept` asks for: {', '.join(others)}." if others else "",
+        is_rate_limited=True,
     )
 
 

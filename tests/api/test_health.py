@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -27,19 +28,22 @@ class Models(Readiness):
             raise Unavailable("Not every model is ready.")
 
 
+@dataclass
+class Stop:
+    """The handler of SIGTERM that was there before: it stops the worker."""
+
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __call__(self, *_: object) -> None:
+        self.called.set()
+
+
 @pytest.fixture
-def stops() -> Iterator[list[float]]:
-    """When the handler of SIGTERM that was there before was called."""
-    times: list[float] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: times.append(time.monotonic()))
-    yield times
+def stop() -> Iterator[Stop]:
+    handler = Stop()
+    before = signal.signal(signal.SIGTERM, handler)
+    yield handler
     signal.signal(signal.SIGTERM, before)
-
-
-async def stop_after(stops: list[float], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not stops and time.monotonic() < end:
-        await asyncio.sleep(0.005)
 
 
 async def test_a_worker_is_ready_if_its_models_are_and_it_does_not_drain() -> None:
@@ -54,25 +58,24 @@ async def test_a_worker_is_ready_if_its_models_are_and_it_does_not_drain() -> No
         health.check_ready()
 
 
-async def test_a_worker_drains_before_it_stops(stops: list[float]) -> None:
+async def test_a_worker_drains_before_it_stops(stop: Stop) -> None:
     health = Health(lambda: Models(ready=True))
     health.drain_on_sigterm(0.2)
     began = time.monotonic()
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0.05)
-    assert (health.is_draining, stops) == (True, [])
-    await stop_after(stops, 5)
-    assert stops[0] - began >= 0.2
+    assert (health.is_draining, stop.called.is_set()) == (True, False)
+    await asyncio.wait_for(stop.called.wait(), 5)
+    assert time.monotonic() - began >= 0.2
 
 
-async def test_a_second_sigterm_stops_at_once(stops: list[float]) -> None:
+async def test_a_second_sigterm_stops_at_once(stop: Stop) -> None:
     health = Health(lambda: Models(ready=True))
     health.drain_on_sigterm(60)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
-    await stop_after(stops, 5)
-    assert stops
+    await asyncio.wait_for(stop.called.wait(), 5)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/metrics"])

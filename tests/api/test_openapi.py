@@ -76,7 +76,11 @@ async def test_the_server_returns_the_document_of_all_its_routes() -> None:
 def test_an_operation_follows_from_its_route() -> None:
     handler = always(HttpResponse(b""))
     route = Route(
-        *("POST", "/v1/things/{name}", handler, "make_thing", "Make a thing."),
+        "POST",
+        "/v1/things/{name}",
+        handler,
+        "make_thing",
+        "Make a thing.",
         is_rate_limited=True,
         request={JSON: {"type": "object"}, "text/csv": {"type": "string"}},
         response={"text/csv": {"type": "string"}},

@@ -15,7 +15,7 @@ import msgspec
 import pydantic
 
 from service.api.body import read_body, without_bom
-from service.api.routing import JSON, Access, HttpRequest, HttpResponse, Route, json_response
+from service.api.routing import JSON, Access, Content, HttpRequest, HttpResponse, Route, json_response
 from service.api.v2 import metadata
 from service.api.v2.configuration import requested_policy
 from service.api.v2.schema import Done
@@ -77,6 +77,10 @@ _CHANGE: dict[str, Any] = {
 }
 """What the routes of changes have in common."""
 
+_INDEX = "Every version of every model and its state."
+_LOAD = "Load a model, or reload what has changed of it, in every worker."
+_UNLOAD = "Take a model out of service, in every worker."
+
 
 class ModelRepository:
     """The routes under `/v2/repository`."""
@@ -95,25 +99,14 @@ class ModelRepository:
         self._max_wait = max_wait
         self._control = control
         self._under_way: set[asyncio.Task[None]] = set()
+        index = "/v2/repository/index", self._index, "v2_repository_index", _INDEX
+        load = "/v2/repository/models/{name}/load", self._load, "v2_repository_load", _LOAD
+        unload = "/v2/repository/models/{name}/unload", self._unload, "v2_repository_unload", _UNLOAD
+        entries: Content = {JSON: list[metadata.IndexEntry]}
         self.routes = (
-            Route(
-                *("POST", "/v2/repository/index", self._index, "v2_repository_index"),
-                "Every version of every model and its state.",
-                request={JSON: IndexRequest},
-                response={JSON: list[metadata.IndexEntry]},
-            ),
-            Route(
-                *("POST", "/v2/repository/models/{name}/load", self._load, "v2_repository_load"),
-                "Load a model, or reload what has changed of it, in every worker.",
-                **_CHANGE,
-                request={JSON: LoadRequest},
-            ),
-            Route(
-                *("POST", "/v2/repository/models/{name}/unload", self._unload, "v2_repository_unload"),
-                "Take a model out of service, in every worker.",
-                **_CHANGE,
-                request={JSON: UnloadRequest},
-            ),
+            Route("POST", *index, request={JSON: IndexRequest}, response=entries),
+            Route("POST", *load, request={JSON: LoadRequest}, **_CHANGE),
+            Route("POST", *unload, request={JSON: UnloadRequest}, **_CHANGE),
         )
 
     async def _index(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:

@@ -6,21 +6,18 @@ For existing clients: `tritonclient.http`, `kserve`. What the protocol leaves op
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from service.api.body import compressed, decompress, read_body
 from service.api.errors import UnsupportedMediaType
-from service.api.health import Health
+from service.api.health import LIVE, READY, Health, probe
 from service.api.routing import (
     BYTES,
     JSON,
     REQUEST_HEADERS,
-    Access,
-    Content,
-    Handler,
     HttpRequest,
     HttpResponse,
     Parameter,
@@ -36,7 +33,7 @@ from service.api.v2.schema import InferRequest, InferResponse
 from service.api.v2.statistics import ModelStatistics, statistics
 from service.api.v2.unsupported import UNSUPPORTED
 from service.context import RequestContext
-from service.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from service.errors import DeadlineExceeded, NotFound, Unavailable
 from service.inference.service import InferenceService
 from service.observability.collecting import collect
 from service.registry.card import GRAPHS
@@ -52,16 +49,13 @@ LARGE = 65536
 
 _JSON_LENGTH = JSON_LENGTH.lower().encode()
 
+_CODINGS = {"type": "string", "enum": ["gzip", "deflate", "identity"]}
 _INFER_HEADERS = (
     *REQUEST_HEADERS,
     Parameter(
-        *(JSON_LENGTH, "header", {"type": "integer", "minimum": 0}),
-        "How many bytes of the body are JSON; the rest is binary data.",
+        JSON_LENGTH, "How many bytes of the body are JSON; the rest is binary data.", {"type": "integer", "minimum": 0}
     ),
-    Parameter(
-        *("Content-Encoding", "header", {"type": "string", "enum": ["gzip", "deflate", "identity"]}),
-        "How the body is compressed.",
-    ),
+    Parameter("Content-Encoding", "How the body is compressed.", _CODINGS),
 )
 
 
@@ -99,68 +93,40 @@ class OpenInference:
             *UNSUPPORTED,
         ]
 
-    def _server_routes(self) -> list[Route]:
+    def _server_routes(self) -> Iterator[Route]:
         server = always(json_response(metadata.server(controlled=bool(self._settings.admin_keys))))
         live = always(json_response(metadata.Live(live=True)))
-        return [
-            _get("/v2", server, "v2_server_metadata", "The server and its extensions.", metadata.ServerMetadata),
-            Route("GET", "/v2/", server),
-            Route(
-                *("GET", "/v2/health/live", live, "v2_server_live", "Whether the process can answer."),
-                access=Access.PUBLIC,
-                is_probe=True,
-                response={JSON: metadata.Live},
-            ),
-            Route(
-                *("GET", "/v2/health/ready", self._ready, "v2_server_ready"),
-                "Whether every model is loaded and warm.",
-                access=Access.PUBLIC,
-                is_probe=True,
-                response={JSON: metadata.Ready},
-                errors=(Unavailable,),
-            ),
-            _get("/v2/models", self._list_models, "v2_list_models", "The names of the models.", metadata.ModelList),
-            _get(
-                *("/v2/models/stats", self._all_statistics, "v2_statistics", "What every model has done."),
-                ModelStatistics,
-            ),
-        ]
+        yield Route("GET", "/v2/", server)
+        for path, handler, operation_id, summary, response in (
+            ("/v2", server, "v2_server_metadata", "The server and its extensions.", metadata.ServerMetadata),
+            ("/v2/models", self._list_models, "v2_list_models", "The names of the models.", metadata.ModelList),
+            ("/v2/models/stats", self._all_statistics, "v2_statistics", "What every model has done.", ModelStatistics),
+        ):
+            yield Route("GET", path, handler, operation_id, summary, response={JSON: response})
+        yield probe("/v2/health/live", live, "v2_server_live", LIVE, {JSON: metadata.Live})
+        yield probe("/v2/health/ready", self._ready, "v2_server_ready", READY, {JSON: metadata.Ready}, Unavailable)
 
-    def _model_routes(self, path: str, prefix: str) -> list[Route]:
-        """Return the routes of a model, or of a version of it."""
+    def _model_routes(self, path: str, prefix: str) -> Iterator[Route]:
+        """Yield the routes of a model, or of a version of it."""
         errors = (NotFound, Unavailable)
-        tensors_in: Content = {JSON: InferRequest, BINARY: BYTES}
-        tensors_out: Content = {JSON: InferResponse, BINARY: BYTES}
-        return [
-            _get(
-                *(path, self._metadata, f"{prefix}_metadata", "Its inputs, outputs and ready versions."),
-                metadata.ModelMetadata,
-                errors,
-            ),
-            _get(
-                *(f"{path}/ready", self._model_ready, f"{prefix}_ready", "Whether it is ready."),
-                metadata.ModelReady,
-                errors,
-            ),
-            _get(
-                *(f"{path}/config", self._configuration, f"{prefix}_config", "Its configuration, as in Triton."),
-                ModelConfiguration,
-                errors,
-            ),
-            _get(
-                *(f"{path}/stats", self._statistics, f"{prefix}_statistics", "What it has done."),
-                ModelStatistics,
-                errors,
-            ),
-            Route(
-                *("POST", f"{path}/infer", self._infer, f"{prefix}_infer", "Tensors in, tensors out."),
-                is_rate_limited=True,
-                parameters=_INFER_HEADERS,
-                request=tensors_in,
-                response=tensors_out,
-                errors=(*errors, UnsupportedMediaType),
-            ),
-        ]
+        for suffix, handler, verb, summary, response in (
+            ("", self._metadata, "metadata", "Its inputs, outputs and ready versions.", metadata.ModelMetadata),
+            ("/ready", self._model_ready, "ready", "Whether it is ready.", metadata.ModelReady),
+            ("/config", self._configuration, "config", "Its configuration, as in Triton.", ModelConfiguration),
+            ("/stats", self._statistics, "statistics", "What it has done.", ModelStatistics),
+        ):
+            operation_id = f"{prefix}_{verb}"
+            yield Route("GET", path + suffix, handler, operation_id, summary, response={JSON: response}, errors=errors)
+        infer = f"{path}/infer", self._infer, f"{prefix}_infer", "Tensors in, tensors out."
+        yield Route(
+            "POST",
+            *infer,
+            request={JSON: InferRequest, BINARY: BYTES},
+            response={JSON: InferResponse, BINARY: BYTES},
+            errors=(*errors, UnsupportedMediaType),
+            parameters=_INFER_HEADERS,
+            is_rate_limited=True,
+        )
 
     async def _infer(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
         """The outputs of a model for the inputs of a request."""
@@ -243,17 +209,6 @@ class OpenInference:
     def _version(self, request: HttpRequest) -> Version:
         """Return the ready version that a path names; by default the newest."""
         return self._service().models.find(request.params["name"], request.params.get("version")).version
-
-
-def _get(
-    path: str,
-    handler: Handler,
-    operation_id: str,
-    summary: str,
-    response: type,
-    errors: tuple[type[ServiceError], ...] = (),
-) -> Route:
-    return Route("GET", path, handler, operation_id, summary, response={JSON: response}, errors=errors)
 
 
 async def _in_time(outputs: Coroutine[None, None, Tensors], end: float) -> Tensors:
