@@ -108,12 +108,12 @@ class Api:
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
         else:
             await self._bentoml_app(scope, receive, send)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the service from its start to its end."""
+    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the service from start to shutdown."""
         self._health.drain_on_sigterm(self._drain_seconds)
         await self._bentoml_app(scope, receive, send)
         if self._tracing is not None:

@@ -10,20 +10,20 @@ from service.api.errors import Forbidden
 from service.api.routing import PLAIN_TEXT, HttpRequest, HttpResponse
 
 MAX_AGE_SECONDS = 600
-"""How long a browser may keep the answer to a preflight request."""
+"""How long a browser may cache the response to a preflight request."""
 
 REQUEST_HEADERS = (
     *("Accept", "Accept-Language", "Content-Language", "Content-Type"),  # with values that need a preflight request
     *("Authorization", "Content-Encoding", "Inference-Header-Content-Length", "X-Request-ID", "X-Request-Timeout"),
     *("baggage", "traceparent", "tracestate"),
 )
-"""What a page may send."""
+"""Request headers that a page may send."""
 
 RESPONSE_HEADERS = (
     *("Allow", "Content-Encoding", "Inference-Header-Content-Length", "Retry-After", "Server-Timing"),
     *("WWW-Authenticate", "X-Model-Version", "X-Request-ID", "X-Seed"),
 )
-"""What a page may read, beside the headers that it may always read."""
+"""Response headers that a page may read, in addition to those that it may always read."""
 
 METHODS_OF_UNKNOWN_PATHS = ("GET", "HEAD", "POST")
 """Offered for paths without a route, so that the page can read the 404."""
@@ -43,7 +43,7 @@ class CrossOrigin:
     """
 
     def __init__(self, origins: Collection[str]) -> None:
-        """Allow these origins, as browsers write them, or any if one of them is `*`."""
+        """Allow these origins, in the form that browsers send, or all if one of them is `*`."""
         self._any = "*" in origins
         self._allowed: dict[bytes, Headers] = {
             origin.encode(): ((_ALLOW_ORIGIN, origin.encode()), _EXPOSE, _VARY) for origin in origins if origin != "*"
