@@ -9,7 +9,6 @@ from pydantic import BaseModel, ValidationError
 import service.engine.onnx.session  # noqa: F401  # defines errors of its own
 from service.api.errors import Forbidden, MethodNotAllowed, Misdirected, RefusedByTransport, UnsupportedMediaType
 from service.api.problem import MAX_FAULTS, MAX_TEXT, error_response, from_validation, status_of
-from service.api.transport_options import refuse
 from service.errors import (
     ClientError,
     DeadlineExceeded,
@@ -24,7 +23,6 @@ from service.errors import (
     Unauthorized,
     Unavailable,
 )
-from service.transport.options import Refusal
 
 ERRORS = [
     (ServiceError("x"), 500, "Internal Server Error", {}, "failed"),
@@ -120,33 +118,3 @@ def test_what_pydantic_rejects_is_malformed_or_invalid() -> None:
     many = rejected('{"values": [' + ",".join(['"x"'] * 2000) + "]}")
     assert isinstance(many, Invalid)
     assert (many.faults, "2,000 places" in many.detail) == ((), True)
-
-
-@pytest.mark.parametrize(
-    ("status", "title", "headers"),
-    [
-        (400, "Bad Request", {}),
-        (431, "Request Header Fields Too Large", {}),
-        (505, "HTTP Version Not Supported", {}),
-        (500, "Internal Server Error", {}),
-        (503, "Service Unavailable", {b"retry-after": b"1"}),
-    ],
-)
-@pytest.mark.parametrize("path", ["", "/v1/digits", "/v2"])
-def test_what_the_transport_refuses_gets_the_same_form(
-    path: str, status: int, title: str, headers: dict[bytes, bytes]
-) -> None:
-    refusal = Refusal(status, "why")
-    refusal.path = path
-    response = refuse(refusal)
-    found = dict(response.headers)
-    request_id = found.pop(b"x-request-id").decode()
-    assert len(request_id) == 32
-    media_type = found.pop(b"content-type")
-    assert (response.status, found) == (status, headers)
-    content = json.loads(response.body)
-    if path == "/v2":
-        assert (media_type, content) == (b"application/json", {"error": "why"})
-    else:
-        assert media_type == b"application/problem+json"
-        assert (content["title"], content["detail"], content["request_id"]) == (title, "why", request_id)

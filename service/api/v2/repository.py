@@ -20,7 +20,7 @@ from service.api.v2 import metadata
 from service.api.v2.configuration import requested_policy
 from service.api.v2.schema import Done
 from service.context import RequestContext
-from service.errors import Malformed, NotFound, Unavailable
+from service.errors import LoadFailed, Malformed, NotFound, Unavailable
 from service.registry.card import Card
 from service.registry.reconciler import PATIENCE, Reconciler
 from service.registry.repository import Repository
@@ -73,7 +73,7 @@ _CHANGE: dict[str, Any] = {
     "access": Access.ADMIN_KEY,
     "timeout_seconds": LONGEST_CHANGE,
     "response": {JSON: Done},
-    "errors": (NotFound, Unavailable),
+    "errors": (NotFound, LoadFailed, Unavailable),
 }
 """What the routes of changes have in common."""
 
