@@ -301,10 +301,13 @@ def settings() -> Settings:
     """Return the settings of this process.
 
     Raises:
-        StartupError: a setting is not valid, or a variable and the one with its old name are both set. The message
-            names the variables.
+        StartupError: a setting is not valid, or a variable is set by its new and its old name. The message names them.
     """
     renamed = _renamed(os.environ)
+    present = {_setting(variable): variable for variable in os.environ}
+    for name, variable in renamed.items():
+        if name in present:
+            raise StartupError(f"{variable} is the old name of {present[name]}, and both are set: remove {variable}")
     values: dict[str, Any] = {name: os.environ[variable] for name, variable in renamed.items()}
     try:
         return Settings(**values)
@@ -319,11 +322,7 @@ def settings() -> Settings:
 
 
 def environment_warnings(environment: Mapping[str, str]) -> list[str]:
-    """Return a line for each variable that has an old name or is not a setting.
-
-    Raises:
-        StartupError: a variable and the one with its old name are both set.
-    """
+    """Return a line for each variable that has an old name or is not a setting."""
     old = [
         f"{variable} is the old name of {_variable(name)}; the next release ignores it"
         for name, variable in _renamed(environment).items()
@@ -345,13 +344,9 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def _renamed(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with old names, by the present names of their settings."""
-    variables = {_setting(variable): variable for variable in environment}
-    found = {name: variables[old] for old, name in RENAMED.items() if old in variables}
-    for name, variable in found.items():
-        if name in variables:
-            raise StartupError(f"{variable} is the old name of {variables[name]}, and both are set: remove {variable}")
-    return found
+    """Return the variables with old names, by the new names of their settings."""
+    found = {RENAMED.get(_setting(variable) or ""): variable for variable in environment}
+    return {name: variable for name, variable in found.items() if name is not None}
 
 
 def _setting(variable: str) -> str | None:

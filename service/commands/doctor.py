@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -170,5 +169,4 @@ def _shown(value: Any) -> str:
 
 
 def _environment() -> Iterator[Check]:
-    with suppress(StartupError):  # which the settings report
-        yield from (Check("environment", warning, "warn") for warning in environment_warnings(os.environ))
+    return (Check("environment", warning, "warn") for warning in environment_warnings(os.environ))
