@@ -14,6 +14,7 @@ import msgspec
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from service import errors
 from service.api.errors import MethodNotAllowed
 from service.api.problem import MEDIA_TYPE as PROBLEM
 from service.api.problem import Problem, status_of, title
@@ -34,16 +35,7 @@ from service.api.routing import (
 )
 from service.api.v2.schema import DOCUMENTED_ELEMENTS, V2Error
 from service.context import RequestContext
-from service.errors import (
-    DeadlineExceeded,
-    Invalid,
-    Malformed,
-    ServiceError,
-    TooLarge,
-    TooManyRequests,
-    Unauthorized,
-    Unavailable,
-)
+from service.errors import ServiceError
 from service.version_policy import MODEL
 
 _TAGS = {"/v2": "v2", "/v1/models": "models", "/v1": "tasks"}
@@ -57,10 +49,10 @@ _PATH_PARAMETERS: dict[str, tuple[Document, str]] = {
 
 _RETRY_AFTER = Parameter("Retry-After", "Seconds after which to try again.", {"type": "integer", "minimum": 1})
 _ERROR_HEADERS = {
-    status_of(Unauthorized): Parameter("WWW-Authenticate", "How to authenticate.", TEXT),
+    status_of(errors.Unauthorized): Parameter("WWW-Authenticate", "How to authenticate.", TEXT),
     status_of(MethodNotAllowed): Parameter("Allow", "The methods that are allowed.", TEXT),
-    status_of(TooManyRequests): _RETRY_AFTER,
-    status_of(Unavailable): _RETRY_AFTER,
+    status_of(errors.TooManyRequests): _RETRY_AFTER,
+    status_of(errors.Unavailable): _RETRY_AFTER,
 }
 """The headers that error responses have in addition to X-Request-ID, by status."""
 
@@ -184,11 +176,11 @@ def _errors(route: Route) -> Iterator[type[ServiceError]]:
     """Yield the errors that a route may answer with: its own and those of the steps before its handler."""
     yield MethodNotAllowed
     if route.access is not Access.PUBLIC:
-        yield from (Unauthorized, Invalid, DeadlineExceeded)
+        yield from (errors.Unauthorized, errors.Invalid, errors.DeadlineExceeded)
     if route.is_rate_limited:
-        yield TooManyRequests
+        yield errors.TooManyRequests
     if route.request is not None:
-        yield from (Malformed, TooLarge)
+        yield from (errors.Malformed, errors.TooLarge)
     yield from route.errors
 
 

@@ -11,23 +11,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import ValidationError
 
-from service.api.errors import Forbidden, MethodNotAllowed, Misdirected, RefusedByTransport, UnsupportedMediaType
+from service import errors
+from service.api import errors as http_errors
 from service.api.routing import JSON, HttpResponse
 from service.api.v2.schema import V2Error
-from service.errors import (
-    ClientError,
-    DeadlineExceeded,
-    Fault,
-    Invalid,
-    LoadFailed,
-    Malformed,
-    NotFound,
-    ServiceError,
-    TooLarge,
-    TooManyRequests,
-    Unauthorized,
-    Unavailable,
-)
+from service.errors import Fault, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -59,22 +47,22 @@ class _Http(NamedTuple):
 
 _HTTP: dict[type[ServiceError], _Http] = {
     ServiceError: _Http(500),
-    ClientError: _Http(400),
-    Malformed: _Http(400),
-    LoadFailed: _Http(400),
-    Unauthorized: _Http(401, lambda _: {"WWW-Authenticate": "Bearer"}),
-    Forbidden: _Http(403),
-    NotFound: _Http(404),
-    MethodNotAllowed: _Http(405, lambda error: {"Allow": error.allow}),
-    TooLarge: _Http(413),
-    UnsupportedMediaType: _Http(
-        415, lambda error: _present(Accept=error.accept, Accept_Encoding=error.accept_encoding)
+    errors.ClientError: _Http(400),
+    errors.Malformed: _Http(400),
+    errors.LoadFailed: _Http(400),
+    errors.Unauthorized: _Http(401, lambda _: {"WWW-Authenticate": "Bearer"}),
+    http_errors.Forbidden: _Http(403),
+    errors.NotFound: _Http(404),
+    http_errors.MethodNotAllowed: _Http(405, lambda error: {"Allow": error.allow}),
+    errors.TooLarge: _Http(413),
+    http_errors.UnsupportedMediaType: _Http(
+        415, lambda error: {"Accept": error.accept} if error.accept else {"Accept-Encoding": error.accept_encoding}
     ),
-    Misdirected: _Http(421),
-    Invalid: _Http(422),
-    TooManyRequests: _Http(429, lambda error: {"Retry-After": str(error.retry_after_seconds)}),
-    Unavailable: _Http(503, lambda error: {"Retry-After": str(error.retry_after_seconds)}),
-    DeadlineExceeded: _Http(504),
+    http_errors.Misdirected: _Http(421),
+    errors.Invalid: _Http(422),
+    errors.TooManyRequests: _Http(429, lambda error: {"Retry-After": str(error.retry_after_seconds)}),
+    errors.Unavailable: _Http(503, lambda error: {"Retry-After": str(error.retry_after_seconds)}),
+    errors.DeadlineExceeded: _Http(504),
 }
 """By class of error. A class that is not listed is mapped as its base class is."""
 
@@ -101,7 +89,7 @@ def error_response(error: ServiceError, path: str, request_id: str) -> HttpRespo
         request_id: of the request.
     """
     status, headers = _mapping(type(error))
-    if isinstance(error, RefusedByTransport):
+    if isinstance(error, http_errors.RefusedByTransport):
         status = error.status
     is_v2 = path.startswith("/v2")
     content = V2Error(_truncate(error.detail)) if is_v2 else _problem(error, status, request_id)
@@ -112,11 +100,11 @@ def error_response(error: ServiceError, path: str, request_id: str) -> HttpRespo
 def from_validation(error: ValidationError) -> ServiceError:
     """Return the error of a body that pydantic rejects: `Malformed` if it is not JSON, else `Invalid`."""
     if error.error_count() > MAX_VALIDATION_ERRORS:
-        return Invalid(f"The request is not valid in {error.error_count():,} places.")
+        return errors.Invalid(f"The request is not valid in {error.error_count():,} places.")
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
-        return Malformed(f"The body is not JSON: {faults[0]['msg'].removeprefix('Invalid JSON: ')}.")
-    return Invalid(
+        return errors.Malformed(f"The body is not JSON: {faults[0]['msg'].removeprefix('errors.Invalid JSON: ')}.")
+    return errors.Invalid(
         "The request is not valid; `errors` says where.",
         faults=tuple(Fault(fault["loc"], fault["msg"]) for fault in faults[:MAX_FAULTS]),
     )
@@ -136,8 +124,3 @@ def _problem(error: ServiceError, status: int, request_id: str) -> Problem:
 
 def _truncate(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
-
-
-def _present(**headers: str) -> dict[str, str]:
-    """Return the headers that are not empty; an underscore in a name stands for a hyphen."""
-    return {name.replace("_", "-"): value for name, value in headers.items() if value}
