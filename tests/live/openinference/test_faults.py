@@ -164,7 +164,7 @@ def test_a_json_length_that_cannot_be_is_a_400(client: httpx.Client, length: str
 
 def test_bytes_that_are_missing_or_left_are_a_400(client: httpx.Client) -> None:
     values = np.zeros((1, 28, 28), np.uint8)
-    for size, sent, message in ((784, 783, "783 bytes"), (784, 785, "1 bytes behind"), (785, 785, "785 bytes")):
+    for size, sent, message in ((784, 783, "783 bytes"), (784, 785, "1 bytes after"), (785, 785, "785 bytes")):
         head = {"inputs": [described("pictures", values, parameters={"binary_data_size": size})]}
         request = binary(head, np.zeros(sent, np.uint8))
         assert message in refused(client.post("/v2/models/digits/infer", **request), 400)
