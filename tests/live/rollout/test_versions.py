@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.test_verification import claim_another_dtype, flip_a_bit, golden, recorded, truncate
 from tests.live.rollout.asking import (
     ADMIN,
     CNN,
@@ -28,6 +27,7 @@ from tests.live.rollout.asking import (
     workers,
 )
 from tests.places import DIGIT
+from tests.registry.test_verification import claim_another_dtype, flip_a_bit, golden, recorded, truncate
 
 
 def test_a_new_version_is_rolled_out_and_taken_back(url: str, models: Path) -> None:
