@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from service.api.models import Catalogue
 from service.api.openapi import documentation
 from service.api.problem import error_response
 from service.api.rate_limit import RateLimit
-from service.api.routing import Access, HttpRequest, HttpResponse, Resource, Route, Router
+from service.api.routing import HttpRequest, HttpResponse, Resource, Route, Router
 from service.api.tasks import TaskEndpoint, task_route
 from service.api.v2.routes import OpenInference, Service
 from service.context import RequestContext, current_call, new_request_id
@@ -45,6 +44,7 @@ _BENTOML_PAGES = ("/schema.json", "/static_content/swagger-ui.css", "/static_con
 """What BentoML's application is asked for: what its clients read, and the parts of the page at `/`."""
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
+_NOT_MODIFIED = 304
 
 
 def all_routes(
@@ -174,7 +174,7 @@ class Api:
             if preflight is not None:
                 return preflight
         route = resource.route(request.method)
-        if route.access is Access.PUBLIC:
+        if route.access == "public":
             return await route.handler(request, context)
         key = self._authenticator.authenticate(route.access, headers.get(b"authorization"))
         context.authenticated = key is not None
@@ -214,7 +214,7 @@ async def _send(response: HttpResponse, context: RequestContext, send: Send, cor
         *((name.lower().encode(), value.encode()) for name, value in response.headers.items()),
         *cors,
     ]
-    if response.status != HTTPStatus.NOT_MODIFIED:  # which has no body to describe
+    if response.status != _NOT_MODIFIED:  # which has no body to describe
         content_type = (b"content-type", response.media_type.encode())
         headers += (content_type, (b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -248,7 +248,7 @@ def _bentoml_route(path: str, app: ASGIApp) -> Route:
         headers.pop("content-length", None)
         return HttpResponse(b"".join(chunks), headers.pop("content-type", ""), head["status"], headers)
 
-    return Route("GET", path, ask, access=Access.PUBLIC)
+    return Route("GET", path, ask, access="public")
 
 
 def _scope(request: HttpRequest) -> Scope:

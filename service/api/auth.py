@@ -33,14 +33,11 @@ class Authenticator:
             NotFound: the route needs an admin key and none is configured.
             Unauthorized: the request carries no valid key.
         """
-        if access is Access.PUBLIC or (access is Access.API_KEY and not self._api_keys):
+        if access == "public" or (access == "api_key" and not self._api_keys):
             return None
-        if access is Access.API_KEY:
-            keys, kind = self._api_keys, "API"
-        else:
-            keys, kind = self._admin_keys, "admin"
-            if not keys:
-                raise NotFound("Models are loaded and unloaded over HTTP only if DEEPSERVE_ADMIN_KEYS is set.")
+        keys, kind = (self._api_keys, "API") if access == "api_key" else (self._admin_keys, "admin")
+        if not keys:
+            raise NotFound("Models are loaded and unloaded over HTTP only if DEEPSERVE_ADMIN_KEYS is set.")
         if (key := _bearer(authorization, keys)) is None:
             raise Unauthorized(f"This needs a valid {kind} key, as `Authorization: Bearer KEY`.")
         return key

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from service.api.body import compressed
 from service.api.negotiation import preferred_media_type
-from service.api.routing import PLAIN_TEXT, TEXT, Access, Content, Handler, HttpRequest, HttpResponse, Route, always
+from service.api.routing import PLAIN_TEXT, TEXT, Content, Handler, HttpRequest, HttpResponse, Route, always
 from service.context import RequestContext
 from service.errors import ServiceError, Unavailable
 from service.observability.collecting import collect, exposition
@@ -83,5 +83,4 @@ def probe(
     path: str, handler: Handler, operation_id: str, summary: str, response: Content, *errors: type[ServiceError]
 ) -> Route:
     """Return a route for probes and scrapers: it needs no key, and answers to any IP address as `Host`."""
-    access = Access.PUBLIC
-    return Route("GET", path, handler, operation_id, summary, access, response, errors, is_probe=True)
+    return Route("GET", path, handler, operation_id, summary, "public", response, errors, is_probe=True)

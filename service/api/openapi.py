@@ -58,7 +58,7 @@ _ERROR_HEADERS = {
 
 _REQUEST_ID = Parameter("X-Request-ID", "Of this request.", TEXT)
 
-_SECURITY: dict[Access, list[Document]] = {Access.PUBLIC: [], Access.ADMIN_KEY: [{"admin": []}]}
+_SECURITY: dict[Access, list[Document]] = {"public": [], "admin_key": [{"admin": []}]}
 """By access, if it is not the default of the document, an API key."""
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -70,10 +70,12 @@ def documentation(routes: Sequence[Route]) -> list[Route]:
     async def show_document(_request: HttpRequest, _context: RequestContext) -> HttpResponse:
         return document
 
-    public, page = Access.PUBLIC, always(_page())
+    page = always(_page())
     own = [
-        Route("GET", "/docs.json", show_document, "get_openapi", "This document.", public, {JSON: {"type": "object"}}),
-        Route("GET", "/", page, "get_api_page", "The interactive API page.", public, {"text/html": TEXT}),
+        Route(
+            "GET", "/docs.json", show_document, "get_openapi", "This document.", "public", {JSON: {"type": "object"}}
+        ),
+        Route("GET", "/", page, "get_api_page", "The interactive API page.", "public", {"text/html": TEXT}),
     ]
     document = HttpResponse(json.dumps(openapi([*routes, *own])).encode())
     return own
@@ -175,7 +177,7 @@ def _operation(route: Route, schemas: _Schemas) -> Document:
 def _errors(route: Route) -> Iterator[type[ServiceError]]:
     """Yield the errors that a route may answer with: its own and those of the steps before its handler."""
     yield MethodNotAllowed
-    if route.access is not Access.PUBLIC:
+    if route.access != "public":
         yield from (errors.Unauthorized, errors.Invalid, errors.DeadlineExceeded)
     if route.is_rate_limited:
         yield errors.TooManyRequests

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any, Literal
 
 import msgspec
@@ -32,6 +31,9 @@ Content = Mapping[str, Schema]
 TEXT: Document = {"type": "string"}
 BYTES: Document = {"type": "string", "format": "binary"}
 VERSION_NUMBER: Document = {"type": "string", "pattern": f"^{VERSION}$"}
+
+Access = Literal["public", "api_key", "admin_key"]
+"""The key that a route needs: none; an API key, if any are configured; or an admin key."""
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -83,17 +85,6 @@ def always(response: HttpResponse) -> Handler:
     return handle
 
 
-class Access(Enum):
-    """The key that a route needs."""
-
-    PUBLIC = auto()
-    """None."""
-    API_KEY = auto()
-    """An API key, if any are configured."""
-    ADMIN_KEY = auto()
-    """An admin key. Without any configured, the route does not exist."""
-
-
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A header or a parameter of the query, as the OpenAPI document describes it."""
@@ -125,7 +116,7 @@ class Route:
     """The name that code generators give its function: unique, and never changed. Empty hides it from the document."""
     summary: str = ""
 
-    access: Access = Access.API_KEY
+    access: Access = "api_key"
     response: Content = field(default_factory=dict)
     """The body of a 200."""
     errors: tuple[type[ServiceError], ...] = ()

@@ -15,7 +15,7 @@ from service.api.app import Api
 from service.api.body import read_body
 from service.api.errors import Forbidden, UnsupportedMediaType
 from service.api.health import Health
-from service.api.routing import Access, HttpRequest, HttpResponse, Route, always, json_response
+from service.api.routing import HttpRequest, HttpResponse, Route, always, json_response
 from service.context import RequestContext
 from service.errors import (
     DeadlineExceeded,
@@ -109,8 +109,8 @@ class Application:
             Route("GET", "/v2/fail", self._fail),
             Route("POST", "/v1/echo", echo, is_rate_limited=True),
             Route("GET", "/v1/wait", wait),
-            Route("POST", "/v1/change", wait, access=Access.ADMIN_KEY, timeout_seconds=0.02),
-            Route("GET", "/public", always(HttpResponse(b"hello", "text/plain")), access=Access.PUBLIC),
+            Route("POST", "/v1/change", wait, access="admin_key", timeout_seconds=0.02),
+            Route("GET", "/public", always(HttpResponse(b"hello", "text/plain")), access="public"),
             *self.health.routes,
         ]
         chosen = Settings(log_requests_fraction=1, **settings)

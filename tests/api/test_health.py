@@ -81,4 +81,4 @@ async def test_a_second_sigterm_stops_at_once(stop: Stop) -> None:
 @pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/metrics"])
 async def test_probes_are_public_and_reach_a_pod_by_its_address(path: str) -> None:
     found: list[Any] = [route for route in Health(lambda: Models(ready=True)).routes if route.template == path]
-    assert [(route.method, route.is_probe, route.access.name) for route in found] == [("GET", True, "PUBLIC")]
+    assert [(route.method, route.is_probe, route.access) for route in found] == [("GET", True, "public")]

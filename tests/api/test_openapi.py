@@ -13,7 +13,7 @@ from service.api.errors import UnsupportedMediaType
 from service.api.health import Health
 from service.api.openapi import openapi
 from service.api.problem import status_of
-from service.api.routing import JSON, Access, HttpRequest, HttpResponse, Route, Router, always
+from service.api.routing import JSON, HttpRequest, HttpResponse, Route, Router, always
 from service.api.tasks import TaskEndpoint
 from service.context import RequestContext
 from service.errors import Unavailable
@@ -87,7 +87,7 @@ def test_an_operation_follows_from_its_route() -> None:
         errors=(UnsupportedMediaType, Unavailable),
     )
     hidden = Route("GET", "/hidden", handler)
-    probe = Route("GET", "/probe", handler, "probe", "Probe.", access=Access.PUBLIC, response={JSON: {}})
+    probe = Route("GET", "/probe", handler, "probe", "Probe.", access="public", response={JSON: {}})
     paths = openapi([route, hidden, probe])["paths"]
     assert paths.keys() == {"/v1/things/{name}", "/probe"}
     operation = paths["/v1/things/{name}"]["post"]

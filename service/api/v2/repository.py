@@ -15,7 +15,7 @@ import msgspec
 import pydantic
 
 from service.api.body import read_body, without_bom
-from service.api.routing import JSON, Access, Content, HttpRequest, HttpResponse, Route, json_response
+from service.api.routing import JSON, Content, HttpRequest, HttpResponse, Route, json_response
 from service.api.v2 import metadata
 from service.api.v2.configuration import requested_policy
 from service.api.v2.schema import Done
@@ -70,7 +70,7 @@ class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _CHANGE: dict[str, Any] = {
-    "access": Access.ADMIN_KEY,
+    "access": "admin_key",
     "timeout_seconds": LONGEST_CHANGE,
     "response": {JSON: Done},
     "errors": (NotFound, LoadFailed, Unavailable),
