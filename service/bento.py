@@ -18,13 +18,10 @@ from _bentoml_sdk import Service  # the class that `service_class=` extends; ben
 from _bentoml_sdk.method import APIMethod
 from starlette.types import ASGIApp
 
-from service.api.app import Api
-from service.api.auth import Admission
-from service.api.draining import DRAIN
-from service.api.messages import SINGLE_HEADERS
-from service.api.refusals import overloaded, refuse
+from service.api.app import Api, all_routes
+from service.api.health import Health
 from service.api.tasks import TaskEndpoint
-from service.api.v2.routes import OpenInference
+from service.api.transport_options import transport_options
 from service.inference.binding import bind
 from service.inference.service import InferenceService
 from service.observability import logging as logs
@@ -44,7 +41,6 @@ from service.tasks.mammogram import MammogramTask
 from service.tasks.sentiment import SentimentTask
 from service.tls import reloading_context
 from service.transport.connection import Connection
-from service.transport.options import Budget, Options
 
 
 def endpoint(task: type[AnyTask]) -> APIMethod[..., Any]:
@@ -109,9 +105,9 @@ class ApiService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not 
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the API. It passes the lifespan on to BentoML's app, which starts and stops `DeepServe`."""
-        chosen = settings()
-        _prepare_process(chosen)
-        served = worker()
+        chosen, served = settings(), worker()
+        health = Health(lambda: served.readiness)
+        _prepare_process(chosen, health)
         tasks = [
             TaskEndpoint(method.route, TASKS[name], served.inference, chosen.max_body_bytes)
             for name, method in self.apis.items()
@@ -121,8 +117,8 @@ class ApiService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not 
             from service.observability.spans import Tracing  # its packages are installed only if they are wanted
 
             spans = Tracing()
-        tensors, admission = OpenInference(worker, chosen), Admission(chosen, state_directory())
-        return Api(super().to_asgi(is_main), tasks, tensors, worker, admission, chosen, spans)
+        routes = all_routes(tasks, worker, chosen, health)
+        return Api(super().to_asgi(is_main), routes, health, chosen, state_directory(), spans)
 
 
 @bentoml.service(
@@ -157,7 +153,7 @@ class DeepServe:
         logging.shutdown()  # uvicorn ends the process by the signal that stopped it, without exit handlers
 
 
-def _prepare_process(chosen: Settings) -> None:
+def _prepare_process(chosen: Settings, health: Health) -> None:
     """Set what holds for the whole process of a worker."""
     end_with_supervisor()  # the supervisor of `bentoml serve` too
     metrics.share(state_directory())
@@ -168,21 +164,9 @@ def _prepare_process(chosen: Settings) -> None:
     gc.set_threshold(10_000, 10, 10)
     # BentoML starts uvicorn, whose choice of its protocol class depends on this table.
     protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
-    protocols["auto"] = partial(Connection, _transport_options(chosen))
+    protocols["auto"] = partial(Connection, transport_options(chosen, health))
     # uvicorn's own TLS context would have BentoML's ciphers for TLS 1.0, and never reload its certificate.
     uvicorn.config.create_ssl_context = lambda certfile, keyfile, **_: reloading_context(certfile, keyfile)
-
-
-def _transport_options(chosen: Settings) -> Options:
-    return Options(
-        refuse=refuse,
-        overloaded=overloaded,
-        is_draining=lambda: DRAIN.under_way,
-        keep_alive_seconds=chosen.keep_alive_seconds,
-        connections=Budget(chosen.max_connections),
-        body_bytes=Budget(chosen.max_body_bytes_in_flight),
-        single_headers=SINGLE_HEADERS,
-    )
 
 
 def _tls(chosen: Settings) -> dict[str, Any]:

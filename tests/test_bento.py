@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.places import ROOT
+from tests.paths import ROOT
 
 
 def test_import_reads_no_settings_and_writes_no_files(tmp_path: Path) -> None:

@@ -1,96 +1,68 @@
-"""Who may ask, how often, and how long an answer may take: decided from the head of a request alone.
+"""Authentication by keys, sent as `Authorization: Bearer KEY`.
 
-API keys open the models, admin keys the changes of what is served. Probes, metrics and the documentation are open.
+API keys open the models; admin keys open the loading and unloading of models, and nothing else.
 """
 
-import math
+import hmac
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from pathlib import Path
 
-from service.api.keys import Keys
-from service.api.messages import HttpRequest, Route
-from service.api.rate_limit import RateLimit
-from service.context import RequestContext
-from service.errors import Fault, Invalid, NotFound, Unauthorized
-from service.registry.reconciler import CHANGE_SECONDS
-from service.settings import Settings
+from pydantic import SecretStr
 
-LONGEST_CHANGE = 2 * CHANGE_SECONDS
-"""Seconds that a client may wait for a change of what is served: until it is made, or made and taken back."""
+from service.api.routing import Access
+from service.errors import NotFound, Unauthorized
 
 
-class Admission:
-    """The rules of one server."""
+class Authenticator:
+    """Checks the keys of requests."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        """Rules by the keys and limits of `settings`, counted together with all workers that share `folder`."""
-        self._keys, self._admin_keys = Keys(settings.api_keys), Keys(settings.admin_keys)
-        self._longest = settings.request_timeout_seconds
-        rate, burst = settings.rate_limit_per_second, settings.rate_burst
-        self._limit = RateLimit(folder / "rates", rate, burst) if rate else None
+    def __init__(self, api_keys: Iterable[SecretStr], admin_keys: Iterable[SecretStr]) -> None:
+        """Accept these keys. Without API keys anybody may use the models; without admin keys nobody may change them."""
+        self._api_keys = [key.get_secret_value().encode() for key in api_keys]
+        self._admin_keys = [key.get_secret_value().encode() for key in admin_keys]
 
-    def admit(self, route: Route, request: HttpRequest, context: RequestContext) -> float:
-        """Let a request pass to a route that is not public, and record whether it carries a valid key.
+    def authenticate(self, access: Access, authorization: bytes | None) -> bytes | None:
+        """Return the valid key that a request carries; None if it needs none.
 
-        Returns:
-            Seconds that the request may take.
+        Args:
+            access: the key that its route needs.
+            authorization: the header; None if the request does not have it.
 
         Raises:
-            NotFound: only an admin key would open the route, and there are none.
-            Unauthorized: the request carries no key to the route.
-            TooManyRequests: its client has made too many.
-            Invalid: it asks for a time that is none.
+            NotFound: the route needs an admin key and none is configured.
+            Unauthorized: the request carries no valid key.
         """
-        authorization = request.headers.get(b"authorization")
-        if route.admin:
-            self._check_admin_key(authorization)
-            context.authenticated = True
-            longest = LONGEST_CHANGE
-        else:
-            key = self._key(authorization)
-            context.authenticated = key is not None
-            if self._limit is not None and route.metered:
-                self._limit.check(_network(context.client) if key is None else b"key " + key)
-            longest = self._longest
-        return _seconds(request.headers.get(b"x-request-timeout"), longest)
-
-    def _key(self, authorization: bytes | None) -> bytes | None:
-        """The API key that a request carries; None where none is needed."""
-        if not self._keys:
+        if access == "public" or (access == "api_key" and not self._api_keys):
             return None
-        if (key := self._keys.carried_by(authorization)) is None:
-            raise Unauthorized("This needs a valid API key, as `Authorization: Bearer KEY`.")
+        keys, kind = (self._api_keys, "API") if access == "api_key" else (self._admin_keys, "admin")
+        if not keys:
+            raise NotFound("Models are loaded and unloaded over HTTP only if DEEPSERVE_ADMIN_KEYS is set.")
+        if (key := _bearer(authorization, keys)) is None:
+            raise Unauthorized(f"This needs a valid {kind} key, as `Authorization: Bearer KEY`.")
         return key
 
-    def _check_admin_key(self, authorization: bytes | None) -> None:
-        if not self._admin_keys:
-            raise NotFound("Models are loaded and unloaded over HTTP only where DEEPSERVE_ADMIN_KEYS is set.")
-        if self._admin_keys.carried_by(authorization) is None:
-            raise Unauthorized("This needs a valid admin key, as `Authorization: Bearer KEY`.")
+
+def client_id(key: bytes | None, address: str) -> bytes:
+    """Return what identifies a client for its rate limit: its API key or, without one, its network."""
+    return _network(address) if key is None else b"key " + key
+
+
+def _bearer(authorization: bytes | None, keys: Iterable[bytes]) -> bytes | None:
+    scheme, _, given = (authorization or b"").partition(b" ")
+    given = given.strip()
+    # Compare every key, in constant time, so that the time tells nothing about them.
+    matches = [hmac.compare_digest(key, given) for key in keys]
+    return given if scheme.lower() == b"bearer" and any(matches) else None
 
 
 @lru_cache(1024)
-def _network(client: str) -> bytes:
-    """What one client has of addresses: one of IPv4; of IPv6, where it may have any in a network of 64 bits, that."""
+def _network(address: str) -> bytes:
+    """Return an IPv4 address, or the 64-bit network of an IPv6 address: a client may have any address in it."""
     try:
-        address = ip_address(client)
+        parsed = ip_address(address)
     except ValueError:  # a Unix socket has none
         return b""
-    if not isinstance(address, IPv6Address):
-        return address.packed
-    return address.packed[:8] if address.ipv4_mapped is None else address.ipv4_mapped.packed
-
-
-def _seconds(wanted: bytes | None, most: float) -> float:
-    """How long a request may take: what the client asks for, at most what the server allows."""
-    if wanted is None:
-        return most
-    try:
-        seconds = float(wanted)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        fault = Fault(("header", "X-Request-Timeout"), "seconds, above 0")
-        raise Invalid("The request is not valid.", faults=(fault,))
-    return min(seconds, most)
+    if not isinstance(parsed, IPv6Address):
+        return parsed.packed
+    return parsed.packed[:8] if parsed.ipv4_mapped is None else parsed.ipv4_mapped.packed

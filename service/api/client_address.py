@@ -1,7 +1,7 @@
 """The address of a client that connects through proxies.
 
-Each proxy adds the address that connected to it to the end of a header field. So the field is read from the right, and
-only as far as trusted proxies wrote it: whatever is further left the client may have made up.
+Each proxy appends the address that connected to it to a header field. So the field is read from the right, and only as
+far as trusted proxies wrote it. The client may have made up everything to the left of that.
 """
 
 import re
@@ -11,12 +11,12 @@ from itertools import chain, islice
 
 from service.addresses import IPNetwork, parse_address, split_port
 
-MOST_HOPS = 32
-"""Proxies that are followed."""
-LONGEST_ADDRESS = 64
-"""Characters of an address with its zone, brackets and port; longer text is none."""
-LONGEST_FORWARDED = 8192
-"""Bytes of a `Forwarded` field that is read."""
+MAX_HOPS = 32
+"""Maximum number of proxies to follow."""
+MAX_ADDRESS_LENGTH = 64
+"""Characters of an address with its zone, brackets and port. Longer text is not an address."""
+MAX_FORWARDED_BYTES = 8192
+"""Size of the longest `Forwarded` field that is parsed."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rf'[ \t]*+(?:({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*+)"))?[ \t]*+([;,]|\Z)')
@@ -39,7 +39,7 @@ class TrustedProxies:
     def client(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """Return the address of the client.
 
-        It is the rightmost address that is not a trusted proxy's. Where a proxy tells no address (`unknown`, an
+        It is the rightmost address that is not a trusted proxy's. If a proxy did not write an address (`unknown`, an
         obfuscated identifier, anything else), it is the address of that proxy.
 
         Args:
@@ -51,8 +51,8 @@ class TrustedProxies:
             return client
         fields = [value.decode("latin-1") for name, value in headers if name == self._header]
         hops = chain.from_iterable(map(self._hops, reversed(fields)))
-        for hop in islice(hops, MOST_HOPS):
-            address, trusted = self._parse(hop) if len(hop) <= LONGEST_ADDRESS else ("", False)
+        for hop in islice(hops, MAX_HOPS):
+            address, trusted = self._parse(hop) if len(hop) <= MAX_ADDRESS_LENGTH else ("", False)
             if not address:
                 break
             client = address
@@ -61,7 +61,7 @@ class TrustedProxies:
         return client
 
     def _look_up(self, text: str) -> tuple[str, bool]:
-        """Return an address in normal form, empty if `text` is none, and whether it is a trusted proxy's."""
+        """Return an address in normal form, empty if `text` is not an address, and whether it is a trusted proxy's."""
         try:
             address = parse_address(split_port(text)[0])
         except ValueError:
@@ -70,20 +70,20 @@ class TrustedProxies:
 
 
 def _addresses(field: str) -> Iterator[str]:
-    """Yield the nodes of a field like `X-Forwarded-For`, the last first."""
-    return (node for each in reversed(field.rsplit(",", MOST_HOPS)) if (node := each.strip(" \t")))
+    """Yield the addresses in a field like `X-Forwarded-For`, the last first."""
+    return (node for each in reversed(field.rsplit(",", MAX_HOPS)) if (node := each.strip(" \t")))
 
 
 def _forwarded(field: str) -> Iterator[str]:
     """Yield the node that each element of a `Forwarded` field names as `for` (RFC 7239), the last first.
 
-    It is empty where the element has no `for` or several. A malformed field is one empty node: it may be the client's
-    quotation mark that swallows what the proxy wrote behind it.
+    A node is empty if its element has no `for` or several. A malformed field yields one empty node: an unbalanced
+    quotation mark of the client may hide what the proxy wrote after it.
     """
     elements: list[list[tuple[str, str]]] = [[]]
     position, separator = 0, ","
     while separator:
-        match = _PARAMETER.match(field, position) if len(field) <= LONGEST_FORWARDED else None
+        match = _PARAMETER.match(field, position) if len(field) <= MAX_FORWARDED_BYTES else None
         if match is None:
             return iter([""])
         name, token, quoted, separator = match.groups()

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from service.api.messages import HttpRequest, HttpResponse, Route
+from service.api.routing import JSON, HttpRequest, HttpResponse, Route
 from service.context import RequestContext
+from service.errors import NotFound
 from service.registry.card import Card
 from service.registry.registry import ModelRegistry
 from service.registry.versions import FILES_MISSING, LoadedVersion, Model, State, Version
@@ -56,16 +57,25 @@ class VersionDetails(VersionState):
     """Null if the version is not ready."""
 
 
+_VERSION_PATH = "/v1/models/{name}/versions/{version}"
+_LIST = "The models and their versions."
+_MODEL = "A model, and the card of the version that answers by default."
+_VERSION = "A version of a model, and its card."
+
+
 class Catalogue:
     """The routes under `/v1/models`."""
 
     def __init__(self, models: Callable[[], ModelRegistry]) -> None:
         self._models = models
-        self.routes = (
-            Route("/v1/models", {"GET": self._list_models}),
-            Route("/v1/models/{name}", {"GET": self._show_model}),
-            Route("/v1/models/{name}/versions/{version}", {"GET": self._show_version}),
-        )
+        self.routes = [
+            Route("GET", path, handler, operation_id, summary, response={JSON: response}, errors=errors)
+            for path, handler, operation_id, summary, response, errors in (
+                ("/v1/models", self._list_models, "list_models", _LIST, ModelSummaries, ()),
+                ("/v1/models/{name}", self._show_model, "get_model", _MODEL, ModelDetails, (NotFound,)),
+                (_VERSION_PATH, self._show_version, "get_version", _VERSION, VersionDetails, (NotFound,)),
+            )
+        ]
 
     async def _list_models(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         return _response(

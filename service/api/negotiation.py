@@ -61,7 +61,7 @@ def preferred_coding(accept_encoding: str, offered: Sequence[str]) -> str | None
         offered: content codings, the server's preferred one first.
 
     Returns:
-        One of `offered`; None if the client prefers `identity`, or likes it as much.
+        One of `offered`; None if the client prefers `identity`, or accepts it equally.
     """
     weights = {choice.name: choice.weight for choice in _choices(accept_encoding)}
     other = weights.get("*", 0.0)

@@ -1,82 +1,94 @@
-"""`GET /docs.json`: the OpenAPI document of everything that is served, for people and for code generators; and `/`, the
-page on which it can be tried. BentoML's own page is not used: it reports its visitors to a third party.
+"""The documentation that the server serves: the OpenAPI document, derived from the routes, and a page to try them.
+
+BentoML's own page is not used: it reports its visitors to a third party.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from service.api.messages import JSON, HttpResponse
-from service.api.models import ModelDetails, ModelSummaries, VersionDetails
-from service.api.operations import (
-    BYTES,
-    KEYED,
-    NUMBER,
-    PUBLIC,
-    SCHEMAS,
-    TEXT,
-    Document,
-    add_formats,
-    content,
-    header,
-    operation,
-    parameter,
-    reference,
-    request_headers,
-)
+from service import errors
+from service.api.errors import MethodNotAllowed
 from service.api.problem import MEDIA_TYPE as PROBLEM
-from service.api.tasks import MULTIPART, TaskEndpoint
-from service.api.v2.openapi import tensor_paths, tensor_schemas
-from service.tasks.base import MAX_ITEMS
+from service.api.problem import Problem, status_of, title
+from service.api.routing import (
+    JSON,
+    TEXT,
+    VERSION_NUMBER,
+    Access,
+    Content,
+    Document,
+    HttpRequest,
+    HttpResponse,
+    Parameter,
+    Resource,
+    Route,
+    Schema,
+    always,
+)
+from service.api.v2.schema import DOCUMENTED_ELEMENTS, V2Error
+from service.context import RequestContext
+from service.errors import ServiceError
+from service.version_policy import MODEL
 
-_PROBLEM = content(PROBLEM, reference("Problem"))
-_TASK_ERRORS = (400, 401, 404, 405, 413, 415, 422, 429, 503, 504)
+_TAGS = {"/v2": "v2", "/v1/models": "models", "/v1": "tasks"}
+"""Groups of operations, by the beginning of their path; the first match counts, and the others are `operations`."""
 
-_PROBLEM_SCHEMA: Document = {
-    "type": "object",
-    "description": "An error (RFC 9457).",
-    "required": ["type", "title", "status", "detail", "request_id"],
-    "properties": {
-        "type": TEXT,
-        "title": TEXT,
-        "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "detail": TEXT,
-        "request_id": TEXT,
-        "errors": {"type": "array", "items": reference("Fault")},
-    },
-}
-_FAULT_SCHEMA: Document = {
-    "type": "object",
-    "description": "One thing that is wrong with a request.",
-    "required": ["loc", "msg"],
-    "properties": {
-        "loc": {
-            "type": "array",
-            "items": {"anyOf": [TEXT, {"type": "integer"}]},
-            "description": "Where it is: the names of fields and the indices of items.",
-        },
-        "msg": TEXT,
-    },
+_PATH_PARAMETERS: dict[str, tuple[Document, str]] = {
+    "name": ({"type": "string", "pattern": f"^{MODEL}$"}, "A model."),
+    "version": (VERSION_NUMBER, "A version of the model."),
+    "region": (TEXT, "A region of shared memory."),
 }
 
+_RETRY_AFTER = Parameter("Retry-After", "Seconds after which to try again.", {"type": "integer", "minimum": 1})
+_ERROR_HEADERS = {
+    status_of(errors.Unauthorized): Parameter("WWW-Authenticate", "How to authenticate.", TEXT),
+    status_of(MethodNotAllowed): Parameter("Allow", "The methods that are allowed.", TEXT),
+    status_of(errors.TooManyRequests): _RETRY_AFTER,
+    status_of(errors.Unavailable): _RETRY_AFTER,
+}
+"""The headers that error responses have in addition to X-Request-ID, by status."""
 
-def api_page() -> HttpResponse:
-    """The interactive page: Swagger UI, which BentoML brings, and nothing from anywhere else."""
-    page = Path(__file__).with_name("api_page.html").read_text()
-    script = page.split("<script>")[1].split("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'self'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; img-src data:"
-    return HttpResponse(page.encode(), "text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+_REQUEST_ID = Parameter("X-Request-ID", "Of this request.", TEXT)
+
+_SECURITY: dict[Access, list[Document]] = {"public": [], "admin_key": [{"admin": []}]}
+"""By access, if it is not the default of the document, an API key."""
+
+_REFERENCE = "#/components/schemas/{name}"
 
 
-def openapi(tasks: Sequence[TaskEndpoint]) -> HttpResponse:
-    """Return the document, OpenAPI 3.1."""
-    document = {
+def documentation(routes: Sequence[Route]) -> list[Route]:
+    """Return the routes that document these routes and themselves."""
+
+    async def show_document(_request: HttpRequest, _context: RequestContext) -> HttpResponse:
+        return document
+
+    page = always(_page())
+    own = [
+        Route(
+            "GET", "/docs.json", show_document, "get_openapi", "This document.", "public", {JSON: {"type": "object"}}
+        ),
+        Route("GET", "/", page, "get_api_page", "The interactive API page.", "public", {"text/html": TEXT}),
+    ]
+    document = HttpResponse(json.dumps(openapi([*routes, *own])).encode())
+    return own
+
+
+def openapi(routes: Sequence[Route]) -> Document:
+    """Return the OpenAPI 3.1 document of the routes that have an operation id."""
+    routes = [route for route in routes if route.operation_id]
+    schemas = _Schemas(routes)
+    paths: dict[str, Document] = {}
+    for route in routes:
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, schemas)
+    document: Document = {
         "openapi": "3.1.0",
         "info": {
             "title": "deepserve",
@@ -84,116 +96,134 @@ def openapi(tasks: Sequence[TaskEndpoint]) -> HttpResponse:
             "description": "Four classic neural networks, served.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {
-            **{task.route: {"post": _task(task)} for task in tasks},
-            **_catalogue_paths(),
-            **_operations_paths(),
-            **tensor_paths(),
-        },
+        "paths": paths,
         "components": {
-            "schemas": {
-                **_model_schemas(tasks),
-                **tensor_schemas(),
-                "Problem": _PROBLEM_SCHEMA,
-                "Fault": _FAULT_SCHEMA,
-            },
+            "schemas": schemas.components,
             "securitySchemes": {name: {"type": "http", "scheme": "bearer"} for name in ("key", "admin")},
         },
         "security": [{}, {"key": []}],
     }
-    document = json.loads(json.dumps(document))  # so that no two places share an object
-    add_formats(document)
-    return HttpResponse(json.dumps(document).encode())
+    document = json.loads(json.dumps(document))  # no two places may share an object that is changed
+    _add_formats(document)
+    return document
 
 
-def _model_schemas(tasks: Sequence[TaskEndpoint]) -> Document:
-    """Return the schemas of the bodies of the tasks and of the catalogue."""
-    requests: list[tuple[Any, JsonSchemaMode]] = [(task.task.Request, "validation") for task in tasks]
-    answers: list[Any] = [*(task.task.Response for task in tasks), ModelSummaries, ModelDetails, VersionDetails]
-    _, schemas = models_json_schema(
-        [*requests, *((answer, "serialization") for answer in answers)], ref_template=SCHEMAS + "{model}"
-    )
-    found: Document = schemas["$defs"]
-    return found
+class _Schemas:
+    """The schemas of the bodies of routes."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        bodies: dict[tuple[Any, JsonSchemaMode], None] = {}
+        for route in routes:
+            bodies |= {(schema, "validation"): None for schema in (route.request or {}).values() if _is_type(schema)}
+            bodies |= {(schema, "serialization"): None for schema in route.response.values() if _is_type(schema)}
+        models = [(schema, mode) for schema, mode in bodies if _is_model(schema)]
+        types = [*(schema for schema, _ in bodies if not _is_model(schema)), Problem, V2Error]
+        of_models, definitions = models_json_schema(models, ref_template=_REFERENCE.replace("name", "model"))
+        of_types, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+        if "InputTensor" in components:
+            components["InputTensor"]["properties"]["data"] = DOCUMENTED_ELEMENTS
+        self.components: Document = {**definitions.get("$defs", {}), **components}
+        self._references = {model: schema for (model, _), schema in of_models.items()}
+        self._references |= dict(zip(types, of_types, strict=True))
+
+    def content(self, body: Content) -> Document:
+        """Return the content of a body."""
+        return {media_type: {"schema": self._schema(schema)} for media_type, schema in body.items()}
+
+    def has_required_fields(self, body: Content) -> bool:
+        """Return whether the JSON of a body has fields that are not optional."""
+        schema = self._schema(body[JSON])
+        if "$ref" in schema:
+            schema = self.components[schema["$ref"].rpartition("/")[2]]
+        return bool(schema.get("required"))
+
+    def _schema(self, schema: Schema) -> Document:
+        found: Document = self._references[schema] if _is_type(schema) else schema
+        return found
 
 
-def _task(task: TaskEndpoint) -> Document:
-    """Return the operation of a task."""
-    predictor = task.task
-    answer = content(JSON, reference(predictor.Response.__name__))
-    for picture in (each for each in predictor.media_types if each != JSON):
-        answer |= content(picture, BYTES)
-    summary = (predictor.__doc__ or "").partition("\n")[0]
-    described = operation(predictor.name, "tasks", summary, answer=answer, errors=_TASK_ERRORS, error=_PROBLEM)
-    described["responses"]["200"]["headers"] |= header("X-Model-Version", NUMBER, "The version that answers.")
-    about_version = "A version of the model; by default the newest that is ready and not on trial."
-    described["parameters"] = [parameter("version", "query", NUMBER, about_version), *request_headers()]
-    if len(predictor.media_types) > 1:
-        default, *others = predictor.media_types
-        described["description"] = f"The response is {default}, or what `Accept` asks for: {', '.join(others)}."
-    required = bool(predictor.Request.model_json_schema().get("required"))
-    return described | {"requestBody": {"required": required, "content": _request_content(task)}}
+def _is_type(schema: Schema) -> bool:
+    return not isinstance(schema, dict)
 
 
-def _request_content(task: TaskEndpoint) -> Document:
-    """Return the bodies that a task takes."""
-    body = content(JSON, reference(task.task.Request.__name__))
-    if (field := task.task.files_field) is not None:
-        files = {"type": "array", "items": BYTES, "minItems": 1, "maxItems": MAX_ITEMS}
-        body |= content(MULTIPART, {"type": "object", "required": [field], "properties": {field: files}})
-        body |= content("image/*", BYTES)
-    return body
+def _is_model(schema: Schema) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)
 
 
-def _catalogue_paths() -> Document:
-    """Return the paths under `/v1/models`."""
-    found = (*KEYED, 404)
-    return {
-        "/v1/models": _get(
-            "list_models", "models", "The models and their versions.", _json("ModelSummaries"), errors=KEYED
-        ),
-        "/v1/models/{name}": _get(
-            "get_model",
-            "models",
-            "A model, and the card of the version that answers by default.",
-            _json("ModelDetails"),
-            names=("name",),
-            errors=found,
-        ),
-        "/v1/models/{name}/versions/{version}": _get(
-            "get_version",
-            "models",
-            "A version of a model, and its card.",
-            _json("VersionDetails"),
-            names=("name", "version"),
-            errors=found,
-        ),
+def _operation(route: Route, schemas: _Schemas) -> Document:
+    is_v2 = route.template.startswith("/v2")
+    error = schemas.content({JSON: V2Error} if is_v2 else {PROBLEM: Problem})
+    responses = {"200": _response("OK", schemas.content(route.response), route.response_headers)}
+    for status in sorted({status_of(each) for each in _errors(route)}):
+        headers = [_ERROR_HEADERS[status]] if status in _ERROR_HEADERS else []
+        responses[str(status)] = _response(title(status), error, headers)
+    operation = {
+        "operationId": route.operation_id,
+        "tags": [next((tag for start, tag in _TAGS.items() if route.template.startswith(start)), "operations")],
+        "summary": route.summary,
+        "parameters": list(_parameters(route)),
+        "responses": {**responses, "default": _response("Any other error.", error)},
     }
+    if route.description:
+        operation["description"] = route.description
+    if route.request is not None:
+        required = schemas.has_required_fields(route.request)
+        operation["requestBody"] = {"required": required, "content": schemas.content(route.request)}
+    if route.access in _SECURITY:
+        operation["security"] = _SECURITY[route.access]
+    return operation
 
 
-def _operations_paths() -> Document:
-    """Return the paths of operations and of the documentation."""
-    text, page = content("text/plain", TEXT), content("text/html", TEXT)
+def _errors(route: Route) -> Iterator[type[ServiceError]]:
+    """Yield the errors that a route may answer with: its own and those of the steps before its handler."""
+    yield MethodNotAllowed
+    if route.access != "public":
+        yield from (errors.Unauthorized, errors.Invalid, errors.DeadlineExceeded)
+    if route.is_rate_limited:
+        yield errors.TooManyRequests
+    if route.request is not None:
+        yield from (errors.Malformed, errors.TooLarge)
+    yield from route.errors
+
+
+def _parameters(route: Route) -> Iterator[Document]:
+    for name in Resource(route.template).parameters:
+        schema, description = _PATH_PARAMETERS[name]
+        yield {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
+    for each in route.parameters:
+        described = {"schema": each.schema, "description": each.description}
+        yield {"name": each.name, "in": each.place, "required": False, **described}
+
+
+def _response(description: str, content: Document, headers: Sequence[Parameter] = ()) -> Document:
     described = {
-        "/livez": ("get_livez", "Whether the process can answer.", text),
-        "/healthz": ("get_healthz", "Whether the process can answer.", text),
-        "/readyz": ("get_readyz", "Whether every model is loaded and warm.", text),
-        "/metrics": ("get_metrics", "Prometheus metrics, as text or, if asked for, as OpenMetrics.", text),
-        "/docs.json": ("get_openapi", "This document.", content(JSON, {"type": "object"})),
-        "/": ("get_api_page", "The interactive API page.", page),
+        each.name: {"schema": each.schema, "description": each.description} for each in (_REQUEST_ID, *headers)
     }
-    paths = {}
-    for path, (operation_id, summary, answer) in described.items():
-        errors = (405, 503) if path == "/readyz" else (405,)
-        paths[path] = _get(operation_id, "operations", summary, answer, errors=errors)
-        paths[path]["get"]["security"] = PUBLIC
-    return paths
+    return {"description": description, "headers": described, "content": content}
 
 
-def _json(schema: str) -> Document:
-    return content(JSON, reference(schema))
+def _add_formats(schema: Any) -> None:
+    """Add a `format` to every integer and number below `schema`, in place.
+
+    Without one, generators for typed languages choose 32-bit integers.
+    """
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            largest = max(abs(schema.get("minimum", 2**63)), schema.get("maximum", 2**63))
+            schema.setdefault("format", "int32" if largest < 2**31 else "int64")
+        elif schema.get("type") == "number":
+            schema.setdefault("format", "double")
+        for value in schema.values():
+            _add_formats(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _add_formats(value)
 
 
-def _get(operation_id: str, tag: str, summary: str, answer: Document, **details: Any) -> Document:
-    """Return a path that answers GET."""
-    return {"get": operation(operation_id, tag, summary, answer=answer, error=_PROBLEM, **details)}
+def _page() -> HttpResponse:
+    """Return the page: Swagger UI, which BentoML brings, and nothing from other servers."""
+    page = Path(__file__).with_name("api_page.html").read_text()
+    script = page.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'self'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; img-src data:"
+    return HttpResponse(page.encode(), "text/html; charset=utf-8", headers={"Content-Security-Policy": policy})

@@ -52,7 +52,7 @@ class RateLimit:
         if (wait := self.wait(client, time.monotonic())) > 0:
             raise TooManyRequests(
                 f"A client may make {self._rate:g} requests a second here, and this one has made more.",
-                retry_after=math.ceil(wait),
+                retry_after_seconds=math.ceil(wait),
             )
 
     def wait(self, client: bytes, now: float) -> float:

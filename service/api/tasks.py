@@ -8,17 +8,32 @@ from urllib.parse import parse_qs
 from pydantic import TypeAdapter, ValidationError
 
 from service.api.body import media_type, multipart_files, read_body, without_bom
-from service.api.messages import JSON, HttpRequest, HttpResponse
+from service.api.errors import UnsupportedMediaType
 from service.api.negotiation import preferred_media_type
 from service.api.problem import from_validation
+from service.api.routing import (
+    BYTES,
+    JSON,
+    REQUEST_HEADERS,
+    VERSION_NUMBER,
+    Content,
+    HttpRequest,
+    HttpResponse,
+    Parameter,
+    Route,
+)
 from service.context import RequestContext
-from service.errors import Fault, Invalid, UnsupportedMediaType
+from service.errors import Fault, Invalid, NotFound, Unavailable
 from service.inference.request import TaskRequest
 from service.inference.service import InferenceService
 from service.registry.versions import LoadedVersion
-from service.tasks.base import Request, Task
+from service.tasks.base import MAX_ITEMS, Request, Task
 
 MULTIPART = "multipart/form-data"
+
+_ABOUT_VERSION = "A version of the model; by default the newest that is ready and not on trial."
+_VERSION = Parameter("version", _ABOUT_VERSION, VERSION_NUMBER, "query")
+_MODEL_VERSION = Parameter("X-Model-Version", "The version that answers.", VERSION_NUMBER)
 
 
 class TaskEndpoint:
@@ -56,11 +71,11 @@ class TaskEndpoint:
         kind = media_type(content_type) or JSON
         files_field = self.task.files_field
         if request.header(b"content-encoding").lower() not in ("", "identity"):
-            raise UnsupportedMediaType("A compressed body is not taken here.", headers={"Accept-Encoding": "identity"})
+            raise UnsupportedMediaType("A compressed body is not taken here.", accept_encoding="identity")
         if kind != JSON and (files_field is None or not (kind == MULTIPART or kind.startswith("image/"))):
             accepted = JSON if files_field is None else f"{JSON}, {MULTIPART}, image/*"
-            raise UnsupportedMediaType(f"{kind} is not taken here.", headers={"Accept": accepted})
-        body = await read_body(request.receive, request.headers.get(b"content-length"), self._max_body_bytes)
+            raise UnsupportedMediaType(f"{kind} is not taken here.", accept=accepted)
+        body = await read_body(request, self._max_body_bytes)
         received = time.perf_counter()
         if kind == JSON or files_field is None:
             return TaskRequest(self._from_json(body), received)
@@ -85,6 +100,32 @@ class TaskEndpoint:
         if request.header(b"user-agent").startswith("BentoML"):
             return JSON  # BentoML's client accepts any type and then parses JSON
         return preferred_media_type(request.header(b"accept"), offered) or offered[0]
+
+
+def task_route(endpoint: TaskEndpoint) -> Route:
+    """Return the route of a task, with its description."""
+    task = endpoint.task
+    request: dict[str, Any] = {JSON: task.Request}
+    if (field := task.files_field) is not None:
+        files = {"type": "array", "items": BYTES, "minItems": 1, "maxItems": MAX_ITEMS}
+        request[MULTIPART] = {"type": "object", "required": [field], "properties": {field: files}}
+        request["image/*"] = BYTES
+    images: Content = {media_type: BYTES for media_type in task.media_types if media_type != JSON}
+    default, *others = task.media_types
+    return Route(
+        "POST",
+        endpoint.route,
+        endpoint,
+        operation_id=task.name,
+        summary=(task.__doc__ or "").partition("\n")[0],
+        request=request,
+        response={JSON: task.Response, **images},
+        errors=(NotFound, UnsupportedMediaType, Unavailable),
+        parameters=(_VERSION, *REQUEST_HEADERS),
+        response_headers=(_MODEL_VERSION,),
+        description=f"The response is {default}, or what `Accept` asks for: {', '.join(others)}." if others else "",
+        is_rate_limited=True,
+    )
 
 
 def _version(query: bytes) -> str | None:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from service import machine
 from service.commands import startup
 from service.errors import StartupError
-from service.settings import PREFIX, Settings, settings, strangers
+from service.settings import PREFIX, Settings, environment_warnings, settings
 from service.traffic_split import TrafficSplit
 
 if TYPE_CHECKING:  # cannot be imported without ONNX Runtime, whose absence is reported
@@ -61,13 +61,13 @@ def examine() -> Report:
     try:
         chosen = settings()
     except StartupError as error:
-        return report | {"settings": [Check("settings", str(error), "FAIL"), *_strangers()]}
+        return report | {"settings": [Check("settings", str(error), "FAIL"), *_environment()]}
     report["start"] = [_processes(chosen), *(_check(requirement, chosen) for requirement in startup.REQUIREMENTS)]
     # The models are checked even if the address is taken: a server may be running here already.
     if all(check.subject == startup.ADDRESS for check in report["start"] if check.failed):
         report["machine"] += _runtime()
         report[f"models in {chosen.models_dir}"] = list(_models(chosen))
-    return report | {"settings": [*_settings(chosen), *_strangers()]}
+    return report | {"settings": [*_settings(chosen), *_environment()]}
 
 
 def show(report: Report, as_json: bool) -> bool:
@@ -191,5 +191,5 @@ def _shown(value: Any) -> str:
     return "none" if value in (None, "", frozenset()) else str(value)
 
 
-def _strangers() -> Iterator[Check]:
-    return (Check("environment", stranger, "warn") for stranger in strangers(os.environ))
+def _environment() -> Iterator[Check]:
+    return (Check("environment", warning, "warn") for warning in environment_warnings(os.environ))

@@ -10,7 +10,7 @@ from service.commands import startup
 from service.observability import logging as logs
 from service.processes.state_directory import state_directory
 from service.processes.supervisor import Supervisor
-from service.settings import Settings, settings, strangers
+from service.settings import Settings, environment_warnings, settings
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ def serve() -> None:
     """
     chosen = settings()
     startup.check(chosen)
-    for variable in strangers(os.environ):
-        print(f"deepserve: warning: {variable}", file=sys.stderr)
     logs.set_up(chosen.log_level, chosen.log_format)
+    for warning in environment_warnings(os.environ):
+        logger.warning("%s", warning)
     _prepare_environment()
     with startup.bind(chosen) as listener:
         listener.listen(_BACKLOG)

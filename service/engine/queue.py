@@ -127,7 +127,7 @@ class Queue:
         if self.rows and self.rows + rows > self._limits.max_queue_rows:
             self.drop_done()
             if self.rows and self.rows + rows > self._limits.max_queue_rows:
-                raise Unavailable("The queue is full.", retry_after=self._seconds_to_drain())
+                raise Unavailable("The queue is full.", retry_after_seconds=self._seconds_to_drain())
 
     def add(self, entry: Entry) -> None:
         """Append a request: in one slice, or one slice for each of its sequences."""

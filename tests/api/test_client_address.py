@@ -1,4 +1,4 @@
-"""The client behind proxies is who trusted proxies say it is; nobody else is believed."""
+"""The client's address is what trusted proxies write; everything else may be forged."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.client_address import MOST_HOPS, TrustedProxies
+from service.api.client_address import MAX_HOPS, TrustedProxies
 from service.settings import Settings
 
 PROXY, CLIENT = "10.0.0.1", "203.0.113.7"
@@ -14,7 +14,7 @@ TRUSTED = Settings(trusted_proxies="10.0.0.0/8, 192.0.2.9, 2001:db8::/32").trust
 
 
 def client(*fields: str, peer: str = PROXY, header: str = "X-Forwarded-For") -> str:
-    """Who the client is if the peer sends these fields, a line each."""
+    """The client's address if the peer sends these fields, a line each."""
     headers = [(header.lower().encode(), field.encode("latin-1")) for field in fields]
     return TrustedProxies(TRUSTED, header).client(peer, [(b"host", b"a"), *headers, (b"accept", b"*/*")])
 
@@ -79,22 +79,22 @@ def test_x_forwarded_for_is_read_from_the_right_as_far_as_proxies_are_trusted(
         (("x" * 9000 + "=a, for=203.0.113.7",), PROXY),
     ],
 )
-def test_forwarded_is_read_as_its_rfc_has_it(fields: tuple[str, ...], expected: str) -> None:
+def test_forwarded_is_parsed_by_its_rfc(fields: tuple[str, ...], expected: str) -> None:
     assert client(*fields, header="Forwarded") == expected
 
 
 @pytest.mark.parametrize("peer", [CLIENT, "192.0.2.10", "2a00:1450::9", "::ffff:203.0.113.7"])
-def test_a_peer_that_is_not_trusted_is_the_client_whatever_it_says(peer: str) -> None:
+def test_a_peer_that_is_not_trusted_is_the_client_whatever_it_sends(peer: str) -> None:
     assert client("1.2.3.4", peer=peer) == peer.removeprefix("::ffff:")
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.9", "2001:db8::7", "::ffff:10.9.9.9"])
-def test_a_proxy_is_known_by_address_or_network_and_on_a_dual_stack_socket(peer: str) -> None:
+def test_a_proxy_is_trusted_by_address_or_network_and_on_a_dual_stack_socket(peer: str) -> None:
     assert client(CLIENT, peer=peer) == CLIENT
 
 
 @pytest.mark.parametrize("header", ["X-Real-IP", "CF-Connecting-IP"])
-def test_a_header_of_one_address_is_read_too(header: str) -> None:
+def test_a_header_with_a_single_address_is_read_too(header: str) -> None:
     assert client(CLIENT, header=header) == CLIENT
 
 
@@ -102,7 +102,7 @@ def test_the_case_of_the_header_does_not_matter() -> None:
     assert client("for=203.0.113.7", header="forwarded") == client(CLIENT, header="x-forwarded-for") == CLIENT
 
 
-def test_without_an_address_nobody_is_known() -> None:
+def test_a_peer_without_an_address_has_none() -> None:
     assert client("1.2.3.4", peer="") == ""
 
 
@@ -115,7 +115,7 @@ def test_the_header_that_the_proxies_do_not_write_is_ignored(header: str, other:
 
 
 @given(st.lists(st.sampled_from(["1.2.3.4", "10.0.0.2", "unknown", "::1", "", '"', "for=1.2.3.4", ";", 'host="a'])))
-def test_nothing_that_a_client_writes_before_it_hides_the_address_that_its_proxy_writes(written: list[str]) -> None:
+def test_nothing_that_a_client_sends_hides_the_address_that_its_proxy_appends(written: list[str]) -> None:
     assert client(", ".join([*written, CLIENT])) == CLIENT
     assert client(", ".join([*written, f"for={CLIENT}"]), header="Forwarded") in (CLIENT, PROXY)
 
@@ -130,6 +130,6 @@ def test_no_field_takes_long_to_read(header: str, part: str) -> None:
     assert time.process_time() - began < 0.1
 
 
-def test_only_so_many_proxies_are_followed() -> None:
-    assert client(", ".join([CLIENT, *["10.0.0.2"] * (MOST_HOPS - 1)])) == CLIENT
-    assert client(", ".join([CLIENT, *["10.0.0.2"] * MOST_HOPS])) == "10.0.0.2"
+def test_the_number_of_proxies_is_limited() -> None:
+    assert client(", ".join([CLIENT, *["10.0.0.2"] * (MAX_HOPS - 1)])) == CLIENT
+    assert client(", ".join([CLIENT, *["10.0.0.2"] * MAX_HOPS])) == "10.0.0.2"

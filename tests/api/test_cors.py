@@ -1,12 +1,11 @@
-"""Pages of the origins in the list may call the server, and what a browser asks before is answered by the route."""
+"""Pages of the listed origins may call the server, and preflight requests are answered."""
 
 import pytest
 from starlette.types import Message
 
 from service.api.cors import CrossOrigin
-from service.api.messages import HttpRequest, HttpResponse, Route
-from service.context import RequestContext
-from service.errors import Forbidden
+from service.api.errors import Forbidden
+from service.api.routing import HttpRequest, HttpResponse
 from service.settings import Settings
 
 APP, LOCAL, EVIL = b"https://app.example.org", b"http://localhost:5173", b"https://evil.example"
@@ -14,17 +13,13 @@ LISTED = CrossOrigin(Settings(cors_origins="https://app.example.org, http://loca
 ANY = CrossOrigin(Settings(cors_origins="*").cors_origins)
 
 
-async def answer(_request: HttpRequest, _call: RequestContext) -> HttpResponse:
-    return HttpResponse(b"")
-
-
 async def no_body() -> Message:
     raise AssertionError("nobody reads it")
 
 
-DIGITS = Route("/v1/digits", {"POST": answer})
-MODELS = Route("/v1/models", {"GET": answer})
-NOWHERE = Route("other", {})
+DIGITS = ("POST",)
+MODELS = ("GET", "HEAD")
+UNKNOWN = ()
 
 
 def asks(origin: bytes | None, method: str = "OPTIONS", **headers: str) -> HttpRequest:
@@ -35,8 +30,8 @@ def asks(origin: bytes | None, method: str = "OPTIONS", **headers: str) -> HttpR
     return HttpRequest(method, "/", b"", named, no_body)
 
 
-def preflight(cors: CrossOrigin, origin: bytes, route: Route = DIGITS, **headers: str) -> HttpResponse:
-    reply = cors.preflight(asks(origin, access_control_request_method="POST", **headers), route)
+def preflight(cors: CrossOrigin, origin: bytes, methods: tuple[str, ...] = DIGITS, **headers: str) -> HttpResponse:
+    reply = cors.preflight(asks(origin, access_control_request_method="POST", **headers), methods)
     assert reply is not None
     return reply
 
@@ -71,12 +66,12 @@ def test_a_listed_origin_may_read_the_response(origin: bytes) -> None:
         *(b"https://app.example.org.evil.example", b"https://evil.example/https://app.example.org", b"*"),
     ],
 )
-def test_no_other_origin_may_and_caches_know_that_it_depends_on_it(origin: bytes | None) -> None:
+def test_other_origins_may_not_and_the_response_varies_by_origin(origin: bytes | None) -> None:
     assert LISTED.headers(origin) == ((b"vary", b"Origin"),)
 
 
 @pytest.mark.parametrize("origin", [None, b"null", EVIL, APP])
-def test_with_the_wildcard_every_page_may_and_no_cookie_comes_along(origin: bytes | None) -> None:
+def test_with_the_wildcard_every_page_may_without_cookies(origin: bytes | None) -> None:
     headers = dict(ANY.headers(origin))
     assert headers[b"access-control-allow-origin"] == b"*"
     assert headers.keys() == {b"access-control-allow-origin", b"access-control-expose-headers"}
@@ -87,8 +82,8 @@ def test_a_preflight_is_answered_with_the_methods_of_the_route() -> None:
     assert listed(preflight(LISTED, APP, MODELS), "Access-Control-Allow-Methods") == {"GET", "HEAD"}
 
 
-def test_where_nothing_is_a_page_may_ask_so_that_it_can_read_the_404() -> None:
-    assert listed(preflight(LISTED, APP, NOWHERE), "Access-Control-Allow-Methods") == {"GET", "HEAD", "POST"}
+def test_a_preflight_of_an_unknown_path_is_answered_so_that_the_page_can_read_the_404() -> None:
+    assert listed(preflight(LISTED, APP, UNKNOWN), "Access-Control-Allow-Methods") == {"GET", "HEAD", "POST"}
 
 
 def test_a_preflight_is_answered_with_the_headers_that_the_server_reads() -> None:
@@ -120,7 +115,7 @@ def test_a_preflight_of_another_origin_is_refused(origin: bytes) -> None:
         asks(EVIL),
     ],
 )
-def test_what_is_no_preflight_is_left_to_the_route(request_: HttpRequest) -> None:
+def test_other_requests_are_not_preflights(request_: HttpRequest) -> None:
     assert LISTED.preflight(request_, DIGITS) is None
 
 

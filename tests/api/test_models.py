@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from service.api.messages import HttpRequest
 from service.api.models import Catalogue
-from service.api.routing import Router
+from service.api.routing import HttpRequest, Router
 from service.context import RequestContext
 from service.registry.registry import ModelRegistry
 from tests.registry.test_registry import NEWER, OLDER, serving
@@ -20,11 +19,9 @@ async def no_body() -> Message:
 
 async def shown_at(path: str, models: ModelRegistry) -> Any:
     """What the catalogue answers."""
-    found = Router(Catalogue(lambda: models).routes).find(path)
-    assert found is not None
-    route, params = found
-    reply = await route.methods["GET"](HttpRequest("GET", path, b"", {}, no_body, params), RequestContext())
-    return json.loads(reply.body)
+    resource, params = Router(Catalogue(lambda: models).routes).find(path)
+    response = await resource.route("GET").handler(HttpRequest("GET", path, b"", {}, no_body, params), RequestContext())
+    return json.loads(response.body)
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""What code generators need of the OpenAPI document."""
+"""The OpenAPI document describes every route as it is, in a form that code generators can use."""
 
 import json
 import re
@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
-from service.api.models import Catalogue
+from service.api.app import all_routes
+from service.api.errors import UnsupportedMediaType
+from service.api.health import Health
 from service.api.openapi import openapi
+from service.api.problem import status_of
+from service.api.routing import JSON, HttpRequest, HttpResponse, Route, Router, always
 from service.api.tasks import TaskEndpoint
-from service.api.v2.routes import OpenInference
+from service.context import RequestContext
+from service.errors import Unavailable
 from service.inference.binding import bind
 from service.inference.service import InferenceService
 from service.registry.registry import ModelRegistry
@@ -26,13 +31,16 @@ SETTINGS = Settings()
 
 
 def unused() -> Any:
-    raise AssertionError("nothing is asked for the document")
+    raise AssertionError("the document needs no models")
 
 
-TASKS = (DigitsTask, SentimentTask, MammogramTask, FashionTask)
 INFERENCE = InferenceService(ModelRegistry(SETTINGS, bind), {})
-TASKS = [TaskEndpoint(f"/v1/{each.name}", each, INFERENCE, SETTINGS.max_body_bytes) for each in TASKS]
-DOCUMENT = json.loads(openapi(TASKS).body)
+TASKS = [
+    TaskEndpoint(f"/v1/{task.name}", task, INFERENCE, SETTINGS.max_body_bytes)
+    for task in (DigitsTask, SentimentTask, MammogramTask, FashionTask)
+]
+ROUTES = all_routes(TASKS, unused, SETTINGS, Health(unused))
+DOCUMENT = openapi(ROUTES)
 SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = {
     f"{method.upper()} {path}": operation
@@ -54,11 +62,57 @@ def parts(value: Any) -> Iterator[dict[str, Any]]:
             yield from parts(each)
 
 
-def test_every_route_is_described_with_its_methods() -> None:
-    routes = [*Catalogue(unused).routes, *OpenInference(unused, SETTINGS).routes]
-    served = {f"{method} {route.template}" for route in routes for method in route.methods}
-    described = {each for each in OPERATIONS if re.search(" /(v2|v1/models)", each)}
-    assert described == served - {"GET /v2/"}  # the same as GET /v2
+def test_every_route_is_described_but_aliases() -> None:
+    served = {f"{route.method} {route.template}" for route in ROUTES}
+    assert served - OPERATIONS.keys() == {"GET /v2/"}, "an alias of GET /v2"
+    assert OPERATIONS.keys() <= served
+
+
+@pytest.mark.anyio
+async def test_the_server_returns_the_document_of_all_its_routes() -> None:
+    router = Router(ROUTES)
+    resource, _ = router.find("/docs.json")
+    request = HttpRequest("GET", "/docs.json", b"", {}, unused)
+    response = await resource.route("GET").handler(request, RequestContext())
+    assert json.loads(response.body) == DOCUMENT
+
+
+def test_an_operation_follows_from_its_route() -> None:
+    handler = always(HttpResponse(b""))
+    route = Route(
+        "POST",
+        "/v1/things/{name}",
+        handler,
+        "make_thing",
+        "Make a thing.",
+        is_rate_limited=True,
+        request={JSON: {"type": "object"}, "text/csv": {"type": "string"}},
+        response={"text/csv": {"type": "string"}},
+        errors=(UnsupportedMediaType, Unavailable),
+    )
+    hidden = Route("GET", "/hidden", handler)
+    probe = Route("GET", "/probe", handler, "probe", "Probe.", access="public", response={JSON: {}})
+    paths = openapi([route, hidden, probe])["paths"]
+    assert paths.keys() == {"/v1/things/{name}", "/probe"}
+    operation = paths["/v1/things/{name}"]["post"]
+    assert (operation["operationId"], operation["summary"], operation["tags"]) == (
+        *("make_thing", "Make a thing."),
+        ["tasks"],
+    )
+    assert operation["requestBody"]["content"].keys() == {JSON, "text/csv"}
+    assert operation["responses"]["200"]["content"] == {"text/csv": {"schema": {"type": "string"}}}
+    every = {"200", "400", "401", "405", "413", "415", "422", "429", "503", "504", "default"}
+    assert operation["responses"].keys() == every
+    assert operation["responses"]["503"]["headers"].keys() == {"X-Request-ID", "Retry-After"}
+    assert paths["/probe"]["get"]["responses"].keys() == {"200", "405", "default"}
+    assert paths["/probe"]["get"]["security"] == []
+
+
+def test_every_error_that_a_route_names_is_described() -> None:
+    for route in ROUTES:
+        if route.operation_id:
+            responses = OPERATIONS[f"{route.method} {route.template}"]["responses"]
+            assert {str(status_of(error)) for error in route.errors} <= responses.keys()
 
 
 def test_operations_have_names_of_their_own_that_are_identifiers() -> None:

@@ -86,4 +86,4 @@ def test_a_refusal_says_after_how_many_whole_seconds_to_come_again(tmp_path: Pat
         limit.check(b"one")
         with pytest.raises(TooManyRequests) as refused:
             limit.check(b"one")
-        assert least <= int(refused.value.headers["Retry-After"]) <= most
+        assert least <= refused.value.retry_after_seconds <= most

@@ -1,11 +1,12 @@
-"""A path finds its route and says what the route's template leaves open."""
+"""A path finds its routes and the values of its parameters."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.messages import Route
-from service.api.routing import Router
+from service.api.errors import MethodNotAllowed
+from service.api.routing import UNKNOWN, HttpResponse, Route, Router, always
+from service.errors import NotFound
 
 TEMPLATES = (
     "/",
@@ -18,7 +19,8 @@ TEMPLATES = (
     "/v2/models/{name}/infer",
     "/v2/models/{name}/versions/{version}/infer",
 )
-ROUTER = Router(Route(template, {}) for template in TEMPLATES)
+HANDLER = always(HttpResponse(b""))
+ROUTER = Router(Route("GET", template, HANDLER) for template in TEMPLATES)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +39,9 @@ ROUTER = Router(Route(template, {}) for template in TEMPLATES)
         ),
     ],
 )
-def test_a_path_finds_its_route(path: str, template: str, params: dict[str, str]) -> None:
-    found = ROUTER.find(path)
-    assert found is not None
-    assert (found[0].template, found[1]) == (template, params)
+def test_a_path_finds_its_resource(path: str, template: str, params: dict[str, str]) -> None:
+    resource, found = ROUTER.find(path)
+    assert (resource.template, found) == (template, params)
 
 
 @pytest.mark.parametrize(
@@ -56,16 +57,36 @@ def test_a_path_finds_its_route(path: str, template: str, params: dict[str, str]
         "/v1/x/y",
     ],
 )
-def test_what_no_template_has_finds_none(path: str) -> None:
-    assert ROUTER.find(path) is None
+def test_another_path_is_unknown(path: str) -> None:
+    assert ROUTER.find(path) == (UNKNOWN, {})
 
 
 @given(template=st.sampled_from(TEMPLATES), values=st.lists(st.text(min_size=1), min_size=2, max_size=2))
-def test_any_text_may_stand_for_a_parameter_but_a_slash(template: str, values: list[str]) -> None:
+def test_a_parameter_may_be_any_text_without_a_slash(template: str, values: list[str]) -> None:
     params = {name: value for name, value in zip(("name", "version"), values, strict=True) if f"{{{name}}}" in template}
-    found = ROUTER.find(template.format(**params))
+    resource, found = ROUTER.find(template.format(**params))
     if any("/" in value for value in params.values()):
-        assert found is None or found[0].template != template or found[1] != params
+        assert resource.template != template or found != params
     elif template.format(**params) not in TEMPLATES:
-        assert found is not None
-        assert (found[0].template, found[1]) == (template, params)
+        assert (resource.template, found) == (template, params)
+
+
+def test_a_resource_has_the_methods_of_its_routes_and_head_with_get() -> None:
+    get, post = Route("GET", "/{name}", HANDLER), Route("POST", "/{name}", HANDLER)
+    resource, _ = Router([get, post]).find("/x")
+    assert set(resource.methods) == {"GET", "HEAD", "POST"}
+    assert [resource.route(method) for method in ("GET", "HEAD", "POST")] == [get, get, post]
+    with pytest.raises(MethodNotAllowed, match="PUT") as refused:
+        resource.route("PUT")
+    assert set(refused.value.allow.split(", ")) == {"GET", "HEAD", "POST"}
+
+
+def test_an_unknown_path_has_no_methods() -> None:
+    assert UNKNOWN.methods == ()
+    with pytest.raises(NotFound):
+        UNKNOWN.route("GET")
+
+
+def test_a_path_is_for_probes_if_one_of_its_routes_is() -> None:
+    router = Router([Route("GET", "/livez", HANDLER, is_probe=True), Route("GET", "/v1/models", HANDLER)])
+    assert [router.find(path)[0].is_probe for path in ("/livez", "/v1/models", "/x")] == [True, False, False]

@@ -8,10 +8,11 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from service.api.messages import HttpRequest, HttpResponse
+from service.api.errors import UnsupportedMediaType
+from service.api.routing import HttpRequest, HttpResponse
 from service.api.tasks import TaskEndpoint
 from service.context import RequestContext
-from service.errors import Invalid, Malformed, NotFound, ServiceError, TooLarge, UnsupportedMediaType
+from service.errors import Invalid, Malformed, NotFound, ServiceError, TooLarge
 from service.inference.binding import bind
 from service.inference.service import InferenceService
 from service.registry.registry import ModelRegistry

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from service.api.v2.tensors import DATATYPES
+from service.api.v2.schema import DATATYPES
 from service.engine.session import Runtime
 from service.inference.shadow import BACK_OFF_SECONDS
 from service.registry.loader import open_verified

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from service.api.v2.tensors import DATATYPES, protocol_shape
+from service.api.v2.schema import DATATYPES, protocol_shape
 from service.errors import Malformed
 from service.registry.card import GRAPHS, Card
 from service.tasks.base import MAX_ITEMS

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from service.api.v2.tensors import DATATYPES, protocol_shape
+from service.api.v2.schema import DATATYPES, protocol_shape
 from service.registry.versions import FILES_MISSING, LoadedVersion, Model, State
 from service.tensors import TensorSpec
 

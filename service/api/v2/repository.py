@@ -15,17 +15,20 @@ import msgspec
 import pydantic
 
 from service.api.body import read_body, without_bom
-from service.api.messages import HttpRequest, HttpResponse, Route, json_reply
+from service.api.routing import JSON, Content, HttpRequest, HttpResponse, Route, json_response
 from service.api.v2 import metadata
 from service.api.v2.configuration import requested_policy
+from service.api.v2.schema import Done
 from service.context import RequestContext
-from service.errors import Malformed, NotFound
+from service.errors import LoadFailed, Malformed, NotFound, Unavailable
 from service.registry.card import Card
-from service.registry.reconciler import Reconciler
+from service.registry.reconciler import CHANGE_SECONDS, Reconciler
 from service.registry.registry import ModelRegistry
 from service.version_policy import MODEL
 
 MAX_BODY_BYTES = 65536
+MAX_CHANGE_SECONDS = 2 * CHANGE_SECONDS
+"""Longest wait of a client for a change: until it is made, or made and undone."""
 
 T = TypeVar("T")
 
@@ -65,6 +68,19 @@ class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: UnloadParameters = UnloadParameters()
 
 
+_CHANGE: dict[str, Any] = {
+    "access": "admin_key",
+    "timeout_seconds": MAX_CHANGE_SECONDS,
+    "response": {JSON: Done},
+    "errors": (NotFound, LoadFailed, Unavailable),
+}
+"""What the routes of changes have in common."""
+
+_INDEX = "Every version of every model and its state."
+_LOAD = "Load a model, or reload what has changed of it, in every worker."
+_UNLOAD = "Take a model out of service, in every worker."
+
+
 class ModelRepository:
     """The routes under `/v2/repository`."""
 
@@ -83,15 +99,19 @@ class ModelRepository:
         self._max_wait = max_wait
         self._changes: set[asyncio.Task[None]] = set()
         """Under way."""
+        index = "/v2/repository/index", self._index, "v2_repository_index", _INDEX
+        load = "/v2/repository/models/{name}/load", self._load, "v2_repository_load", _LOAD
+        unload = "/v2/repository/models/{name}/unload", self._unload, "v2_repository_unload", _UNLOAD
+        entries: Content = {JSON: list[metadata.IndexEntry]}
         self.routes = (
-            Route("/v2/repository/index", {"POST": self._index}),
-            Route("/v2/repository/models/{name}/load", {"POST": self._load}, admin=True),
-            Route("/v2/repository/models/{name}/unload", {"POST": self._unload}, admin=True),
+            Route("POST", *index, request={JSON: IndexRequest}, response=entries),
+            Route("POST", *load, request={JSON: LoadRequest}, **_CHANGE),
+            Route("POST", *unload, request={JSON: UnloadRequest}, **_CHANGE),
         )
 
     async def _index(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         body = await _read(request, IndexRequest, "a request for the index")
-        return json_reply(metadata.index(self._registry().models, only_ready=body.ready))
+        return json_response(metadata.index(self._registry().models, only_ready=body.ready))
 
     async def _load(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
         body = await _read(request, LoadRequest, "a request to load a model")
@@ -116,12 +136,12 @@ class ModelRepository:
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
-        return json_reply({})
+        return json_response(Done())
 
 
 async def _read(request: HttpRequest, kind: type[T], what: str) -> T:
     """Parse the body of a request, which may be empty. Fields that are null count as absent."""
-    body = await read_body(request.receive, request.headers.get(b"content-length"), MAX_BODY_BYTES)
+    body = await read_body(request, MAX_BODY_BYTES)
     try:
         content = msgspec.json.decode(without_bom(body) or b"{}")
         return msgspec.convert(_without_nulls(content), kind)

@@ -1,18 +1,45 @@
-"""The JSON of an inference request of the Open Inference Protocol, its types checked while it is parsed.
+"""The JSON of the Open Inference Protocol: inference requests, responses and errors.
 
-An optional field may be absent or null, alike.
+An optional field of a request may be absent or null, which mean the same. Unknown parameters are ignored.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
-from service.api.v2.tensors import Number
-from service.errors import Malformed
+from service.tasks.base import MAX_ITEMS
 
-_NULL = msgspec.Raw(b"null")
+DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
+"""The protocol's names of dtypes."""
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Size = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
+
+Number = int | float
+Elements = list[Number | list[Number | list[Number | list[Number | list[Number]]]]]
+"""The elements of a tensor in row-major order: in a flat list, or in nested lists of up to five dimensions."""
+
+_SHAPE = {"minItems": 1, "description": f"The first size is the number of rows, 1 to {MAX_ITEMS}."}
+_DATA = {
+    "items": {},
+    "description": "The elements in row-major order: numbers, or strings if the datatype is BYTES.",
+}
+
+DOCUMENTED_ELEMENTS = {
+    "anyOf": [{"type": "array", "items": {}}, {"type": "null"}],
+    "description": "The elements, numbers in row-major order: in a flat list, or in lists of lists.",
+}
+"""How the OpenAPI document describes `InputTensor.data`: by elements of any type.
+
+If it described them as numbers, some clients would send 7.0 for 7, which an integer tensor refuses.
+"""
+
+
+def protocol_shape(shape: Sequence[int | str]) -> list[int]:
+    """Return a shape of a model card as the protocol writes it: -1 stands for a variable size."""
+    return [size if isinstance(size, int) else -1 for size in shape]
 
 
 class InputParameters(msgspec.Struct, frozen=True):
@@ -28,25 +55,10 @@ class InputTensor(msgspec.Struct, frozen=True):
     """An input tensor. Its elements are in `data`, in row-major order, or in the binary data after the JSON."""
 
     name: str
-    shape: list[int]
-    datatype: str
-    data: list[Number] | None = None
+    shape: Annotated[list[Annotated[int, Meta(extra_json_schema={"minimum": 1})]], Meta(extra_json_schema=_SHAPE)]
+    datatype: Annotated[str, Meta(extra_json_schema={"enum": [*DATATYPES.values()]})]
+    data: Elements | None = None
     parameters: InputParameters | None = None
-
-    @property
-    def elements(self) -> list[Number] | msgspec.Raw | None:
-        """The data, a flat list or unparsed JSON; None if the JSON has none."""
-        return self.data
-
-
-class NestedTensor(InputTensor, frozen=True):
-    """An input tensor whose `data` may be lists of lists, not parsed yet."""
-
-    data: msgspec.Raw = _NULL  # type: ignore[assignment]
-
-    @property
-    def elements(self) -> msgspec.Raw | None:
-        return None if self.data == _NULL else self.data
 
 
 class OutputParameters(msgspec.Struct, frozen=True):
@@ -89,26 +101,38 @@ class InferRequest(msgspec.Struct, frozen=True):
     parameters: InferParameters | None = None
 
 
-class NestedRequest(InferRequest, frozen=True):
-    """An inference request whose inputs may be nested."""
+class OutputTensorParameters(msgspec.Struct, frozen=True):
+    """The parameters of an output tensor."""
 
-    inputs: list[NestedTensor]  # type: ignore[assignment]
-
-
-_FLAT = msgspec.json.Decoder(InferRequest)
-_NESTED = msgspec.json.Decoder(NestedRequest)
+    binary_data_size: Annotated[
+        Size, Meta(extra_json_schema={"description": "Size in bytes, in the binary data after the JSON."})
+    ]
 
 
-def decode_request(text: bytes | memoryview) -> InferRequest:
-    """Parse a request. The data of its inputs are flat lists of numbers, or all of them unparsed JSON.
+class OutputTensor(msgspec.Struct, frozen=True):
+    """An output tensor."""
 
-    Raises:
-        Malformed: the text is not JSON, or not a request.
-    """
-    try:
-        try:
-            return _FLAT.decode(text)
-        except msgspec.ValidationError:
-            return _NESTED.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"The body is no inference request: {error}.") from error
+    name: str
+    datatype: Annotated[str, Meta(extra_json_schema={"enum": [*DATATYPES.values(), "BYTES"]})]
+    shape: Sequence[Size]
+    data: Annotated[list[Any] | UnsetType, Meta(extra_json_schema=_DATA)] = UNSET
+    parameters: OutputTensorParameters | UnsetType = UNSET
+
+
+class InferResponse(msgspec.Struct, frozen=True):
+    """The outputs of a model."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: Annotated[str, Meta(extra_json_schema={"description": "Of the request; its X-Request-ID if it had no id."})]
+
+
+class V2Error(msgspec.Struct, frozen=True):
+    """An error of the Open Inference Protocol."""
+
+    error: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """Nothing: the operation has succeeded."""

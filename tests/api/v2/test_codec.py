@@ -1,3 +1,5 @@
+"""A request is read in every form that the protocol has, and outputs are written as the request asks."""
+
 import copy
 import json
 from codecs import BOM_UTF8
@@ -9,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.api.v2.codec import JSON_LENGTH, TensorModel, answer, read
-from service.api.v2.tensors import DATATYPES
+from service.api.v2.codec import JSON_LENGTH, ModelCodec
+from service.api.v2.schema import DATATYPES
 from service.errors import Malformed
 from service.registry.card import Card
 from service.tensors import TensorSpec
@@ -27,7 +29,7 @@ def specs(tensors: dict[str, tuple[str, tuple[int | str, ...]]]) -> tuple[Tensor
     )
 
 
-MODEL = TensorModel(
+CODEC = ModelCodec(
     Card.model_construct(
         name="m", version="3", inputs=specs(INPUTS), outputs=specs(OUTPUTS), classes=("low", "mid", "high")
     ),
@@ -70,9 +72,9 @@ def written(values: dict[str, np.ndarray], ways: dict[str, str]) -> tuple[bytes,
 
 
 @given(tensors(INPUTS), st.fixed_dictionaries(dict.fromkeys(INPUTS, st.sampled_from(["flat", "nested", "binary"]))))
-def test_inputs_are_read_in_whatever_way_each_is_written(values: dict[str, np.ndarray], ways: dict[str, str]) -> None:
+def test_each_input_may_be_flat_nested_or_binary(values: dict[str, np.ndarray], ways: dict[str, str]) -> None:
     body, length = written(values, ways)
-    found = read(body, length, MODEL, "r").inputs
+    found = CODEC.read(body, length, "r").inputs
     assert found.keys() == values.keys()
     for name, value in values.items():
         assert found[name].dtype == value.dtype
@@ -83,20 +85,22 @@ def test_inputs_are_read_in_whatever_way_each_is_written(values: dict[str, np.nd
 def test_a_body_cut_anywhere_is_refused(values: dict[str, np.ndarray], data: st.DataObject) -> None:
     body, length = written(values, {"pixels": "binary", "ids": "flat", "row": "binary"})
     with pytest.raises(Malformed):
-        read(body[: data.draw(st.integers(0, len(body) - 1))], length, MODEL, "r")
+        CODEC.read(body[: data.draw(st.integers(0, len(body) - 1))], length, "r")
 
 
 @given(tensors(OUTPUTS), st.fixed_dictionaries(dict.fromkeys(OUTPUTS, st.booleans())), st.permutations(list(OUTPUTS)))
-def test_outputs_come_back_as_asked(values: dict[str, np.ndarray], binary: dict[str, bool], order: list[str]) -> None:
+def test_outputs_are_written_as_the_request_asks(
+    values: dict[str, np.ndarray], binary: dict[str, bool], order: list[str]
+) -> None:
     shapes = {"pixels": (1, 2, 3), "ids": (1, 1), "row": (1, 4)}
     zeros = {name: np.zeros(shape, INPUTS[name][0]) for name, shape in shapes.items()}
     body, _ = written(zeros, dict.fromkeys(INPUTS, "flat"))
     asked = [{"name": name, "parameters": {"binary_data": binary[name]}} for name in order]
     request = json.dumps({**json.loads(body), "id": "an id", "outputs": asked}).encode()
-    reply = answer(read(request, "", MODEL, "r"), values, MODEL)
-    size = int(reply.headers.get(JSON_LENGTH, len(reply.body)))
-    assert (JSON_LENGTH in reply.headers) == any(binary.values())
-    content, rest = json.loads(reply.body[:size]), reply.body[size:]
+    response = CODEC.write(CODEC.read(request, "", "r"), values)
+    size = int(response.headers.get(JSON_LENGTH, len(response.body)))
+    assert (JSON_LENGTH in response.headers) == any(binary.values())
+    content, rest = json.loads(response.body[:size]), response.body[size:]
     assert (content["id"], content["model_name"], content["model_version"]) == ("an id", "m", "3")
     assert [output["name"] for output in content["outputs"]] == order
     for output in content["outputs"]:
@@ -158,14 +162,14 @@ def request_with(fields: dict[tuple[str | int, ...], object]) -> bytes:
 def outcome(body: bytes) -> object:
     """What a request comes to: what it asks for, or that it is refused."""
     try:
-        found = read(body, "", MODEL, "r")
+        found = CODEC.read(body, "", "r")
     except Malformed:
         return Malformed
-    return {name: each.tolist() for name, each in found.inputs.items()}, found.outputs, found.id, found.timeout
+    return {name: each.tolist() for name, each in found.inputs.items()}, found.outputs, found.id, found.timeout_seconds
 
 
 @given(st.dictionaries(st.sampled_from(list(OPTIONAL)), st.sampled_from(["value", "null"])))
-def test_an_optional_field_that_is_null_is_as_if_it_were_absent(chosen: dict[tuple[str | int, ...], str]) -> None:
+def test_a_null_optional_field_is_the_same_as_an_absent_one(chosen: dict[tuple[str | int, ...], str]) -> None:
     in_order = {field: chosen[field] for field in OPTIONAL if field in chosen}
     with_nulls = {field: OPTIONAL[field] if what == "value" else None for field, what in in_order.items()}
     without = {field: value for field, value in with_nulls.items() if value is not None}
@@ -179,7 +183,7 @@ def test_all_optional_fields_may_be_null_at_once() -> None:
     assert outcome(request_with(fields)) is not Malformed
 
 
-def test_default_values_are_as_good_as_none() -> None:
+def test_default_values_are_the_same_as_absent_ones() -> None:
     needed = {("inputs", 0, "data"): OPTIONAL["inputs", 0, "data"], ("inputs", 1, "data"): [7]}
     defaults: dict[tuple[str | int, ...], object] = {
         ("id",): "",
@@ -197,22 +201,22 @@ def test_default_values_are_as_good_as_none() -> None:
 def test_the_id_of_the_response_is_the_clients_own_or_that_of_the_http_request() -> None:
     body = {"inputs": json.loads(request_with({("inputs", 0, "data"): [0] * 6, ("inputs", 1, "data"): [0]}))["inputs"]}
     for given_id, expected in (("mine", "mine"), ("", "r"), (None, "r")):
-        assert read(json.dumps({**body, "id": given_id}).encode(), "", MODEL, "r").id == expected
-    assert read(json.dumps(body).encode(), "", MODEL, "r").id == "r"
+        assert CODEC.read(json.dumps({**body, "id": given_id}).encode(), "", "r").id == expected
+    assert CODEC.read(json.dumps(body).encode(), "", "r").id == "r"
 
 
 def test_a_byte_order_mark_before_the_json_is_ignored() -> None:
     rows = {"pixels": np.zeros((1, 2, 3), np.uint8), "ids": np.ones((1, 1), np.int64), "row": np.ones((1, 4), "f4")}
     for ways in (dict.fromkeys(INPUTS, "flat"), {"pixels": "nested", "ids": "binary", "row": "flat"}):
         body, length = written(rows, ways)
-        found = read(BOM_UTF8 + body, length and str(int(length) + len(BOM_UTF8)), MODEL, "r").inputs
+        found = CODEC.read(BOM_UTF8 + body, length and str(int(length) + len(BOM_UTF8)), "r").inputs
         assert {name: each.tolist() for name, each in found.items()} == {
             name: each.tolist() for name, each in rows.items()
         }
 
 
 def test_only_the_first_output_has_the_classes_of_the_card() -> None:
-    assert [form.classify(np.eye(3, dtype=np.float32)[:1], 1) for form in MODEL.outputs.values()] == [
+    assert [output.classify(np.eye(3, dtype=np.float32)[:1], 1) for output in CODEC.outputs.values()] == [
         ["1.000000:0:low"],
         ["1.000000:0"],
     ]

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api.v2.tensors import DATATYPES
+from service.api.v2.schema import DATATYPES
 from service.registry.card import Card
 from service.registry.verification import GOLDEN_TOLERANCE
 from tests.paths import MODELS

@@ -79,13 +79,19 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
     ("data are text", lambda r: r["inputs"][0].update(data="AAAA"), "str"),
     ("too few data", lambda r: r["inputs"][0]["data"].pop(), "783 elements"),
     ("too many data", lambda r: r["inputs"][0]["data"].append(0), "785 elements"),
-    ("256", lambda r: r["inputs"][0]["data"].__setitem__(7, 256), "256 at 7, which is no UINT8"),
-    ("a negative number", lambda r: r["inputs"][0]["data"].__setitem__(7, -1), "-1 at 7, which is no UINT8"),
-    ("a fraction", lambda r: r["inputs"][0]["data"].__setitem__(7, 0.5), "0.5 at 7, which is no UINT8"),
+    ("256", lambda r: r["inputs"][0]["data"].__setitem__(7, 256), "element 7 is 256, which UINT8 cannot hold"),
+    (
+        "a negative number",
+        lambda r: r["inputs"][0]["data"].__setitem__(7, -1),
+        "element 7 is -1, which UINT8 cannot hold",
+    ),
+    ("a fraction", lambda r: r["inputs"][0]["data"].__setitem__(7, 0.5), "element 7 is 0.5, which UINT8 cannot hold"),
     ("a truth value", lambda r: r["inputs"][0]["data"].__setitem__(7, True), "bool"),
     ("a hole", lambda r: r["inputs"][0]["data"].__setitem__(7, None), "null"),
     ("NaN", lambda r: r["inputs"][0]["data"].__setitem__(7, float("nan")), "malformed"),
-    ("a nested row", lambda r: r["inputs"][0]["data"].__setitem__(7, [0]), "array"),
+    ("a nested row", lambda r: r["inputs"][0]["data"].__setitem__(7, [0]), "element 7 is [0]"),
+    ("two nested rows", lambda r: r["inputs"][0].update(data=[[0] * 28] * 28), "not nested as its shape"),
+    ("six nested rows", lambda r: r["inputs"][0].update(data=[[[[[[0]]]]]]), "array"),
     ("binary and data", lambda r: r["inputs"][0].update(parameters={"binary_data_size": 784}), "needs one of data"),
     ("a negative binary size", lambda r: r["inputs"][0].update(parameters={"binary_data_size": -1}), ">= 0"),
     ("shared memory", lambda r: r["inputs"][0].update(parameters={"shared_memory_region": "x"}), "shared memory"),
@@ -109,7 +115,7 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
         lambda r: r["inputs"][0].update(parameters={"binary_data_size": 10**30}),
         "binary_data_size",
     ),
-    ("a number of many digits", lambda r: r["inputs"][0]["data"].__setitem__(7, 10**4000), "no UINT8"),
+    ("a number of many digits", lambda r: r["inputs"][0]["data"].__setitem__(7, 10**4299), "UINT8 cannot hold"),
     ("a negative priority", lambda r: r.update(parameters={"priority": -1}), "priority"),
 ]
 
@@ -158,7 +164,7 @@ def test_an_impossible_json_length_is_a_400(client: httpx.Client, length: str) -
 
 def test_missing_or_excess_bytes_are_a_400(client: httpx.Client) -> None:
     values = np.zeros((1, 28, 28), np.uint8)
-    for size, sent, message in ((784, 783, "783 bytes"), (784, 785, "1 bytes behind"), (785, 785, "785 bytes")):
+    for size, sent, message in ((784, 783, "783 bytes"), (784, 785, "1 bytes after"), (785, 785, "785 bytes")):
         head = {"inputs": [described("pictures", values, parameters={"binary_data_size": size})]}
         request = binary(head, np.zeros(sent, np.uint8))
         assert message in refused(client.post("/v2/models/digits/infer", **request), 400)

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api.v2.tensors import DATATYPES
+from service.api.v2.schema import DATATYPES
 from service.registry.card import GRAPHS, Card
 from tests.live.conftest import serving
 from tests.live.openinference.asking import (
