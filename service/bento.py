@@ -27,8 +27,8 @@ from service.api.tasks import TaskEndpoint
 from service.api.v2.routes import OpenInference
 from service.context import current_call
 from service.inference.service import InferenceService
+from service.observability import exposition
 from service.observability import logging as logs
-from service.observability import metrics
 from service.observability import tracing as traces
 from service.processes.folder import shared_folder
 from service.processes.worker import end_with_supervisor, tell_started
@@ -79,7 +79,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """BentoML's app, which starts and stops `DeepServe`, behind the front door."""
         end_with_supervisor()  # in a worker that `bentoml serve` has started
-        metrics.share(FOLDER)
+        exposition.share(FOLDER, SETTINGS.workers)
         logs.set_up(SETTINGS.log_level, SETTINGS.log_format)
         # BentoML starts uvicorn and leaves the choice of its protocol class to this table.
         protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
@@ -156,6 +156,7 @@ class DeepServe:
     async def follow(self) -> None:
         """Begins to make the changes that other workers ask for."""
         self._following = asyncio.create_task(self.control.follow())
+        self._flushing = asyncio.create_task(exposition.keep_flushed())
         tell_started()
 
     async def predict(self, name: str, request: Payload) -> Answer:
@@ -174,4 +175,5 @@ class DeepServe:
         self.control.close()
         await self.answering.close()
         await self.models.close()
+        self._flushing.cancel()
         logging.shutdown()  # uvicorn ends the process by the signal that ended it, and nothing is done at exit

@@ -32,9 +32,8 @@ from service.api.v2.routes import OpenInference, Service, error_reply
 from service.context import RequestContext, current_call, new_request_id
 from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServiceError
 from service.observability import metrics
-from service.observability.collecting import collect, exposition
+from service.observability.exposition import MEDIA_TYPES, TEXT, exposition, read_metrics
 from service.observability.request_log import RequestLog
-from service.observability.series import MEDIA_TYPES, TEXT
 from service.observability.tracing import trace_id
 from service.settings import Settings
 
@@ -216,7 +215,7 @@ async def _metrics(request: HttpRequest, _context: RequestContext) -> HttpRespon
         reply = HttpResponse(*exposition(media_type), headers={"Vary": "Accept"})
         return compressed(reply, request.header(b"accept-encoding"))
 
-    return await collect(exposed)
+    return await read_metrics(exposed)
 
 
 def _refusal(error: ServiceError, path: str, context: RequestContext) -> HttpResponse:

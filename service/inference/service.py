@@ -88,7 +88,7 @@ class InferenceService:
         if select is not None:
             rows = select(outputs)
             inputs, outputs = take_rows(inputs, rows), take_rows(outputs, rows)
-        served.drift.saw(inputs, outputs)
+        served.drift.observe(inputs, outputs)
         context.computed = time.perf_counter()
         if asked is not None and (shadow := self._shadows.get(served.version.name)) is not None:
             shadow.offer(context.request_id, asked, served, outputs)

@@ -27,7 +27,7 @@ class RequestLog:
         self._refused = 0
         self._left_out = 0
         """Lines left out since the last summary."""
-        self._left_out_total = metrics.LOG_LINES_LEFT_OUT.labels()
+        self._left_out_total = metrics.LOG_LINES_LEFT_OUT.gathered()
 
     def record(self, method: str, route: str, context: RequestContext, outcome: str, ended: float) -> None:
         """Log a request that has ended, if it is to be logged.

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from service.observability.psi import MOST_BINS
+from service.observability.drift import MOST_BINS
+from service.observability.drift import PREDICTION as PREDICTION
 
 FILE_NAME = "card.json"
 GOLDEN = "golden.npz"
@@ -23,9 +24,6 @@ Precision = Literal["float32", "int8"]
 
 GRAPHS: dict[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """The graph of each precision; float32 is the reference and always there."""
-
-PREDICTION = "prediction"
-"""The feature of a row that is the index of its predicted class."""
 
 
 class Section(BaseModel):
@@ -56,7 +54,7 @@ class Figure(Section):
 class Distribution(Section):
     """How often a feature, a number of each row, had which value in the data of the version; `how` says in which part.
 
-    Serving holds what it is asked against this, in the same bins: those of `service.observability.psi`.
+    Serving holds what it is asked against this, in the same bins: see `service.observability.drift`.
     """
 
     edges: tuple[float, ...]

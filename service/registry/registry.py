@@ -17,10 +17,10 @@ from service.engine.onnx.session import Runtime, Session
 from service.engine.queue import Limits
 from service.errors import Unavailable
 from service.observability import metrics
-from service.observability.series import Number
+from service.observability.drift import DriftMonitor
+from service.observability.series import WithdrawableGauge
 from service.registry.binding import AnyTask, bind
 from service.registry.card import Card
-from service.registry.drift import DriftMonitor
 from service.registry.repository import Repository, State, Version
 from service.registry.verification import VerificationError
 from service.settings import Settings
@@ -167,7 +167,7 @@ class ModelRegistry:
             bound,
             batcher,
             self._cached(batcher, version.card),
-            DriftMonitor(version.card, bound),
+            DriftMonitor(version.card, bound.features),
         )
 
     def _cached(self, batcher: Batcher, card: Card) -> Batcher | CachedBatcher:
@@ -212,7 +212,7 @@ class ModelRegistry:
         """Says in the metrics which versions of a model are ready, on what, and which have failed."""
         for version in before:
             for gauge in self._gauges(version):
-                gauge.clear()
+                gauge.withdraw()
         for version in after:
             if version.session is not None or version.failed:
                 ready, *others = self._gauges(version)
@@ -221,7 +221,7 @@ class ModelRegistry:
                 for gauge, value in zip(others, values, strict=False):
                     gauge.set(value)
 
-    def _gauges(self, version: Version) -> list[Number]:
+    def _gauges(self, version: Version) -> list[WithdrawableGauge]:
         """Whether a version is ready and, if so, its queue limit, what runs it, and whether its files are missing."""
         labels = (version.name, version.number)
         gauges = [metrics.READY.labels(*labels)]

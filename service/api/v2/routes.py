@@ -27,7 +27,7 @@ from service.api.v2.unsupported import UNSUPPORTED
 from service.context import RequestContext
 from service.errors import DeadlineExceeded, ServiceError
 from service.inference.service import InferenceService
-from service.observability.collecting import collect
+from service.observability.exposition import read_metrics
 from service.registry.card import GRAPHS
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
@@ -150,11 +150,11 @@ class OpenInference:
     async def _statistics(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         one = "version" in request.params
         versions = [self._version(request)] if one else self._repository.ready_versions(request.params["name"])
-        return json_reply(await collect(partial(statistics, versions)))
+        return json_reply(await read_metrics(partial(statistics, versions)))
 
     async def _all_statistics(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         versions = [version for name in self._repository.models for version in self._repository.ready_versions(name)]
-        return json_reply(await collect(partial(statistics, versions)))
+        return json_reply(await read_metrics(partial(statistics, versions)))
 
     @property
     def _repository(self) -> Repository:
