@@ -30,6 +30,7 @@ from service.inference.service import InferenceService
 from service.observability import exposition
 from service.observability import logging as logs
 from service.observability import tracing as traces
+from service.observability.tracing import Tracing
 from service.processes.folder import shared_folder
 from service.processes.worker import end_with_supervisor, tell_started
 from service.registry.binding import AnyTask
@@ -91,11 +92,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
             for name, api in self.apis.items()
         ]
         tensors = OpenInference(_instance, SETTINGS)
-        tracing = None
-        if traces.check(os.environ):
-            from service.observability.spans import Tracing  # what it needs is installed if it is wanted
-
-            tracing = Tracing()
+        tracing = Tracing() if traces.check(os.environ) else None
         admission = Admission(SETTINGS, FOLDER)
         return Api(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
 

@@ -128,7 +128,7 @@ def under(*places: str) -> set[str]:
         ("bentoml", ("service/bento.py", "load_tests/bare.py", "load_tests/peers/")),
         ("_bentoml_sdk", ("service/bento.py",)),
         ("_bentoml_impl", ("service/processes/worker.py",)),
-        ("opentelemetry", ("service/observability/spans.py",)),
+        ("opentelemetry", ("service/observability/tracing.py",)),
         ("uvicorn", ("service/bento.py", "service/transport/connection.py", "load_tests/bare.py")),
         ("httptools", ("service/transport/head.py",)),
         ("load_tests", ("load_tests/",)),

@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,11 +33,8 @@ from service.errors import DeadlineExceeded, MethodNotAllowed, NotFound, Service
 from service.observability import metrics
 from service.observability.exposition import MEDIA_TYPES, TEXT, exposition, read_metrics
 from service.observability.request_log import RequestLog
-from service.observability.tracing import trace_id
+from service.observability.tracing import Tracing, trace_id
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.observability.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ class Api:
         service: Callable[[], Service],
         admission: Admission,
         settings: Settings,
-        tracing: "Tracing | None",
+        tracing: Tracing | None,
     ) -> None:
         """Stands in front of `bentoml_app`, which runs the lifespan and answers `_BENTOML_PAGES`.
 

@@ -72,7 +72,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "cors_origins": APP,
         "trusted_proxies": "127.0.0.0/8",
         "admin_keys": "admin",
-        "rate_limit": "0.01",
+        "rate_limit_per_second": "0.01",
         "rate_burst": str(BURST),
         "log_format": "json",
         "log_requests": "1",

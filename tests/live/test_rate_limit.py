@@ -19,7 +19,7 @@ MASSES = {"masses": [{"age": 50}]}
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of two workers that limits what a key may ask."""
     log = tmp_path_factory.mktemp("limited") / "log"
-    settings = {"rate_limit": str(RATE), "rate_burst": str(BURST), "api_keys": "greedy,v2,calm,counted"}
+    settings = {"rate_limit_per_second": str(RATE), "rate_burst": str(BURST), "api_keys": "greedy,v2,calm,counted"}
     with serving(log, workers="2", threads="1", **settings) as url:
         yield url
 
