@@ -93,7 +93,7 @@ class FrontedService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is 
         ]
         tensors = OpenInference(_instance, SETTINGS)
         tracing = Tracing() if traces.check(os.environ) else None
-        admission = Admission(SETTINGS, FOLDER)
+        admission = Admission(SETTINGS)
         return Api(super().to_asgi(is_main), tasks, tensors, _instance, admission, SETTINGS, tracing)
 
 

@@ -36,6 +36,9 @@ _NO_SETTINGS = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(
 LEAST_RATE = 0.001
 """Requests a second that a limit leaves a client at the least: one in a quarter of an hour."""
 
+STORAGE_SCHEMES = ("memory", "redis", "rediss", "redis+unix")
+"""Schemes of the URIs that name a storage of rate limits."""
+
 _LISTS = ("api_keys", "admin_keys", "allowed_hosts", "cors_origins", "trusted_proxies")
 _BY_MODEL = ("version_policy", "canary", "shadow", "cache_bytes")
 
@@ -151,13 +154,23 @@ class Settings(BaseSettings):
     """Longest time that a request may take, in seconds; clients may ask for less with `X-Request-Timeout`."""
 
     rate_limit_per_second: float = Field(0.0, ge=0, le=1e6)
-    """Requests for predictions that one client may make a second, over all workers; 0 for no limit, else at least
-    0.001. A client is an API key; without keys it is an address: behind a proxy, set `trusted_proxies`."""
+    """Requests for predictions that one client may make a second; 0 for no limit, else at least 0.001. A client is an
+    API key; without keys it is an address: behind a proxy, set `trusted_proxies`. Each worker counts by itself, so that
+    a client with connections to all of N workers may make N times as many: set `rate_limit_storage_uri` to share the
+    limit."""
+
+    rate_limit_storage_uri: SecretStr = SecretStr("memory://")
+    """Where the requests of clients are counted. `memory://` is the memory of each worker. A Redis server, as in
+    `redis://:password@redis.example.org:6379/0`, `rediss://...` or `redis+unix:///run/redis.sock`, is shared by all
+    workers of all servers that name it, and needs `deepserve[redis]`. While it does not answer, requests pass:
+    `deepserve_rate_limit_failures_total` counts them, and the log says so."""
 
     rate_burst: int = Field(
         default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit_per_second"])), ge=1, le=10**6
     )
-    """Requests that such a client may make at once, after a pause; unless set, those of one second."""
+    """Requests that such a client may make at once, after a pause; unless set, those of one second. They are counted in
+    a sliding window of `rate_burst` / `rate_limit_per_second` seconds, rounded up to whole seconds: a burst is never
+    less than the requests of one second."""
 
     canary: Annotated[dict[ModelName, TrafficSplit], NoDecode] = {}
     """By model, the version that answers a share of the requests which ask for none; the same request id meets the same
@@ -257,6 +270,14 @@ class Settings(BaseSettings):
     def _none_or_some(cls, value: float) -> float:
         if 0 < value < LEAST_RATE:
             raise ValueError(f"neither 0, for no limit, nor at least {LEAST_RATE:g} requests a second")
+        return value
+
+    @field_validator("rate_limit_storage_uri")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr) -> SecretStr:
+        scheme, separator, place = value.get_secret_value().partition("://")
+        if not separator or scheme not in STORAGE_SCHEMES or bool(place) != (scheme != "memory"):
+            raise ValueError("neither memory:// nor the URI of a Redis server, as redis://host:6379")
         return value
 
     @field_validator("max_body_bytes_in_flight")

@@ -101,6 +101,7 @@ class Api:
         elif scope["type"] == "lifespan":
             DRAIN.await_signal(self._drain_seconds)
             await self._bentoml_app(scope, receive, send)
+            await self._admission.close()
             if self._tracing is not None:
                 self._tracing.close()
             self._log.close()
@@ -163,7 +164,7 @@ class Api:
             raise MethodNotAllowed(request.method, ", ".join(route.allowed_methods))
         if route.public:
             return await handler(request, context)
-        seconds = self._admission.admit(route, request, context)
+        seconds = await self._admission.admit(route, request, context)
         # What `asyncio.timeout` does, at a third of its cost.
         task = asyncio.current_task()
         assert task is not None

@@ -6,7 +6,6 @@ API keys open the models, admin keys the changes of what is served. Probes, metr
 import math
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from pathlib import Path
 
 from service.api.keys import Keys
 from service.api.messages import HttpRequest, Route
@@ -23,14 +22,14 @@ LONGEST_CHANGE = 2 * PATIENCE
 class Admission:
     """The rules of one server."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        """Rules by the keys and limits of `settings`, counted together with all workers that share `folder`."""
+    def __init__(self, settings: Settings) -> None:
+        """Rules by the keys and limits of `settings`."""
         self._keys, self._admin_keys = Keys(settings.api_keys), Keys(settings.admin_keys)
         self._longest = settings.request_timeout_seconds
         rate, burst = settings.rate_limit_per_second, settings.rate_burst
-        self._limit = RateLimit(folder / "rates", rate, burst) if rate else None
+        self._limit = RateLimit(rate, burst, settings.rate_limit_storage_uri.get_secret_value()) if rate else None
 
-    def admit(self, route: Route, request: HttpRequest, context: RequestContext) -> float:
+    async def admit(self, route: Route, request: HttpRequest, context: RequestContext) -> float:
         """Let a request pass to a route that is not public, and record whether it carries a valid key.
 
         Returns:
@@ -51,9 +50,14 @@ class Admission:
             key = self._key(authorization)
             context.authenticated = key is not None
             if self._limit is not None and route.metered:
-                self._limit.check(_network(context.client) if key is None else b"key " + key)
+                await self._limit.check(_network(context.client) if key is None else b"key " + key)
             longest = self._longest
         return _seconds(request.headers.get(b"x-request-timeout"), longest)
+
+    async def close(self) -> None:
+        """Close the connections to the storage of the rate limits."""
+        if self._limit is not None:
+            await self._limit.close()
 
     def _key(self, authorization: bytes | None) -> bytes | None:
         """The API key that a request carries; None where none is needed."""

@@ -1,78 +1,176 @@
-"""How often one client may ask: a bucket of requests for each, which fills steadily and which all workers share.
+"""The rate limit of each client: a sliding window of requests, counted by the `limits` package.
 
-A bucket is one number, the time at which it is full again (GCRA, the leaky bucket as a meter of ITU-T I.371). A full
-one need not be kept, so that a table of fixed size in a file that the workers map does for any number of clients. It
-has no lock, since a worker that is stopped must not hold up the others: two that write at the same instant may let a
-client make a request more.
+A worker counts in its own memory, or all workers of all servers count together in Redis. Without an answer from Redis,
+requests pass: a limit that cannot be checked must not take the service down.
 """
 
+import asyncio
+import logging
 import math
-import mmap
-import os
 import time
 from hashlib import blake2b
-from pathlib import Path
+from typing import Protocol
+
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter as AsyncSlidingWindow
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter as SlidingWindow
 
 from service.errors import TooManyRequests
+from service.observability import metrics
 
-_SETS, _WAYS = 4096, 8
-"""A client's bucket is in one of the 8 places of one of 4,096 sets."""
-_PLACES = _SETS * _WAYS
-_WIDTH = 8
-"""Bytes of a number in the table: a client's tag, or the time at which its bucket is full."""
+logger = logging.getLogger(__name__)
+
+MEMORY = "memory://"
+"""The URI of a worker's own memory."""
+
+MOST_CLIENTS = 10_000
+"""Clients in the memory of a worker at most: about 6 MB. One more, and all start anew: the library looks through all of
+them about 50 times a second, which would take too long with more."""
+REDIS_SECONDS = 0.25
+"""Time that a request waits for Redis at most."""
+MOST_CONNECTIONS = 16
+"""Connections of a worker to Redis at most."""
+PAUSE_SECONDS = 1.0
+"""Time after a failure of Redis in which it is not asked."""
+
+Window = tuple[int, float, int, float]
+"""Requests in the previous window, the seconds that it still counts, and the same of the current window."""
+
+
+class Storage(Protocol):
+    """Counts the requests of clients."""
+
+    async def take(self, client: str) -> Window | None:
+        """Count a request and return None, or return the windows of a client that has none left."""
+
+    async def close(self) -> None:
+        """Close the connections."""
 
 
 class RateLimit:
-    """So many requests a second for each client, and so many at once."""
+    """Limits the requests of each client."""
 
-    def __init__(self, file: Path, rate: float, burst: int) -> None:
-        """Counts together with all who use `file`.
+    def __init__(self, rate: float, burst: int, storage_uri: str = MEMORY) -> None:
+        """Allow `rate` requests a second to each client, over a window of whole seconds that holds at least `burst`.
 
         Args:
-            file: made by the first of them.
-            rate: requests a second, above 0.
-            burst: requests that a full bucket holds, at least 1.
+            rate: above 0.
+            burst: at least 1.
+            storage_uri: where requests are counted: `MEMORY` or the URI of a Redis server.
         """
-        with file.open("ab") as table:
-            os.posix_fallocate(table.fileno(), 0, 2 * _WIDTH * _PLACES)  # a full disk would kill at a later write
-        with file.open("r+b") as table:
-            memory = memoryview(mmap.mmap(table.fileno(), 2 * _WIDTH * _PLACES))
-        self._tags = memory[: _WIDTH * _PLACES].cast("Q")
-        self._full_at = memory[_WIDTH * _PLACES :].cast("d")
         self._rate = rate
-        self._interval = 1 / rate
-        self._slack = (burst - 1) / rate
+        self._seconds = max(1, math.ceil(burst / rate))
+        self._amount = max(1, int(rate * self._seconds))
+        item = RateLimitItemPerSecond(self._amount, self._seconds, namespace="deepserve")
+        self._storage: Storage = InMemory(item) if storage_uri == MEMORY else InRedis(item, storage_uri)
 
-    def check(self, client: bytes) -> None:
-        """Counts a request of a client, and lets it pass if there is one left in its bucket.
+    async def check(self, client: bytes) -> None:
+        """Count a request of a client, which may be an API key: only its digest is stored.
 
         Raises:
-            TooManyRequests: there is none.
+            TooManyRequests: the client has made too many.
         """
-        if (wait := self.wait(client, time.monotonic())) > 0:
+        window = await self._storage.take(blake2b(client, digest_size=16).hexdigest())
+        if window is not None:
             raise TooManyRequests(
-                f"A client may make {self._rate:g} requests a second here, and this one has made more.",
-                retry_after=math.ceil(wait),
+                f"This client has exceeded its limit of {self._rate:g} requests a second.",
+                retry_after=int(self._wait(*window)) + 1,
             )
 
-    def wait(self, client: bytes, now: float) -> float:
-        """Takes a request out of a client's bucket, or says in how many seconds there will be one; 0 if it took one.
+    async def close(self) -> None:
+        """Close the connections to the storage."""
+        await self._storage.close()
 
-        Args:
-            client: what tells it from others.
-            now: seconds of a clock that only goes forward.
+    def _wait(self, previous: int, previous_left: float, current: int, current_left: float) -> float:
+        """Return the seconds until a client that is over its limit may make a request.
+
+        The weight of the previous window falls from 1 to 0 while the current one lasts.
         """
-        place = self._place(tag := int.from_bytes(blake2b(client, digest_size=_WIDTH).digest()) or 1)
-        known = self._tags[place] == tag
-        full_at = max(self._full_at[place], now) if known else now
-        if (wait := full_at - now - self._slack) > 0:
-            return wait
-        self._full_at[place] = full_at + self._interval
-        self._tags[place] = tag
-        return 0.0
+        rest = max(0.0, current_left - self._seconds)  # the storage keeps a window for twice its length
+        if current >= self._amount or not previous:
+            return rest
+        return min(rest, previous_left - (self._amount - current) * self._seconds / previous)
 
-    def _place(self, tag: int) -> int:
-        """Where a client's bucket is; if it has none, where the one is that is full already, or will be first."""
-        places = range(first := tag % _SETS * _WAYS, first + _WAYS)
-        tags = self._tags[first : first + _WAYS].tolist()
-        return first + tags.index(tag) if tag in tags else min(places, key=self._full_at.__getitem__)
+
+class InMemory:
+    """The memory of this worker."""
+
+    def __init__(self, item: RateLimitItemPerSecond) -> None:
+        self._item = item
+        self._start_anew()
+
+    async def take(self, client: str) -> Window | None:
+        if self._limiter.hit(self._item, client):
+            if len(self._windows.storage) > MOST_CLIENTS:
+                self._start_anew()
+            return None
+        return self._windows.get_sliding_window(self._item.key_for(client), self._item.get_expiry())
+
+    async def close(self) -> None:
+        pass
+
+    def _start_anew(self) -> None:
+        self._windows = MemoryStorage()
+        self._limiter = SlidingWindow(self._windows)
+
+
+class InRedis:
+    """A Redis server that workers share."""
+
+    def __init__(self, item: RateLimitItemPerSecond, uri: str) -> None:
+        from redis.asyncio import BlockingConnectionPool
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        self._item = item
+        self._connections = BlockingConnectionPool.from_url(
+            uri.removeprefix("redis+") if uri.startswith("redis+unix") else uri,
+            max_connections=MOST_CONNECTIONS,
+            timeout=REDIS_SECONDS,
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._windows = RedisStorage(
+            f"async+{uri}",
+            implementation="redispy",
+            key_prefix="deepserve",
+            connection_pool=self._connections,  # type: ignore[arg-type]  # the library declares scalars alone
+        )
+        self._limiter = AsyncSlidingWindow(self._windows)
+        self._failures = metrics.RATE_LIMIT_FAILURES.gathered()
+        self._asked_again = 0.0
+        """When Redis is asked again, by `time.monotonic`; 0 while it answers."""
+
+    async def take(self, client: str) -> Window | None:
+        if time.monotonic() < self._asked_again:
+            self._failures.inc()
+            return None
+        try:
+            async with asyncio.timeout(REDIS_SECONDS):
+                window = await self._take(client)
+        except Exception as error:  # whatever is wrong with Redis, the service goes on
+            self._failures.inc()
+            if not self._asked_again:
+                logger.warning("rate limits are not enforced: Redis does not answer (%s)", _reason(error))
+            self._asked_again = time.monotonic() + PAUSE_SECONDS
+            return None
+        if self._asked_again:
+            logger.warning("rate limits are enforced again: Redis answers")
+            self._asked_again = 0.0
+        return window
+
+    async def close(self) -> None:
+        await self._connections.disconnect()
+
+    async def _take(self, client: str) -> Window | None:
+        if await self._limiter.hit(self._item, client):
+            return None
+        return await self._windows.get_sliding_window(self._item.key_for(client), self._item.get_expiry())
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with Redis; the messages of its client contain no password."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

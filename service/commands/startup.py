@@ -34,6 +34,7 @@ LIBRARIES = (
     "pydantic-settings",
     "python-multipart",
     "prometheus-client",
+    "limits",
     "opencv-python-headless",
     "pillow",
     "tokenizers",
@@ -52,7 +53,7 @@ ADDRESS = "address"
 """The subject of the requirement that the host and the port are free."""
 
 _TEMPORARY_BYTES, _TEMPORARY_BYTES_OF_WORKER = 2 * 2**20, 2 * 2**20
-"""Room for temporary files: rate limits and what is small; metrics of each worker, twice while it is replaced."""
+"""Room for temporary files: small ones of the server, and the metrics of each worker."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,19 @@ def check_device(chosen: Settings) -> str:
     return f"{chosen.device} works"
 
 
+def check_rate_limit(chosen: Settings) -> str:
+    """Check that rate limits can be counted. Redis need not answer: until it does, requests pass."""
+    if not chosen.rate_limit_per_second:
+        return "off"
+    limit = f"{chosen.rate_limit_per_second:g} requests a second for each client"
+    scheme, _, place = chosen.rate_limit_storage_uri.get_secret_value().partition("://")
+    if scheme == "memory":
+        return limit if chosen.workers == 1 else f"{limit} in each of {chosen.workers} workers, which do not share it"
+    if find_spec("redis") is None:
+        raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: the client of Redis is missing: install deepserve[redis]")
+    return f"{limit}, shared by Redis at {place.rpartition('@')[2]}"
+
+
 def check_tracing(_: Settings) -> str:
     """Check that traces can be sent, if they are to be."""
     return "on" if traces.check(os.environ) else "off"
@@ -258,6 +272,7 @@ REQUIREMENTS = (
     Requirement("device", check_device),
     Requirement("TLS", check_tls),
     Requirement("tracing", check_tracing),
+    Requirement("rate limit", check_rate_limit),
     Requirement(ADDRESS, check_address),
 )
 """In the order in which they are checked: what others need comes first."""

@@ -107,6 +107,9 @@ LOG_LINES_DROPPED = Counter("deepserve_log_lines_dropped", "Lines of the log tha
 LOG_LINES_LEFT_OUT = Counter(
     "deepserve_log_lines_left_out", "Log lines about refused requests beyond DEEPSERVE_LOG_REFUSALS_PER_SECOND", ()
 )
+RATE_LIMIT_FAILURES = Counter(
+    "deepserve_rate_limit_failures", "Requests that passed unchecked because the storage of rate limits failed", ()
+)
 
 
 class ModelSeries:
