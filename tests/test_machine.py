@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.machine import cores, memory
+from service.machine import cores, memory, usage
 
 MINE = len(os.sched_getaffinity(0))
 HOST = 16 * 2**30
@@ -88,3 +88,11 @@ def test_the_affinity_limits_the_cores() -> None:
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def test_a_process_uses_memory_and_cpu_time() -> None:
+    used = usage(os.getpid())
+    assert 2**20 < used.resident < 2**40
+    assert 0 < used.cpu_seconds < 1e6
+    with pytest.raises(OSError, match="No such"):
+        usage(2**30)

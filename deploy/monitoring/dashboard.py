@@ -29,7 +29,7 @@ def mean(name: str) -> str:
 
 def drift(features: str) -> str:
     """How far features are from training, over all servers."""
-    return f"avg by (model, version, feature) (deepserve_drift_index{{{MODEL}, {features}}})"
+    return f"deepserve_drift_index{{{MODEL}, {features}}}"
 
 
 ROWS: dict[str, list[tuple[str, str, Queries]]] = {

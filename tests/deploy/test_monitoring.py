@@ -16,9 +16,7 @@ import yaml
 from PIL import Image
 
 from load_tests.processes import free_ports
-from service.observability import collecting
-from service.observability.batches import Batches
-from service.observability.drift import Drift
+from service.observability import exposition
 from service.observability.series import Counter, Gauge, Histogram
 from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
@@ -27,6 +25,7 @@ from tests.places import ROOT
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "deepserve.yaml").read_text())
 ALERTS = [rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
+RECORDED = [rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule]
 DASHBOARD = json.loads((MONITORING / "dashboards" / "deepserve.json").read_text())
 QUERIES = {
     f"{panel['title']}: {target['legendFormat']}": target["expr"]
@@ -49,14 +48,9 @@ def test_the_dashboard_is_what_its_program_makes() -> None:
 
 def test_rules_and_panels_ask_for_metrics_that_there_are() -> None:
     rules = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
-    suffixes = {
-        Batches: ("_total",),
-        Counter: ("_total",),
-        Gauge: ("",),
-        Drift: ("",),
-        Histogram: ("_bucket", "_sum", "_count"),
-    }
-    there = {f"{name}{end}" for name, each in collecting.series.FAMILIES.items() for end in suffixes[type(each)]}
+    suffixes = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}
+    families = exposition.FAMILIES.values()
+    there = {f"{each.name}{end}" for each in families if each.exposed for end in suffixes[type(each)]} | set(RECORDED)
     asked = {word.partition("{")[0] for text in (*rules, *QUERIES.values()) for word in _words(text)}
     assert {word for word in asked if word.startswith("deepserve_")} <= there
 

@@ -8,7 +8,8 @@ import pytest
 
 from service.context import RequestContext
 from service.inference.service import InferenceService
-from service.observability.collecting import exposition
+from service.observability.exposition import TEXT, exposition
+from service.observability.series import flush
 from service.registry.registry import ModelRegistry
 from service.settings import Settings
 from service.tasks.digits import DigitsRequest, DigitsTask
@@ -36,7 +37,8 @@ async def answering() -> AsyncIterator[InferenceService]:
 
 
 def shadow_rows() -> float:
-    lines = exposition("")[0].decode().splitlines()
+    flush()
+    lines = exposition(TEXT)[0].decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("deepserve_shadow_rows_total{"))
 
 
@@ -46,7 +48,7 @@ async def test_one_prediction_and_one_watched_row_for_each_picture(
     seen: list[tuple[Tensors, Tensors]] = []
     call = RequestContext(request_id="one")
     served = answering.find("digits", call)
-    monkeypatch.setattr(served.drift, "saw", lambda inputs, outputs: seen.append((inputs, outputs)))
+    monkeypatch.setattr(served.drift, "observe", lambda inputs, outputs: seen.append((inputs, outputs)))
     before = shadow_rows()
     for _ in range(2):  # computed, then from the cache
         answer = await answering.answer(served, REQUEST, call)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from service.inference.shadow import MOST_WAITING, STAND_BACK, Shadow, compare
-from service.observability.collecting import exposition
-from service.observability.series import TEXT
+from service.observability.exposition import TEXT, exposition
+from service.observability.series import flush
 from service.registry.card import Card
 from service.registry.registry import LoadedVersion, ModelRegistry
 from service.settings import Settings
@@ -87,6 +87,7 @@ async def shadow(models: ModelRegistry, version: str = "1", share: float = 1) ->
 def counts(shadow: str = "1") -> dict[str, float]:
     """Rows of copies of requests for version 2, by what became of them."""
     pattern = rf'^deepserve_shadow_rows_total{{model="digits",outcome="(\w+)",shadow="{shadow}",version="2"}} (\S+)'
+    flush()
     found = dict(re.findall(pattern, exposition(TEXT)[0].decode(), re.MULTILINE))
     return {outcome: float(found.get(outcome, 0)) for outcome in ("agree", "differ", "dropped", "failed")}
 

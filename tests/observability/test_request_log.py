@@ -8,8 +8,9 @@ import pytest
 
 from service.context import RequestContext
 from service.observability import metrics
-from service.observability.board import BOARD
+from service.observability.exposition import Reading
 from service.observability.request_log import RequestLog, logger
+from service.observability.series import flush
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +47,8 @@ def record(log: RequestLog, outcome: str, *, times: int = 1, authenticated: bool
 
 
 def left_out() -> float:
-    return sum(numbers[0] for name, _, numbers in BOARD.read().rows if name == metrics.LOG_LINES_LEFT_OUT.name)
+    flush()
+    return Reading().counter(metrics.LOG_LINES_LEFT_OUT)
 
 
 async def at_the_begin_of_a_second() -> None:
