@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address
 
 from service.api.keys import Keys
 from service.api.messages import HttpRequest, Route
-from service.api.rate_limit import RateLimit
+from service.api.rate_limit import RateLimit, SharedRateLimit
 from service.context import RequestContext
 from service.errors import Fault, Invalid, NotFound, Unauthorized
 from service.registry.reconciler import PATIENCE
@@ -26,8 +26,7 @@ class Admission:
         """Rules by the keys and limits of `settings`."""
         self._keys, self._admin_keys = Keys(settings.api_keys), Keys(settings.admin_keys)
         self._longest = settings.request_timeout_seconds
-        rate, burst = settings.rate_limit_per_second, settings.rate_burst
-        self._limit = RateLimit(rate, burst, settings.rate_limit_storage_uri.get_secret_value()) if rate else None
+        self._limit = _rate_limit(settings)
 
     async def admit(self, route: Route, request: HttpRequest, context: RequestContext) -> float:
         """Let a request pass to a route that is not public, and record whether it carries a valid key.
@@ -72,6 +71,14 @@ class Admission:
             raise NotFound("Models are loaded and unloaded over HTTP only where DEEPSERVE_ADMIN_KEYS is set.")
         if self._admin_keys.carried_by(authorization) is None:
             raise Unauthorized("This needs a valid admin key, as `Authorization: Bearer KEY`.")
+
+
+def _rate_limit(settings: Settings) -> RateLimit | None:
+    rate, burst = settings.rate_limit_per_second, settings.rate_burst
+    uri = settings.rate_limit_storage_uri.get_secret_value()
+    if not rate:
+        return None
+    return RateLimit(rate, burst) if uri == "memory://" else SharedRateLimit(rate, burst, uri)
 
 
 @lru_cache(1024)

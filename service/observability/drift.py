@@ -13,7 +13,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,30 +47,8 @@ EXPECTED = Gauge(
 )
 
 
-class Distribution(Protocol):
-    """The distribution of a feature on a card."""
-
-    @property
-    def edges(self) -> tuple[float, ...]: ...
-
-    @property
-    def shares(self) -> tuple[float, ...]: ...
-
-
-class Reference(Protocol):
-    """What a card says about the data of a version."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def scores(self) -> str | None: ...
-
-    @property
-    def distributions(self) -> Mapping[str, Distribution]: ...
+Bins = tuple[tuple[float, ...], tuple[float, ...]]
+"""The edges of the bins of a feature, and the expected share of rows in each bin."""
 
 
 def count_by_bin(values: Array, edges: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -88,18 +65,27 @@ def count_by_bin(values: Array, edges: npt.ArrayLike) -> npt.NDArray[np.int64]:
 class DriftMonitor:
     """Counts the features of one version. Belongs to the event loop."""
 
-    def __init__(self, card: Reference, features: Callable[[Tensors], Mapping[str, Array]]) -> None:
-        """Prepare to count; nothing is counted before `begin`, or without distributions on the card.
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        bins: Mapping[str, Bins],
+        features: Callable[[Tensors], Mapping[str, Array]],
+        scores: str | None,
+    ) -> None:
+        """Prepare to count; nothing is counted before `begin`, or without bins.
 
         Args:
-            card: of the version.
+            model: its name.
+            version: its number.
+            bins: by feature, those of the card.
             features: computes the features of inputs, `[rows]` each.
+            scores: the output with the score of each class, `[rows, classes]`, if there is one.
         """
         self._features_of = features
-        self._scores = card.scores
+        self._scores = scores
         self._features = {
-            name: _FeatureBins((card.name, card.version, name), distribution)
-            for name, distribution in card.distributions.items()
+            name: _FeatureSeries((model, version, name), *edges_and_shares) for name, edges_and_shares in bins.items()
         }
         self._sample = Sample()
         self._left = math.inf
@@ -136,22 +122,21 @@ class DriftMonitor:
                 self._features[name].count(values)
 
 
-class _FeatureBins:
+class _FeatureSeries:
     """The series of a feature."""
 
-    def __init__(self, labels: tuple[str, str, str], distribution: Distribution) -> None:
-        self._labels, self._shares = labels, distribution.shares
-        self._edges = np.array(distribution.edges)
-        self._bins = (*map(repr, distribution.edges), "+Inf", "missing")
-        self._rows = [ROWS.gathered(*labels, each) for each in self._bins]
+    def __init__(self, labels: tuple[str, ...], edges: tuple[float, ...], shares: tuple[float, ...]) -> None:
+        self._edges, self._shares = np.array(edges), shares
+        self._bins = [(*labels, each) for each in (*map(repr, edges), "+Inf", "missing")]
+        self._rows = [ROWS.gathered(*each) for each in self._bins]
 
     def expose(self) -> None:
         for each, share in zip(self._bins, self._shares, strict=True):
-            EXPECTED.labels(*self._labels, each).set(share)
+            EXPECTED.labels(*each).set(share)
 
     def withdraw(self) -> None:
         for each in self._bins:
-            EXPECTED.labels(*self._labels, each).withdraw()
+            EXPECTED.labels(*each).withdraw()
 
     def count(self, values: Array) -> None:
         for counter, rows in zip(self._rows, count_by_bin(values, self._edges).tolist(), strict=True):

@@ -33,13 +33,10 @@ ALONE = "0"
 
 T = TypeVar("T")
 
+_shared: SharedFolder | None = None
+"""Where the metrics of several workers are."""
+
 _THREAD = ThreadPoolExecutor(1, thread_name_prefix="metrics")
-
-
-class _Source:
-    """Where the metrics of the server are: in this process or in a folder."""
-
-    folder: SharedFolder | None = None
 
 
 def share(folder: Path, workers: int) -> None:
@@ -52,9 +49,10 @@ def share(folder: Path, workers: int) -> None:
     Raises:
         OSError: the disk is full, or the folder cannot be written.
     """
+    global _shared
     if workers > 1:
-        _Source.folder = SharedFolder(folder / "metrics")
-        _Source.folder.join()
+        _shared = SharedFolder(folder / "metrics")
+        _shared.join()
     else:
         values.ValueClass = values.MutexValue  # BentoML may have asked for its multiprocess mode
 
@@ -140,12 +138,12 @@ class Reading:
 
 
 def _workers() -> list[Worker]:
-    return [Worker(ALONE, os.getpid())] if _Source.folder is None else _Source.folder.workers()
+    return [Worker(ALONE, os.getpid())] if _shared is None else _shared.workers()
 
 
 def _collected() -> Iterator[tuple[Family[Any], Metric]]:
     """Yield the families of all workers, in the order of their definition."""
-    collector = REGISTRY if _Source.folder is None else _Source.folder.collector()
+    collector = REGISTRY if _shared is None else _shared.collector()
     living = {worker.name for worker in _workers()}
     found = {metric.name: metric for metric in collector.collect()}
     for name, family in FAMILIES.items():

@@ -167,7 +167,13 @@ class ModelRegistry:
             bound,
             batcher,
             self._cached(batcher, version.card),
-            DriftMonitor(version.card, bound.features),
+            DriftMonitor(
+                version.name,
+                version.number,
+                {name: (each.edges, each.shares) for name, each in version.card.distributions.items()},
+                bound.features,
+                version.card.scores,
+            ),
         )
 
     def _cached(self, batcher: Batcher, card: Card) -> Batcher | CachedBatcher:

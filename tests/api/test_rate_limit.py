@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.rate_limit import MEMORY, MOST_CLIENTS, PAUSE_SECONDS, REDIS_SECONDS, InMemory, RateLimit
+from service.api.rate_limit import MOST_CLIENTS, PAUSE_SECONDS, REDIS_SECONDS, RateLimit, SharedRateLimit
 from service.errors import TooManyRequests
 from service.observability import metrics
 from service.observability.exposition import Reading
@@ -38,8 +38,8 @@ async def create() -> AsyncIterator[Create]:
     """Creates rate limits, and closes them after the test."""
     async with AsyncExitStack() as open_limits:
 
-        def create(rate: float, burst: int, uri: str = MEMORY) -> RateLimit:
-            limit = RateLimit(rate, burst, uri)
+        def create(rate: float, burst: int, redis: RedisServer | None = None) -> RateLimit:
+            limit = RateLimit(rate, burst) if redis is None else SharedRateLimit(rate, burst, redis.uri)
             open_limits.push_async_callback(limit.close)
             return limit
 
@@ -63,7 +63,7 @@ async def retry_after(limit: RateLimit, client: bytes) -> int:
 async def test_a_client_over_its_limit_is_refused_and_no_other(
     storage: str, redis: RedisServer, create: Create
 ) -> None:
-    limit = create(0.5, 5, redis.uri if storage == "redis" else MEMORY)
+    limit = create(0.5, 5, redis if storage == "redis" else None)
     greedy, calm = new_client(), new_client()
     assert [await retry_after(limit, greedy) for _ in range(5)] == [0] * 5
     refused = [await retry_after(limit, greedy) for _ in range(5)]
@@ -73,7 +73,7 @@ async def test_a_client_over_its_limit_is_refused_and_no_other(
 
 @pytest.mark.parametrize("storage", ["memory", "redis"])
 async def test_a_client_that_waits_as_told_is_served(storage: str, redis: RedisServer, create: Create) -> None:
-    limit = create(2, 2, redis.uri if storage == "redis" else MEMORY)
+    limit = create(2, 2, redis if storage == "redis" else None)
     client = new_client()
     for _ in range(2):
         while (seconds := await retry_after(limit, client)) == 0:
@@ -91,14 +91,14 @@ async def test_a_client_that_waits_as_told_is_served(storage: str, redis: RedisS
 def test_at_any_pace_the_rate_is_kept_and_retry_after_is_right(rate: float, burst: int, pauses: list[float]) -> None:
     limit = RateLimit(rate, burst)
     now, passed = 1.8e9, []
-    most = max(1, rate * (limit._seconds))
+    most = max(1, rate * (limit.seconds))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.time", lambda: now)
         for pause in pauses:
             now += pause / rate
             seconds = asyncio.run(retry_after(limit, b"one"))
             if seconds:
-                assert seconds <= limit._seconds + 1
+                assert seconds <= limit.seconds + 1
                 now += seconds
                 assert asyncio.run(retry_after(limit, b"one")) == 0
             passed.append(now)
@@ -114,18 +114,17 @@ async def test_a_burst_is_at_least_what_is_configured_and_one_second(rate: float
 
 async def test_the_memory_of_a_worker_is_bounded_however_many_clients_there_are() -> None:
     limit = RateLimit(1, 1)
-    assert isinstance(limit._storage, InMemory)
     started = time.monotonic()
     for client in range(3 * MOST_CLIENTS):
         assert await retry_after(limit, b"%d" % client) == 0
-        assert len(limit._storage._windows.storage) <= MOST_CLIENTS + 1
+        assert len(limit._windows.storage) <= MOST_CLIENTS + 1
     assert time.monotonic() - started < 30
 
 
 async def test_all_workers_share_the_limit_in_redis_where_no_key_can_be_read(
     redis: RedisServer, create: Create
 ) -> None:
-    workers = [create(1, 10, redis.uri) for _ in range(2)]
+    workers = [create(1, 10, redis) for _ in range(2)]
     client = new_client()
     found = await asyncio.gather(*(retry_after(worker, client) for worker in workers * 20))
     assert 10 <= found.count(0) <= 12, "10 at once, and one each second"
@@ -136,7 +135,7 @@ async def test_requests_pass_at_once_while_redis_is_away(caplog: pytest.LogCaptu
     caplog.set_level(logging.WARNING)
     before = failures()
     with redis_server() as server:
-        limit = create(0.001, 1, server.uri)
+        limit = create(0.001, 1, server)
         assert [await retry_after(limit, b"one") > 0 for _ in range(2)] == [False, True]
         server.process.send_signal(signal.SIGSTOP)
         ticks = asyncio.create_task(longest_pause())

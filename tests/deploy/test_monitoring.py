@@ -78,7 +78,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     """A Prometheus that scrapes a server under a little load, of which some is cached, copied and refused."""
     folder = tmp_path_factory.mktemp("prometheus")
     binary = program("prometheus", install="apt-get install prometheus")
-    settings = {"cache_bytes": '{"mammogram": 1000000}', "shadow": '{"digits": {"version": "1", "share": 1}}', "workers": "2"}
+    settings = {
+        "cache_bytes": '{"mammogram": 1000000}',
+        "shadow": '{"digits": {"version": "1", "share": 1}}',
+        "workers": "2",
+    }
     with serving(folder / "server.log", **settings) as server:
         [port] = free_ports(1)
         configuration = {
