@@ -168,9 +168,9 @@ class Settings(BaseSettings):
     rate_burst: int = Field(
         default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit_per_second"])), ge=1, le=10**6
     )
-    """Requests that such a client may make at once, after a pause; unless set, those of one second. They are counted in
-    a sliding window of `rate_burst` / `rate_limit_per_second` seconds, rounded up to whole seconds: a burst is never
-    less than the requests of one second."""
+    """Requests that such a client may make at once, after a pause; unless set, those of one second. Redis counts in a
+    sliding window of `rate_burst` / `rate_limit_per_second` seconds, rounded up to whole seconds: there, a burst is at
+    least the requests of one second."""
 
     canary: Annotated[dict[ModelName, TrafficSplit], NoDecode] = {}
     """By model, the version that answers a share of the requests which ask for none; the same request id meets the same

@@ -34,7 +34,6 @@ LIBRARIES = (
     "pydantic-settings",
     "python-multipart",
     "prometheus-client",
-    "limits",
     "opencv-python-headless",
     "pillow",
     "tokenizers",
@@ -245,7 +244,7 @@ def check_rate_limit(chosen: Settings) -> str:
     scheme, _, place = chosen.rate_limit_storage_uri.get_secret_value().partition("://")
     if scheme == "memory":
         return limit if chosen.workers == 1 else f"{limit} in each of {chosen.workers} workers, which do not share it"
-    if find_spec("redis") is None:
+    if find_spec("redis") is None or find_spec("limits") is None:
         raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: the client of Redis is missing: install deepserve[redis]")
     return f"{limit}, shared by Redis at {place.rpartition('@')[2]}"
 

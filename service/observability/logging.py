@@ -24,6 +24,8 @@ Format = Literal["text", "json"]
 
 MOST_LINES = 4096
 """Lines that wait to be written at most: about a second of a busy worker that logs every request."""
+GATHER_SECONDS = 0.01
+"""Time that lines gather before they are written."""
 FLUSH_SECONDS = 1.0
 """Time that `flush` waits at most."""
 
@@ -68,7 +70,7 @@ class QueuedOutput(QueueHandler):
         self._dropped = dropped
         self._missing = 0
         """Lines dropped since the last line that was not."""
-        QueueListener(self._lines, _Output(file, self._drop)).start()
+        _Listener(self._lines, _Output(file, self._drop)).start()
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
@@ -90,6 +92,19 @@ class QueuedOutput(QueueHandler):
         self._missing += 1
         self.release()
         self._dropped(1)
+
+
+class _Listener(QueueListener):
+    """Lets lines gather while there are none to write: to wake the thread for each would cost more."""
+
+    def __init__(self, lines: "Queue[logging.LogRecord]", output: logging.Handler) -> None:
+        super().__init__(lines, output)
+        self._lines = lines
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        if self._lines.empty():
+            time.sleep(GATHER_SECONDS)
+        return self._lines.get(block)
 
 
 class _Output(logging.Handler):
@@ -123,7 +138,7 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "process": record.process,
             "message": record.getMessage(),
-            **getattr(record, "facts", {}),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -134,8 +149,8 @@ class _Text(logging.Formatter):
     """Time, level, process, message and the fields of a request; text that a client may have chosen is quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = getattr(record, "facts", {})
-        message = " ".join([record.getMessage(), *(f"{name}={_quoted(value)}" for name, value in facts.items())])
+        fields = getattr(record, "fields", {})
+        message = " ".join([record.getMessage(), *(f"{name}={_quoted(value)}" for name, value in fields.items())])
         traceback = self.formatException(record.exc_info).split("\n") if record.exc_info else []
         text = "\n    ".join(map(_escaped, [message, *traceback]))
         return f"{_utc(record)} [{record.levelname}] [{record.process}] {text}"

@@ -125,5 +125,5 @@ async def test_where_no_such_lines_are_written_none_are_left_out(lines: Lines) -
 async def test_the_address_of_the_client_can_be_left_out(lines: Lines, wanted: bool, facts: dict[str, str]) -> None:
     record(RequestLog(Settings(log_client_address=wanted)), "invalid", client="192.0.2.1")
     [line] = lines.records
-    found = vars(line)["facts"]
+    found = vars(line)["fields"]
     assert {name: found[name] for name in found if "client" in name or "192.0.2.1" in str(found[name])} == facts
