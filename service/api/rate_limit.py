@@ -18,7 +18,7 @@ from service.observability import metrics
 logger = logging.getLogger(__name__)
 
 MOST_CLIENTS = 100_000
-"""Clients in the memory of a worker at most, 20 MB: with more, the one whose last request is the oldest is forgotten."""
+"""Clients in the memory of a worker at most, in 23 MB: beyond them, the client with the oldest request is forgotten."""
 
 REDIS_SECONDS = 0.25
 """Time that a request waits for Redis at most."""

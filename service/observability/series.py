@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from threading import Lock
 from typing import Any, ClassVar, Generic, TypeVar
 
 import prometheus_client
@@ -24,7 +24,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` series 
 
 Labels = tuple[str, ...]
 LibraryMetric = TypeVar("LibraryMetric", bound=MetricWrapperBase)
-Gathered = TypeVar("Gathered", bound="_Gathering")
+Gathered = TypeVar("Gathered")
+
+_CREATING = Lock()
 
 REGISTRY = CollectorRegistry()
 """The families of this process."""
@@ -49,13 +51,17 @@ class Family(ABC, Generic[LibraryMetric]):
         """
         self.name, self.text, self.label_names = name, text, labels
         self.summed_label, self.exposed = summed_label, exposed
-        self._gathering: dict[Labels, _Gathering] = {}
+        self._metric: LibraryMetric | None = None
+        self._gathering: dict[Labels, Any] = {}
         FAMILIES[name] = self
 
-    @cached_property
+    @property
     def metric(self) -> LibraryMetric:
         """The library's metric."""
-        return self._create()
+        with _CREATING:
+            if self._metric is None:
+                self._metric = self._create()
+            return self._metric
 
     def labels(self, *labels: str) -> LibraryMetric:
         """Return the library's metric for these values of the labels. Any thread may change it."""
@@ -63,7 +69,7 @@ class Family(ABC, Generic[LibraryMetric]):
 
     def flush(self) -> None:
         """Hand the gathered changes to the library."""
-        for each in self._gathering.values():
+        for each in list(self._gathering.values()):  # a thread that loads a model may add some
             each.flush()
 
     def exposed_with(self, values: Mapping[Labels, float]) -> Metric:
@@ -75,9 +81,10 @@ class Family(ABC, Generic[LibraryMetric]):
         return metric
 
     def _gather(self, labels: Labels, create: Callable[[LibraryMetric], Gathered]) -> Gathered:
-        if labels not in self._gathering:
-            self._gathering[labels] = create(self.labels(*labels))
-        return self._gathering[labels]  # type: ignore[return-value]  # `create` is the same for all series of a family
+        found: Gathered = self._gathering.get(labels) or self._gathering.setdefault(
+            labels, create(self.labels(*labels))
+        )
+        return found
 
     @abstractmethod
     def _create(self) -> LibraryMetric: ...
@@ -160,18 +167,8 @@ class _Histogram(prometheus_client.Histogram):
         self._sum.inc(total)
 
 
-class _Gathering(ABC):
-    """A series that gathers its changes. Belongs to the event loop."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Hand the gathered changes to the library."""
-
-
-class GatheredCounter(_Gathering):
-    """A counter that gathers its increments."""
+class GatheredCounter:
+    """A counter that gathers its increments. Belongs to the event loop."""
 
     __slots__ = ("_gathered", "_metric")
 
@@ -183,13 +180,14 @@ class GatheredCounter(_Gathering):
         self._gathered += by
 
     def flush(self) -> None:
+        """Hand the gathered increments to the library."""
         if self._gathered:
             self._metric.inc(self._gathered)
             self._gathered = 0.0
 
 
-class GatheredHistogram(_Gathering):
-    """A histogram that gathers its observations."""
+class GatheredHistogram:
+    """A histogram that gathers its observations. Belongs to the event loop."""
 
     __slots__ = ("_bounds", "_counts", "_metric", "_sum")
 
@@ -207,6 +205,7 @@ class GatheredHistogram(_Gathering):
         self._metric.observe(value, {"trace_id": trace_id})
 
     def flush(self) -> None:
+        """Hand the gathered observations to the library."""
         if any(self._counts):
             self._metric.add(self._counts, self._sum)
             self._counts, self._sum = [0] * len(self._counts), 0.0

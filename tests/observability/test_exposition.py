@@ -20,37 +20,122 @@ BUCKETS = {
 """Of the histograms that are not of seconds."""
 
 FAMILIES = [
-    ("deepserve_requests", "counter", "route model version outcome"),
-    ("deepserve_request_seconds", "histogram", "route model version"),
-    ("deepserve_decode_seconds", "histogram", "model version"),
-    ("deepserve_encode_seconds", "histogram", "model version"),
-    ("deepserve_queue_seconds", "histogram", "model version"),
-    ("deepserve_run_seconds", "histogram", "model version"),
-    ("deepserve_run_stage_seconds", "counter", "model version stage"),
-    ("deepserve_run_rows", "histogram", "model version"),
-    ("deepserve_model_requests", "counter", "model version outcome"),
-    ("deepserve_model_request_seconds", "counter", "model version outcome"),
-    ("deepserve_queue_rows", "gauge", "model version"),
-    ("deepserve_queue_limit_rows", "gauge", "model version"),
-    ("deepserve_cache_requests", "counter", "model version outcome"),
-    ("deepserve_cache_seconds", "counter", "model version outcome"),
-    ("deepserve_cache_bytes", "gauge", "model"),
-    ("deepserve_cache_evictions", "counter", "model"),
-    ("deepserve_shadow_rows", "counter", "model version shadow outcome"),
-    ("deepserve_shadow_difference", "histogram", "model version shadow"),
-    ("deepserve_model_loads", "counter", "model outcome"),
-    ("deepserve_model_ready", "gauge", "model version"),
-    ("deepserve_model_files_missing", "gauge", "model version"),
-    ("deepserve_model_provider", "gauge", "model version device provider precision"),
-    ("deepserve_worker_resident_bytes", "gauge", "worker"),
-    ("deepserve_worker_cpu_seconds", "counter", "worker"),
-    ("deepserve_log_lines_dropped", "counter", ""),
-    ("deepserve_log_lines_left_out", "counter", ""),
-    ("deepserve_drift_rows", "counter", "model version feature bin"),
-    ("deepserve_drift_expected_share", "gauge", "model version feature bin"),
-    ("deepserve_rate_limit_failures", "counter", ""),
+    (
+        "deepserve_requests",
+        "counter",
+        "route model version outcome",
+        "Requests by how they ended: ok, invalid, rejected, expired, abandoned or failed",
+    ),
+    (
+        "deepserve_request_seconds",
+        "histogram",
+        "route model version",
+        "From the head of a request to the last byte of its answer",
+    ),
+    ("deepserve_decode_seconds", "histogram", "model version", "From the body of a request to the inputs of the model"),
+    (
+        "deepserve_encode_seconds",
+        "histogram",
+        "model version",
+        "From the outputs of the model to the body of the answer",
+    ),
+    ("deepserve_queue_seconds", "histogram", "model version", "Time that a request waited for its run"),
+    ("deepserve_run_seconds", "histogram", "model version", "Time that one run of a model took"),
+    (
+        "deepserve_run_stage_seconds",
+        "counter",
+        "model version stage",
+        "Time that runs of a model took, by stage: input (stacking), infer or output (handing out)",
+    ),
+    ("deepserve_run_rows", "histogram", "model version", "Rows in one run of a model"),
+    (
+        "deepserve_model_requests",
+        "counter",
+        "model version outcome",
+        "Requests that runs of a model ended: ok or failed",
+    ),
+    (
+        "deepserve_model_request_seconds",
+        "counter",
+        "model version outcome",
+        "Time from their arrival in the queue to the end of those requests, added up",
+    ),
+    ("deepserve_queue_rows", "gauge", "model version", "Rows that wait for a model"),
+    ("deepserve_queue_limit_rows", "gauge", "model version", "Most rows that may wait for a model"),
+    ("deepserve_cache_requests", "counter", "model version outcome", "Requests for models with a cache: hit or miss"),
+    (
+        "deepserve_cache_seconds",
+        "counter",
+        "model version outcome",
+        "Time spent on looking for answers, and on keeping those that were missing, added up",
+    ),
+    ("deepserve_cache_bytes", "gauge", "model", "Memory that the kept answers take"),
+    ("deepserve_cache_evictions", "counter", "model", "Answers that made room for others"),
+    (
+        "deepserve_shadow_rows",
+        "counter",
+        "model version shadow outcome",
+        "Rows of copied requests by what became of them: agree, differ, dropped or failed",
+    ),
+    (
+        "deepserve_shadow_difference",
+        "histogram",
+        "model version shadow",
+        "Largest difference between what two versions answer to a request",
+    ),
+    (
+        "deepserve_model_loads",
+        "counter",
+        "model outcome",
+        "Versions that a worker has verified and loaded (ok), or that have not proved themselves (failed)",
+    ),
+    (
+        "deepserve_model_ready",
+        "gauge",
+        "model version",
+        "1 if the version serves, 0 if it failed its checks or its files are missing",
+    ),
+    (
+        "deepserve_model_files_missing",
+        "gauge",
+        "model version",
+        "Workers that serve the version although its files are missing, unreadable or damaged: it cannot be loaded again",
+    ),
+    (
+        "deepserve_model_provider",
+        "gauge",
+        "model version device provider precision",
+        "Workers that run the version on this execution provider in this precision, and the device that was asked for",
+    ),
+    ("deepserve_worker_resident_bytes", "gauge", "worker", "Memory that a worker takes"),
+    ("deepserve_worker_cpu_seconds", "counter", "worker", "CPU time that a worker has taken since it started"),
+    ("deepserve_log_lines_dropped", "counter", "", "Lines of the log that their reader was too slow for"),
+    (
+        "deepserve_log_lines_left_out",
+        "counter",
+        "",
+        "Log lines about refused requests beyond DEEPSERVE_LOG_REFUSALS_PER_SECOND",
+    ),
+    (
+        "deepserve_drift_rows",
+        "counter",
+        "model version feature bin",
+        "Rows of a sample of the requests, by feature and bin: its upper bound, or missing",
+    ),
+    (
+        "deepserve_drift_expected_share",
+        "gauge",
+        "model version feature bin",
+        "Share of the rows in each bin of a feature in the data that the version was made from",
+    ),
+    (
+        "deepserve_rate_limit_failures",
+        "counter",
+        "",
+        "Requests that passed unchecked because the storage of rate limits failed",
+    ),
 ]
-"""Name, type and labels, of those that a server has without a GPU."""
+"""Name, type, labels and text of the families that a server has without a GPU."""
 
 PROGRAM = """
 import sys
@@ -77,12 +162,11 @@ def test_names_types_labels_and_buckets_are_those_of_this_list(tmp_path: Path, w
     for family in found.values():
         samples = [sample for sample in family.samples if not sample.name.endswith(("_sum", "_count"))]
         labels = {frozenset(sample.labels) - {"le"} for sample in samples}
-        told.append((family.name, family.type, labels))
-        assert family.documentation
+        told.append((family.name, family.type, labels, family.documentation))
         if family.type == "histogram":
             bounds = tuple(float(sample.labels["le"]) for sample in samples)
             assert bounds == (*BUCKETS.get(family.name, SECONDS), float("inf"))
-    expected = [(name, kind, {frozenset(labels.split())}) for name, kind, labels in FAMILIES]
+    expected = [(name, kind, {frozenset(labels.split())}, text) for name, kind, labels, text in FAMILIES]
     assert sorted(told, key=str) == sorted(expected, key=str)
 
 
