@@ -57,8 +57,7 @@ class SharedFolder:
         self._lock.flush()
         mark_process_dead(slot, str(self._path))  # type: ignore[no-untyped-call]  # the gauges of the last holder
         for kind, size in FILE_BYTES.items():
-            with (self._path / f"{kind}_{slot}.db").open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # on a full disk, a later write to the mapping would kill
+            _reserve(self._path / f"{kind}_{slot}.db", size)
         os.environ[_VARIABLE] = str(self._path)
         values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
@@ -90,6 +89,18 @@ class SharedFolder:
                 file.close()
                 return None
             time.sleep(0.001)  # a reader looks at it just now
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of zeros, unless there is one: prometheus_client takes an empty series file of any size.
+
+    The disk space is allocated, since a write to a mapped file kills the process if the disk is full.
+    """
+    if not path.exists():
+        unfinished = path.with_suffix(".new")  # which readers do not look for
+        with unfinished.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        unfinished.rename(path)
 
 
 def _is_locked(file: IO[str]) -> bool:

@@ -99,7 +99,8 @@ FAMILIES = [
         "deepserve_model_files_missing",
         "gauge",
         "model version",
-        "Workers that serve the version although its files are missing, unreadable or damaged: it cannot be loaded again",
+        "Workers that serve the version although its files are missing, unreadable or damaged: "
+        "it cannot be loaded again",
     ),
     (
         "deepserve_model_provider",
