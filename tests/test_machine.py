@@ -68,15 +68,15 @@ def test_the_cgroup_limits_the_memory(tmp_path: Path, groups: str, limits: dict[
     assert memory(root) == expected
 
 
-def test_where_nothing_tells_the_memory_none_is_known(tmp_path: Path) -> None:
+def test_the_memory_is_unknown_without_any_limit(tmp_path: Path) -> None:
     assert memory(tmp_path) is None
 
 
-def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
+def test_without_cgroups_the_affinity_limits_the_cores(tmp_path: Path) -> None:
     assert cores(tmp_path) == MINE
 
 
-def test_this_machine_has_some() -> None:
+def test_this_machine_has_cores_and_memory() -> None:
     assert 1 <= cores() <= MINE
     assert 0 < (memory() or 0) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 

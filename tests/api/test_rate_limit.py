@@ -97,7 +97,7 @@ async def test_a_client_that_waits_as_told_is_served(storage: str, redis: RedisS
     burst=st.integers(1, 50),
     asked=st.lists(st.tuples(st.floats(0, 5), st.sampled_from([b"one", b"two"])), max_size=100),
 )
-def test_in_memory_no_stretch_of_time_has_more_than_rate_and_burst_allow(
+def test_in_memory_no_period_has_more_requests_than_rate_and_burst_allow(
     rate: float, burst: int, asked: list[tuple[float, bytes]]
 ) -> None:
     limit = RateLimit(rate, burst)
@@ -148,9 +148,7 @@ async def test_the_memory_of_a_worker_is_bounded_and_the_least_recent_client_is_
 
 
 @pytest.mark.usefixtures("patient")
-async def test_all_workers_share_the_limit_in_redis_where_no_key_can_be_read(
-    redis: RedisServer, create: Create
-) -> None:
+async def test_workers_share_the_limit_in_redis_which_does_not_store_keys(redis: RedisServer, create: Create) -> None:
     workers = [create(1, 10, redis) for _ in range(2)]
     client = new_client()
     found = await asyncio.gather(*(retry_after(worker, client) for worker in workers * 20))

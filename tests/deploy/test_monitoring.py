@@ -1,4 +1,4 @@
-"""What watches the service: every alert fires when it should and not when it should not, and panels are not empty."""
+"""The rules, the alerts and the dashboard for the metrics: alerts fire as expected, and no panel is empty."""
 
 import json
 import runpy
@@ -33,7 +33,7 @@ QUERIES = {
     for target in panel.get("targets", ())
 }
 OF_GPUS = ("Memory of GPUs", "Memory of workers on GPUs")
-"""The panels that have nothing to show where the server runs on CPU, as it does here."""
+"""Panels that are empty on a machine without GPU."""
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -41,12 +41,12 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_the_dashboard_is_what_its_program_makes() -> None:
+def test_the_dashboard_is_generated_by_its_program() -> None:
     made = runpy.run_path(str(MONITORING / "dashboard.py"))
     assert made["dashboard"]() == DASHBOARD
 
 
-def test_rules_and_panels_ask_for_metrics_that_there_are() -> None:
+def test_rules_and_panels_query_existing_metrics() -> None:
     rules = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
     suffixes = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}
     families = exposition.FAMILIES.values()
@@ -75,7 +75,7 @@ def test_every_alert_is_tested() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A Prometheus that scrapes a server under a little load, of which some is cached, copied and refused."""
+    """A Prometheus that scrapes a server with a few requests, some of them cached, shadowed or refused."""
     folder = tmp_path_factory.mktemp("prometheus")
     binary = program("prometheus", install="apt-get install prometheus")
     settings = {
@@ -147,7 +147,7 @@ def test_the_dashboard_is_drawn_without_grafana(prometheus: httpx.Client, tmp_pa
 
 
 @pytest.mark.deploy
-def test_prometheus_reads_all_that_there_is_and_no_alert_fires(prometheus: httpx.Client) -> None:
+def test_prometheus_scrapes_without_errors_and_no_alert_fires(prometheus: httpx.Client) -> None:
     [target] = prometheus.get("/api/v1/targets").json()["data"]["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
     assert not result(prometheus, 'ALERTS{alertstate="firing"}')

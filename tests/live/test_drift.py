@@ -18,13 +18,13 @@ from training import datasets
 from training.datasets import MNIST
 
 MANY = 64
-"""Items of a request."""
+"""The number of rows of a request."""
 ROWS = 4000
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of both workers of a server that was asked nothing yet: each request has a connection of its own."""
+    """A client of a new server with two workers. Each request has its own connection, so that both workers get some."""
     folder = tmp_path_factory.mktemp("drift")
     for version in ("digits/2", "mammogram/1"):
         shutil.copytree(MODELS / version, folder / "models" / version)
@@ -37,13 +37,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 def metrics(client: httpx.Client) -> str:
-    """The text of `/metrics`, once every worker has written what it has counted."""
+    """Wait until both workers have flushed, and return the text of `/metrics`."""
     time.sleep(2 * FLUSH_SECONDS)
     return client.get("/metrics").text
 
 
 def wait_until_far(client: httpx.Client, model: str, version: str, feature: str, ask: Callable[[], None]) -> None:
-    """Asks until the index of a feature is above 0.25, counted from now on."""
+    """Send requests until the index of a feature, of the rows from now on, is above 0.25."""
     before = metrics(client)
     end = time.monotonic() + 30
     while indices(before, text := metrics(client), model, version).get(feature, 0) <= 0.25:
@@ -57,7 +57,7 @@ def infer(client: httpx.Client, pictures: npt.NDArray[np.uint8]) -> None:
     assert client.post("/v2/models/digits/versions/2/infer", json={"inputs": [tensor]}).status_code == 200
 
 
-def test_tensors_like_those_of_training_are_near_and_others_are_far(client: httpx.Client) -> None:
+def test_tensors_like_the_training_data_have_a_low_index_and_others_a_high_one(client: httpx.Client) -> None:
     pictures = datasets.pictures(MNIST)[1].pictures
     before = metrics(client)
     for first in range(0, ROWS, MANY):

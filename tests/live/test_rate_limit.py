@@ -34,7 +34,7 @@ def asking(url: str, key: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers=headers, timeout=30)
 
 
-def test_a_client_over_its_limit_is_told_when_to_come_again_and_no_other(limited: str) -> None:
+def test_a_client_over_its_limit_gets_retry_after_and_others_are_served(limited: str) -> None:
     with asking(limited, "greedy") as greedy, asking(limited, "calm") as calm, ThreadPoolExecutor(8) as pool:
         began = time.monotonic()
         answers = list(pool.map(lambda _: greedy.post("/v1/mammogram", json=MASSES), range(60)))
@@ -51,7 +51,7 @@ def test_a_client_over_its_limit_is_told_when_to_come_again_and_no_other(limited
         assert greedy.post("/v1/mammogram", json=MASSES).status_code == 200
 
 
-def test_tensors_are_counted_too_and_refused_as_their_protocol_has_it(limited: str) -> None:
+def test_v2_requests_are_counted_and_refused_in_the_format_of_v2(limited: str) -> None:
     with asking(limited, "v2") as client:
         answers = [client.post("/v2/models/digits/infer", json={"inputs": [picture()]}) for _ in range(BURST + 5)]
     assert [answer.status_code for answer in answers[:BURST]] == [200] * BURST
@@ -59,7 +59,7 @@ def test_tensors_are_counted_too_and_refused_as_their_protocol_has_it(limited: s
     assert int(answers[-1].headers["retry-after"]) >= 1
 
 
-def test_those_who_are_turned_away_for_want_of_a_key_use_nothing_up(limited: str) -> None:
+def test_requests_without_a_valid_key_are_not_counted(limited: str) -> None:
     with asking(limited, "wrong") as stranger, asking(limited, "counted") as client:
         assert {stranger.post("/v1/mammogram", json=MASSES).status_code for _ in range(2 * BURST)} == {401}
         assert {client.post("/v1/mammogram", json=MASSES).status_code for _ in range(BURST)} == {200}

@@ -32,7 +32,7 @@ from training.datasets import MNIST
 TASKS = (DigitsTask, FashionTask, MammogramTask, SentimentTask)
 ROWS = 1000
 MANY = 50
-"""Rows of a request."""
+"""The number of rows of a request."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def told() -> str:
 
 
 def ask(models: ModelRegistry, name: str, inputs: Tensors) -> dict[str, float]:
-    """The index of each feature after a version that has just been loaded was asked."""
+    """Load a version, send it `inputs`, and return the index of each feature."""
     models.unload(name, list(models.repository.models[name]))
     models.load(name, ["2" if name == "digits" else "1"], None)
     served = models.find(name, None)
@@ -140,7 +140,9 @@ def test_real_requests_have_not_drifted(models: ModelRegistry, name: str, usual:
         ("fashion", "latent_length", latents_of_another_kind),
     ],
 )
-def test_other_requests_have(models: ModelRegistry, name: str, feature: str, other: Callable[[], Tensors]) -> None:
+def test_other_requests_have_drifted(
+    models: ModelRegistry, name: str, feature: str, other: Callable[[], Tensors]
+) -> None:
     assert ask(models, name, other())[feature] > 0.25
 
 
@@ -211,7 +213,7 @@ def _same_each_time() -> None:
 
 
 def chosen(per_second: float, requests: int) -> list[int]:
-    """Which of so many requests at an even pace are looked at."""
+    """Return the numbers of the sampled requests among `requests` at a constant rate."""
     now = 0.0
     sample = Sample(lambda: now)
     found = [0]
@@ -222,12 +224,12 @@ def chosen(per_second: float, requests: int) -> list[int]:
     return found
 
 
-def test_all_are_looked_at_while_they_are_few() -> None:
+def test_every_request_is_sampled_at_a_low_rate() -> None:
     assert chosen(per_second=SAMPLED_PER_SECOND, requests=1000) == list(range(1001))
 
 
 @pytest.mark.usefixtures("_same_each_time")
-def test_of_many_about_the_same_number_a_second_is() -> None:
+def test_at_a_high_rate_about_the_same_number_a_second_is_sampled() -> None:
     for per_second in (100, 3000, 100_000):
         found = chosen(per_second, requests=60 * per_second)
         assert len(found) - MEASURED == pytest.approx(60 * SAMPLED_PER_SECOND, rel=0.15)
@@ -239,7 +241,7 @@ def test_every_request_has_the_same_chance() -> None:
     assert min(places.values()) > 0.9 * max(places.values())
 
 
-def test_when_there_are_few_again_all_are_soon_looked_at() -> None:
+def test_after_the_rate_has_fallen_every_request_is_sampled_again() -> None:
     now = 0.0
     sample = Sample(lambda: now)
     for _ in range(500):

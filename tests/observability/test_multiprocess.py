@@ -1,4 +1,4 @@
-"""Several workers have one set of metrics, whichever is asked, and whichever has died."""
+"""Workers share their metrics: each exposes the sum over all, and counters survive the death of workers."""
 
 import subprocess
 import sys

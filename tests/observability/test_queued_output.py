@@ -1,4 +1,4 @@
-"""Lines of the log reach their reader whole and in order; one that does not read costs its lines and nothing else."""
+"""Log lines arrive whole and in order. A reader that does not read loses lines and blocks nothing."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ def say(writer: QueuedOutput, *messages: str) -> None:
 
 
 def read(pipe: int, until: str) -> list[str]:
-    """The lines that are in the pipe, and those that come, up to one that begins so."""
+    """Read lines from a pipe up to one that starts with `until`."""
     text = b""
     while f"\n{until}".encode() not in b"\n" + text or not text.endswith(b"\n"):
         text += os.read(pipe, 65536)
@@ -33,7 +33,7 @@ def test_lines_come_in_order_and_flush_waits_for_them() -> None:
     assert os.read(reader, 65536).decode().splitlines() == wanted
 
 
-def test_what_does_not_fit_is_dropped_counted_and_told_once_there_is_room() -> None:
+def test_lines_beyond_the_queue_are_dropped_counted_and_reported_once_there_is_room() -> None:
     reader, pipe = os.pipe()
     counted: list[float] = []
     writer = QueuedOutput(pipe, counted.append)
@@ -75,7 +75,7 @@ def test_lines_of_several_workers_stay_whole_in_one_pipe() -> None:
         thread.join()
 
 
-def test_a_reader_that_is_gone_costs_lines_and_no_more() -> None:
+def test_without_a_reader_lines_are_dropped_and_nothing_blocks() -> None:
     reader, pipe = os.pipe()
     counted: list[float] = []
     writer = QueuedOutput(pipe, counted.append)
@@ -87,7 +87,7 @@ def test_a_reader_that_is_gone_costs_lines_and_no_more() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_line_that_cannot_be_made_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_cannot_be_formatted_does_not_stop_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     reader, pipe = os.pipe()
     writer = QueuedOutput(pipe, float)
     writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "%d", ("no number",), None))

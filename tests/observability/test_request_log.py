@@ -1,4 +1,4 @@
-"""Which requests are logged: refusals that anybody can cause fill no disk, and what is left out is told."""
+"""Requests are logged, refusals only up to a limit: anybody can cause them, and they must not fill the disk."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ MOST = 3
 
 
 class Lines(logging.Handler):
-    """What is logged."""
+    """Keeps the records of the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ async def at_the_begin_of_a_second() -> None:
     await asyncio.sleep(1.01 - loop.time() % 1)
 
 
-async def test_refusals_are_logged_up_to_a_limit_a_second_and_the_others_told_in_one_line(
+async def test_refusals_are_logged_up_to_a_limit_a_second_and_the_rest_is_summarised(
     lines: Lines,
 ) -> None:
     log = RequestLog(Settings(log_refusals_per_second=MOST))
@@ -72,7 +72,7 @@ async def test_refusals_are_logged_up_to_a_limit_a_second_and_the_others_told_in
     assert lines.said[MOST + 1 :] == ["request"], "a new second"
 
 
-async def test_an_endless_burst_is_told_of_once_a_second(lines: Lines) -> None:
+async def test_an_endless_burst_is_summarised_once_a_second(lines: Lines) -> None:
     log = RequestLog(Settings(log_refusals_per_second=MOST))
     end = asyncio.get_running_loop().time() + 2.5
     said = 0
@@ -88,7 +88,7 @@ async def test_an_endless_burst_is_told_of_once_a_second(lines: Lines) -> None:
     assert sum(told) + len(requests) == said
 
 
-async def test_what_was_left_out_last_is_told_at_the_end(lines: Lines) -> None:
+async def test_the_last_summary_is_logged_at_the_end(lines: Lines) -> None:
     log = RequestLog(Settings(log_refusals_per_second=MOST))
     await at_the_begin_of_a_second()
     record(log, "invalid", times=MOST + 2)
@@ -112,7 +112,7 @@ async def test_without_a_limit_all_are_logged(lines: Lines) -> None:
     assert len(lines.said) == 500
 
 
-async def test_where_no_such_lines_are_written_none_are_left_out(lines: Lines) -> None:
+async def test_lines_below_the_log_level_do_not_count_as_left_out(lines: Lines) -> None:
     log = RequestLog(Settings(log_refusals_per_second=1))
     before = left_out()
     logger.setLevel(logging.WARNING)
