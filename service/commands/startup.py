@@ -241,12 +241,18 @@ def check_rate_limit(chosen: Settings) -> str:
     if not chosen.rate_limit_per_second:
         return "off"
     limit = f"{chosen.rate_limit_per_second:g} requests a second for each client"
-    scheme, _, place = chosen.rate_limit_storage_uri.get_secret_value().partition("://")
-    if scheme == "memory":
+    uri = chosen.rate_limit_storage_uri.get_secret_value()
+    if uri == "memory://":
         return limit if chosen.workers == 1 else f"{limit} in each of {chosen.workers} workers, which do not share it"
     if find_spec("redis") is None or find_spec("limits") is None:
         raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: the client of Redis is missing: install deepserve[redis]")
-    return f"{limit}, shared by Redis at {place.rpartition('@')[2]}"
+    from redis.connection import parse_url
+
+    try:
+        parse_url(uri.replace("redis+unix", "unix", 1))  # type: ignore[no-untyped-call]
+    except ValueError:  # its message may contain the password
+        raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: not the URI of a Redis server") from None
+    return f"{limit}, shared by Redis at {uri.partition('://')[2].rpartition('@')[2]}"
 
 
 def check_tracing(_: Settings) -> str:

@@ -32,7 +32,7 @@ QUERIES = {
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", ())
 }
-OF_GPUS = ("Memory of GPUs", "Memory of workers on GPUs")
+OF_GPUS = ("GPU memory in use", "GPU memory of workers")
 """Panels that are empty on a machine without GPU."""
 
 
