@@ -75,7 +75,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "rate_limit_per_second": "0.01",
         "rate_burst": str(BURST),
         "log_format": "json",
-        "log_requests": "1",
+        "log_requests_fraction": "1",
         "log_refusals_per_second": str(MOST_LINES),
     }
     with serving(folder / "log", **settings) as url:

@@ -38,7 +38,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = {
         "canary": {"digits": CANARY.model_dump(), "mammogram": {"version": "9", "share": 1}},
         "shadow": {"digits": {"version": "1", "share": 1}, "sentiment": {"version": "9", "share": 1}},
-        "cache": {"sentiment": 2**20, "fashion": 2**20, "mammogram": TINY},
+        "cache_bytes": {"sentiment": 2**20, "fashion": 2**20, "mammogram": TINY},
     }
     log = tmp_path_factory.mktemp("traffic") / "log"
     with serving(log, **{name: json.dumps(value) for name, value in settings.items()}) as address:
