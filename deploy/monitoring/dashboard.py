@@ -35,7 +35,11 @@ def drift(features: str) -> str:
 ROWS: dict[str, list[tuple[str, str, Queries]]] = {
     "Objectives": [
         ("Requests for models", "reqps", {"all": "sum(deepserve:requests:rate5m)"}),
-        ("Failed requests, without invalid and abandoned ones", "percentunit", {"5 minutes": "max(deepserve:failed:ratio5m)"}),
+        (
+            "Failed requests, without invalid and abandoned ones",
+            "percentunit",
+            {"5 minutes": "max(deepserve:failed:ratio5m)"},
+        ),
         ("Responses over 250 ms", "percentunit", {"5 minutes": "max(deepserve:slow:ratio5m)"}),
         (
             "Versions not ready",
