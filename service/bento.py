@@ -24,8 +24,8 @@ from service.api.tasks import TaskEndpoint
 from service.api.transport_options import transport_options
 from service.inference.binding import bind
 from service.inference.service import InferenceService
+from service.observability import exposition, tracing
 from service.observability import logging as logs
-from service.observability import metrics, tracing
 from service.processes.state_directory import state_directory
 from service.processes.worker import end_with_supervisor, notify_started
 from service.registry.readiness import Readiness
@@ -74,12 +74,13 @@ class Worker:
 
     async def start(self) -> None:
         """Follow changes of the models that other workers request."""
-        self._following = asyncio.create_task(self.control.run())
+        self._tasks = [asyncio.create_task(each) for each in (self.control.run(), exposition.keep_flushed())]
         notify_started()
 
     async def close(self) -> None:
         """Complete the requests under way and stop."""
-        self._following.cancel()
+        for task in self._tasks:
+            task.cancel()
         self.control.close()
         await self.inference.close()
         await self.models.close()
@@ -105,20 +106,17 @@ class ApiService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not 
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the API. It passes the lifespan on to BentoML's app, which starts and stops `DeepServe`."""
-        chosen, served = settings(), worker()
-        health = Health(lambda: served.readiness)
+        chosen = settings()
+        health = Health(lambda: worker().readiness)
         _prepare_process(chosen, health)
+        served = worker()
         tasks = [
             TaskEndpoint(method.route, TASKS[name], served.inference, chosen.max_body_bytes)
             for name, method in self.apis.items()
         ]
-        spans = None
-        if tracing.check(os.environ):
-            from service.observability.spans import Tracing  # its packages are installed only if they are wanted
-
-            spans = Tracing()
+        spans = tracing.Tracing() if tracing.check(os.environ) else None
         routes = all_routes(tasks, worker, chosen, health)
-        return Api(super().to_asgi(is_main), routes, health, chosen, state_directory(), spans)
+        return Api(super().to_asgi(is_main), routes, health, chosen, spans)
 
 
 @bentoml.service(
@@ -156,7 +154,7 @@ class DeepServe:
 def _prepare_process(chosen: Settings, health: Health) -> None:
     """Set what holds for the whole process of a worker."""
     end_with_supervisor()  # the supervisor of `bentoml serve` too
-    metrics.share(state_directory())
+    exposition.share(state_directory(), chosen.workers)
     logs.set_up(chosen.log_level, chosen.log_format)
     for library in ("PIL", "python_multipart"):  # the response tells the client what is wrong with a request
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -49,6 +49,9 @@ RENAMED = {
 _FOREIGN = re.compile(r"DEEPSERVE_(DATA_DIR|SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)")
 """Variables that are not settings: other programs read them, or Kubernetes sets them for a Service named deepserve."""
 
+STORAGE_SCHEMES = ("memory", "redis", "rediss", "redis+unix")
+"""Schemes of the URIs that name a storage of rate limits."""
+
 _LISTS = ("api_keys", "admin_keys", "allowed_hosts", "cors_origins", "trusted_proxies")
 _BY_MODEL = ("version_policy", "canary", "shadow", "cache_bytes")
 
@@ -165,13 +168,23 @@ class Settings(BaseSettings):
     """Time limit of a request. Clients can ask for a shorter one with `X-Request-Timeout`."""
 
     rate_limit_per_second: float = Field(0.0, ge=0, le=1e6)
-    """Limit of prediction requests of a client, over all workers; 0 for no limit, or at least 0.001. A client is an API
-    key or, if no keys are configured, an address: behind a proxy, set `trusted_proxies`."""
+    """Requests for predictions that one client may make a second; 0 for no limit, else at least 0.001. A client is an
+    API key; without keys it is an address: behind a proxy, set `trusted_proxies`. Each worker counts by itself, so that
+    a client with connections to all of N workers may make N times as many: set `rate_limit_storage_uri` to share the
+    limit."""
+
+    rate_limit_storage_uri: SecretStr = SecretStr("memory://")
+    """Where the requests of clients are counted. `memory://` is the memory of each worker. A Redis server, as in
+    `redis://:password@redis.example.org:6379/0`, `rediss://...` or `redis+unix:///run/redis.sock`, is shared by all
+    workers of all servers that name it, and needs `deepserve[redis]`. While it does not answer, requests pass:
+    `deepserve_rate_limit_failures_total` counts them, and the log says so."""
 
     rate_burst: int = Field(
         default_factory=lambda chosen: max(1, math.ceil(chosen["rate_limit_per_second"])), ge=1, le=10**6
     )
-    """Number of requests that a client may make at once after a pause. By default those of one second."""
+    """Requests that such a client may make at once, after a pause; unless set, those of one second. Redis counts in a
+    sliding window of `rate_burst` / `rate_limit_per_second` seconds, rounded up to whole seconds: there, a burst is at
+    least the requests of one second."""
 
     canary: Annotated[dict[ModelName, TrafficSplit], NoDecode] = {}
     """Version that answers a share of the requests that do not name a version, by model. For example
@@ -267,6 +280,14 @@ class Settings(BaseSettings):
     def _check_wildcard(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "*" in value and len(value) > 1:
             raise ValueError("* allows every origin: list either it or the others")
+        return value
+
+    @field_validator("rate_limit_storage_uri")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr) -> SecretStr:
+        scheme, separator, place = value.get_secret_value().partition("://")
+        if not separator or scheme not in STORAGE_SCHEMES or bool(place) != (scheme != "memory"):
+            raise ValueError("neither memory:// nor the URI of a Redis server, as redis://host:6379")
         return value
 
     @field_validator("max_body_bytes_in_flight")

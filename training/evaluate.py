@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure as Drawing
 from scipy import optimize, special, stats
 
-from service.observability.psi import MOST_BINS, count_by_bin
+from service.observability.drift import MOST_BINS, count_by_bin
 from service.registry.card import Distribution, Figure
 from service.tensors import Array
 

@@ -9,8 +9,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +22,7 @@ from service.api.hosts import AllowedHosts
 from service.api.models import Catalogue
 from service.api.openapi import documentation
 from service.api.problem import error_response
-from service.api.rate_limit import RateLimit
+from service.api.rate_limit import rate_limit
 from service.api.routing import HttpRequest, HttpResponse, Resource, Route, Router
 from service.api.tasks import TaskEndpoint, task_route
 from service.api.v2.routes import OpenInference, Service
@@ -32,11 +30,8 @@ from service.context import Deadline, RequestContext, new_request_id
 from service.errors import ServiceError
 from service.observability import metrics
 from service.observability.request_log import RequestLog
-from service.observability.tracing import trace_id
+from service.observability.tracing import Trace, Tracing, trace_id
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.observability.spans import Trace, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +71,7 @@ class Api:
         routes: Sequence[Route],
         health: Health,
         settings: Settings,
-        folder: Path,
-        tracing: "Tracing | None" = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Create the application.
 
@@ -86,7 +80,6 @@ class Api:
             routes: what is served in front of it.
             health: of this worker.
             settings: of the server.
-            folder: what the workers of the server share.
             tracing: traces the requests, if they are traced.
         """
         self._bentoml_app = bentoml_app
@@ -97,8 +90,7 @@ class Api:
         self._allowed_hosts = AllowedHosts(settings.allowed_hosts) if settings.allowed_hosts else None
         self._cross_origin = CrossOrigin(settings.cors_origins) if settings.cors_origins else None
         self._authenticator = Authenticator(settings.api_keys, settings.admin_keys)
-        rate, burst = settings.rate_limit_per_second, settings.rate_burst
-        self._rate_limit = RateLimit(folder / "rates", rate, burst) if rate else None
+        self._rate_limit = rate_limit(settings)
         networks, header = settings.trusted_proxies, settings.forwarded_header
         self._proxies = TrustedProxies(networks, header) if networks else None
         self._log = RequestLog(settings)
@@ -116,6 +108,8 @@ class Api:
         """Run the service from start to shutdown."""
         self._health.drain_on_sigterm(self._drain_seconds)
         await self._bentoml_app(scope, receive, send)
+        if self._rate_limit is not None:
+            await self._rate_limit.close()
         if self._tracing is not None:
             self._tracing.close()
         self._log.close()
@@ -178,12 +172,12 @@ class Api:
         key = self._authenticator.authenticate(route.access, headers.get(b"authorization"))
         context.authenticated = key is not None
         if self._rate_limit is not None and route.is_rate_limited:
-            self._rate_limit.check(client_id(key, context.client))
+            await self._rate_limit.check(client_id(key, context.client))
         limit = route.timeout_seconds or self._timeout_seconds
         with Deadline(context.started + timeout_seconds(headers.get(b"x-request-timeout"), limit)):
             return await route.handler(request, context)
 
-    def _record(self, method: str, template: str, context: RequestContext, outcome: str, trace: "Trace | None") -> None:
+    def _record(self, method: str, template: str, context: RequestContext, outcome: str, trace: Trace | None) -> None:
         """Count a request that has ended, end its trace, and log it."""
         ended = time.perf_counter()
         requests = metrics.requests(template, context.model, context.served_version, outcome)

@@ -9,8 +9,7 @@ from service.api.negotiation import preferred_media_type
 from service.api.routing import PLAIN_TEXT, TEXT, Content, Handler, HttpRequest, HttpResponse, Route, always
 from service.context import RequestContext
 from service.errors import ServiceError, Unavailable
-from service.observability.collecting import collect, exposition
-from service.observability.series import MEDIA_TYPES
+from service.observability.exposition import MEDIA_TYPES, exposition, read_metrics
 from service.registry.readiness import Readiness
 
 LIVE = "Whether the process can answer."
@@ -76,7 +75,7 @@ async def _metrics(request: HttpRequest, _context: RequestContext) -> HttpRespon
         response = HttpResponse(*exposition(media_type), headers={"Vary": "Accept"})
         return compressed(response, request.header(b"accept-encoding"))
 
-    return await collect(expose)
+    return await read_metrics(expose)
 
 
 def probe(

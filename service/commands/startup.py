@@ -52,7 +52,7 @@ ADDRESS = "address"
 """Subject of the requirement that host and port are free."""
 
 _TEMPORARY_BYTES, _TEMPORARY_BYTES_PER_WORKER = 2 * 2**20, 2 * 2**20
-"""Size of temporary files: of the server, and of each worker, whose metrics exist twice while it is replaced."""
+"""Room for temporary files: small ones of the server, and the metrics of each worker."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,25 @@ def check_device(chosen: Settings) -> str:
     return f"{chosen.device} works"
 
 
+def check_rate_limit(chosen: Settings) -> str:
+    """Check that rate limits can be counted. Redis need not answer: until it does, requests pass."""
+    if not chosen.rate_limit_per_second:
+        return "off"
+    limit = f"{chosen.rate_limit_per_second:g} requests a second for each client"
+    uri = chosen.rate_limit_storage_uri.get_secret_value()
+    if uri == "memory://":
+        return limit if chosen.workers == 1 else f"{limit} in each of {chosen.workers} workers, which do not share it"
+    if find_spec("redis") is None or find_spec("limits") is None:
+        raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: the client of Redis is missing: install deepserve[redis]")
+    from redis.connection import parse_url
+
+    try:
+        parse_url(uri.replace("redis+unix", "unix", 1))  # type: ignore[no-untyped-call]
+    except ValueError:  # its message may contain the password
+        raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: not the URI of a Redis server") from None
+    return f"{limit}, shared by Redis at {uri.partition('://')[2].rpartition('@')[2]}"
+
+
 def check_tracing(_: Settings) -> str:
     """Check the settings of tracing, if it is on."""
     return "on" if tracing.check(os.environ) else "off"
@@ -261,6 +280,7 @@ REQUIREMENTS = (
     Requirement("device", check_device),
     Requirement("TLS", check_tls),
     Requirement("tracing", check_tracing),
+    Requirement("rate limit", check_rate_limit),
     Requirement(ADDRESS, check_address),
 )
 """In order: a check comes after those that it depends on."""

@@ -1,1 +1,1 @@
-"""What is counted, timed and told."""
+"""Metrics, drift, logs and traces."""

@@ -1,79 +1,166 @@
-"""How far what a version is asked, and what it says, has drifted from what it was made from: a gauge of each feature.
+"""Drift: how the requests and predictions of a version are distributed, beside the data that it was made from.
 
-It is the population stability index of the rows that all workers have seen lately. Each keeps on the board what is
-usual, and counts of what it has seen; these are halved again and again, so that what is long ago fades. What a dead
-worker has seen goes with it.
+A feature is a number of each row: one that the task computes from the inputs, or the predicted class. Training divides
+the values of each feature into bins and writes the share of rows in each bin on the version's card. Serving counts the
+rows of a sample of all requests in the same bins. The metrics show both; the rules for Prometheus in deploy/monitoring
+compute the population stability index of each feature from them, `deepserve_drift_index`.
+
+The edges of the bins are ascending. A bin holds the values above the edge before it, up to its own edge; two more bins
+hold the values above the last edge, and the rows whose value is missing (NaN).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import random
+import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
 
-from service.observability.board import BOARD
-from service.observability.ledger import Labels
-from service.observability.psi import MOST_BINS, stability_index
-from service.observability.series import Family, PerWorker
+from service.observability.series import Counter, Gauge
+from service.tensors import Array, Tensors
 
-WINDOW = 4096
-"""Rows that a worker counts before it halves them: half as many weigh as much as all that came before."""
+PREDICTION = "prediction"
+"""The feature that is the predicted class."""
 
-LEAST_ROWS = 500
-"""With fewer there is no index: with ten bins it would come to 0.02 by chance, and now and then to more than 0.05."""
+MOST_BINS = 16
+"""Bins of a feature at most."""
+
+SAMPLED_PER_SECOND = 5
+"""Requests that are sampled a second at most, on average: counting one takes 30 to 80 us, and a multiple of that where
+the processor's caches have been used otherwise since the last."""
+MEASURED = 64
+"""Requests over which the rate of requests is measured."""
+MOST_ROWS = 64
+"""Rows of a sampled request that are counted at most, spread evenly over the request."""
+
+ROWS = Counter(
+    "deepserve_drift_rows",
+    "Rows of a sample of the requests, by feature and bin: its upper bound, or missing",
+    ("model", "version", "feature", "bin"),
+)
+EXPECTED = Gauge(
+    "deepserve_drift_expected_share",
+    "Share of the rows in each bin of a feature in the data that the version was made from",
+    ("model", "version", "feature", "bin"),
+    merge=min,
+)
 
 
-class Drift(Family):
-    """The index of features, by labels; there is none until enough rows have been seen."""
-
-    def labels(self, *labels: str) -> "Seen":
-        return Seen(self._place(labels, 2 * MOST_BINS, 0, math.nan))
-
-    def metric(self, series: Mapping[Labels, PerWorker]) -> Metric:
-        metric = GaugeMetricFamily(self.name, self.text, labels=self.label_names)
-        for labels, workers in series.items():
-            told = [(usual, counts) for usual, counts in map(_parts, workers) if not np.isnan(usual).any()]
-            # While another version takes the place of one, workers may differ in what is usual.
-            alike = [counts for usual, counts in told if np.array_equal(usual, told[0][0])]
-            if np.sum(alike) >= LEAST_ROWS:
-                metric.add_metric(labels, stability_index(told[0][0], np.sum(alike, axis=0)))
-        return metric
+Bins = tuple[tuple[float, ...], tuple[float, ...]]
+"""The edges of the bins of a feature, and the expected share of rows in each bin."""
 
 
-class Seen:
-    """What this worker has seen of a feature of a version; one thread changes it."""
+def count_by_bin(values: Array, edges: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return the number of rows in each bin, int64 `[len(edges) + 2]`.
 
-    __slots__ = ("_counts", "_usual")
+    Args:
+        values: of the feature, `[rows]`, NaN where it is missing.
+        edges: of the bins, ascending.
+    """
+    bins = np.searchsorted(edges, values) + np.isnan(values)
+    return np.bincount(bins, minlength=np.size(edges) + 2)
 
-    def __init__(self, place: int) -> None:
-        self._usual, self._counts = _parts(BOARD.numbers[place : place + 2 * MOST_BINS])
 
-    def begin(self, usual: Sequence[float]) -> None:
-        """Nothing has been seen yet; `usual` are the shares of the bins."""
-        self._counts[:] = 0
-        self._usual[:] = (*usual, *[0.0] * (MOST_BINS - len(usual)))
+class DriftMonitor:
+    """Counts the features of one version. Belongs to the event loop."""
 
-    def add(self, counts: npt.NDArray[np.int64]) -> None:
-        """So many rows have been seen in each bin, `[bins]`."""
-        self._counts[: len(counts)] += counts
-        if self._counts.sum() >= WINDOW:
-            self._counts /= 2
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        bins: Mapping[str, Bins],
+        features: Callable[[Tensors], Mapping[str, Array]],
+        scores: str | None,
+    ) -> None:
+        """Prepare to count; nothing is counted before `begin`, or without bins.
+
+        Args:
+            model: its name.
+            version: its number.
+            bins: by feature, those of the card.
+            features: computes the features of inputs, `[rows]` each.
+            scores: the output with the score of each class, `[rows, classes]`, if there is one.
+        """
+        self._features_of = features
+        self._scores = scores
+        self._features = {
+            name: _FeatureSeries((model, version, name), *edges_and_shares) for name, edges_and_shares in bins.items()
+        }
+        self._sample = Sample()
+        self._left = math.inf
+        """Requests up to the next that is sampled."""
+
+    def begin(self) -> None:
+        """Start to count: the version serves from now on."""
+        for feature in self._features.values():
+            feature.expose()
+        if self._features:
+            self._left = 1
 
     def end(self) -> None:
-        """Takes the index away."""
-        self._usual[:] = math.nan
+        """Stop counting: the version no longer serves."""
+        self._left = math.inf
+        for feature in self._features.values():
+            feature.withdraw()
+
+    def observe(self, inputs: Tensors, outputs: Tensors) -> None:
+        """Count a request with `inputs` and `outputs`, `[rows, ...]` each, if it is sampled."""
+        self._left -= 1
+        if self._left <= 0:
+            self._left = self._sample.gap()
+            self._count(inputs, outputs)
+
+    def _count(self, inputs: Tensors, outputs: Tensors) -> None:
+        rows = len(next(iter(inputs.values())))
+        some = slice(None, None, math.ceil(rows / MOST_ROWS))
+        found = dict(self._features_of({name: values[some] for name, values in inputs.items()}))
+        if self._scores is not None:
+            found[PREDICTION] = outputs[self._scores][some].argmax(1)
+        for name, values in found.items():
+            if name in self._features:
+                self._features[name].count(values)
 
 
-def _parts(numbers: Sequence[float]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What is usual, and what was seen: views where `numbers` are memory."""
-    both = np.asarray(numbers, np.float64)
-    return both[:MOST_BINS], both[MOST_BINS:]
+class _FeatureSeries:
+    """The series of a feature."""
+
+    def __init__(self, labels: tuple[str, ...], edges: tuple[float, ...], shares: tuple[float, ...]) -> None:
+        self._edges, self._shares = np.array(edges), shares
+        self._bins = [(*labels, each) for each in (*map(repr, edges), "+Inf", "missing")]
+        self._rows = [ROWS.gathered(*each) for each in self._bins]
+
+    def expose(self) -> None:
+        for each, share in zip(self._bins, self._shares, strict=True):
+            EXPECTED.labels(*each).set(share)
+
+    def withdraw(self) -> None:
+        for each in self._bins:
+            EXPECTED.labels(*each).withdraw()
+
+    def count(self, values: Array) -> None:
+        for counter, rows in zip(self._rows, count_by_bin(values, self._edges).tolist(), strict=True):
+            counter.inc(rows)
 
 
-DRIFT = Drift(
-    "deepserve_drift_index",
-    "Population stability index of what a version was asked lately, by feature, against what it was made from",
-    ("model", "version", "feature"),
-)
+class Sample:
+    """Samples consecutive requests: each has the same chance, and about `SAMPLED_PER_SECOND` are sampled."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Sample every request until the rate is known; `clock` returns seconds."""
+        self._clock = clock
+        self._every = 1.0
+        """The mean gap between sampled requests."""
+        self._passed = 0
+        """Requests since `_since`."""
+        self._since = clock()
+
+    def gap(self) -> int:
+        """Return the number of requests up to the next sampled one; 1 is the very next request."""
+        if self._passed >= MEASURED:
+            now = self._clock()
+            self._every = max(1.0, self._passed / (now - self._since) / SAMPLED_PER_SECOND)
+            self._passed, self._since = 0, now
+        gap = 1 + int(random.random() * (2 * self._every - 1))
+        self._passed += gap
+        return gap

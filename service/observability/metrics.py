@@ -1,20 +1,22 @@
-"""What is counted and timed. Label values are bounded: route templates, models and versions that are served, outcomes.
+"""The metrics of the service, and the series that a model, a cache or a route changes.
 
-Never raw input. `service.observability.series` keeps the numbers; the classes here look the labels up once.
+The values of labels are bounded: route templates, versions of models that exist, outcomes. Input never becomes a label.
+The names, the labels, the texts and the buckets are an interface: dashboards, alerts and autoscalers depend on them.
 """
 
 from functools import cache
-from pathlib import Path
+from time import time
 
 from service.context import RequestContext
-from service.observability.batches import Batches, Runs
-from service.observability.board import BOARD
 from service.observability.observer import Observer, StageSeconds
-from service.observability.series import Counter, Gauge, Histogram, Number
+from service.observability.series import Counter, GatheredCounter, Gauge, Histogram
 
 _SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _DIFFERENCES = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 10, 100)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+STAGES = ("input", "infer", "output")
+"""The stages of a run: stack the inputs of its requests, compute, and hand the outputs to the requests."""
 
 _VERSION = ("model", "version")
 
@@ -28,7 +30,6 @@ REQUEST_SECONDS = Histogram(
     "From the head of a request to the last byte of its answer",
     ("route", *_VERSION),
     _SECONDS,
-    exemplars=True,
 )
 DECODE_SECONDS = Histogram(
     "deepserve_decode_seconds", "From the body of a request to the inputs of the model", _VERSION, _SECONDS
@@ -38,11 +39,14 @@ ENCODE_SECONDS = Histogram(
 )
 QUEUE_SECONDS = Histogram("deepserve_queue_seconds", "Time that a request waited for its run", _VERSION, _SECONDS)
 RUN_SECONDS = Histogram("deepserve_run_seconds", "Time that one run of a model took", _VERSION, _SECONDS)
-RUN_STAGES = Batches(
+RUN_STAGE_SECONDS = Counter(
     "deepserve_run_stage_seconds",
     "Time that runs of a model took, by stage: input (stacking), infer or output (handing out)",
-    (*_VERSION, "rows"),
+    (*_VERSION, "stage", "rows"),
+    summed_label="rows",
 )
+RUNS = Counter("deepserve_runs", "Runs of a model by number of rows", (*_VERSION, "rows"), exposed=False)
+LAST_RUN = Gauge("deepserve_last_run", "Unix time of the last run", _VERSION, merge=max, exposed=False)
 RUN_ROWS = Histogram("deepserve_run_rows", "Rows in one run of a model", _VERSION, _ROWS)
 MODEL_REQUESTS = Counter(
     "deepserve_model_requests", "Requests that runs of a model ended: ok or failed", (*_VERSION, "outcome")
@@ -84,7 +88,7 @@ READY = Gauge(
     "deepserve_model_ready",
     "1 if the version serves, 0 if it failed its checks or its files are missing",
     _VERSION,
-    least=True,
+    merge=min,
 )
 FILES_MISSING = Gauge(
     "deepserve_model_files_missing",
@@ -103,37 +107,50 @@ LOG_LINES_DROPPED = Counter("deepserve_log_lines_dropped", "Lines of the log tha
 LOG_LINES_LEFT_OUT = Counter(
     "deepserve_log_lines_left_out", "Log lines about refused requests beyond DEEPSERVE_LOG_REFUSALS_PER_SECOND", ()
 )
+RATE_LIMIT_FAILURES = Counter(
+    "deepserve_rate_limit_failures", "Requests that passed unchecked because the storage of rate limits failed", ()
+)
 
 
 class ModelSeries(Observer):
-    """The series of one version of a model: what its batcher tells, looked up once."""
+    """The series of a version of a model that its batcher changes."""
 
     def __init__(self, model: str, version: str) -> None:
-        labels = (model, version)
-        self._labels = labels
-        self._rows, self._seconds = RUN_ROWS.labels(*labels), RUN_SECONDS.labels(*labels)
-        self._runs: dict[int, Runs] = {}
-        self._queue_rows, self._queue_seconds = QUEUE_ROWS.labels(*labels), QUEUE_SECONDS.labels(*labels)
+        self._labels = labels = (model, version)
+        self._rows, self._seconds = RUN_ROWS.gathered(*labels), RUN_SECONDS.gathered(*labels)
+        self._last_run = LAST_RUN.labels(*labels)
+        self._runs: dict[int, list[GatheredCounter]] = {}
+        """By number of rows, the counter of runs and those of the seconds of each stage."""
+        self._queue_rows, self._queue_seconds = QUEUE_ROWS.labels(*labels), QUEUE_SECONDS.gathered(*labels)
         self._queue_rows.set(0)
-        self._answered, self._answered_seconds = _ended(*labels, "ok")
-        self._failed, self._failed_seconds = _ended(*labels, "failed")
+        self._answered, self._failed = (MODEL_REQUESTS.gathered(*labels, end) for end in ("ok", "failed"))
+        self._answered_seconds, self._failed_seconds = (
+            MODEL_REQUEST_SECONDS.gathered(*labels, end) for end in ("ok", "failed")
+        )
 
     def waits(self, rows: int) -> None:
+        """Record how many rows wait for a run."""
         self._queue_rows.set(rows)
 
     def ran(self, rows: int, times: StageSeconds) -> None:
+        """Record a run of `rows` rows that took `times` seconds, by `STAGES`."""
         self._rows.observe(rows)
         self._seconds.observe(times[0] + times[1])
-        if (runs := self._runs.get(rows)) is None:
-            runs = self._runs[rows] = RUN_STAGES.labels(*self._labels, str(rows))
-        runs.add(*times)
+        self._last_run.set(time())
+        if (counters := self._runs.get(rows)) is None:
+            stages = (RUN_STAGE_SECONDS.gathered(*self._labels, stage, str(rows)) for stage in STAGES)
+            counters = self._runs[rows] = [RUNS.gathered(*self._labels, str(rows)), *stages]
+        for counter, by in zip(counters, (1, *times), strict=True):
+            counter.inc(by)
 
     def answered(self, seconds: float, waited: float) -> None:
+        """Record a request that got its outputs `seconds` after it was queued, and `waited` seconds for its run."""
         self._answered.inc()
         self._answered_seconds.inc(seconds)
         self._queue_seconds.observe(waited)
 
     def failed(self, seconds: float) -> None:
+        """Record a request that failed in a run, `seconds` after it was queued."""
         self._failed.inc()
         self._failed_seconds.inc(seconds)
 
@@ -142,88 +159,87 @@ class CacheSeries(Observer):
     """The series of a model's cache."""
 
     def __init__(self, model: str) -> None:
-        self._bytes, self._evictions = CACHE_BYTES.labels(model), CACHE_EVICTIONS.labels(model)
+        self._bytes, self._evictions = CACHE_BYTES.labels(model), CACHE_EVICTIONS.gathered(model)
 
     def holds(self, size: int) -> None:
+        """Record the bytes that all cached outputs take."""
         self._bytes.set(size)
 
     def evicted(self, entries: int) -> None:
+        """Record how many entries made room for others."""
         self._evictions.inc(entries)
 
 
 class LookupSeries(Observer):
-    """The series of what a version finds in its model's cache."""
+    """The series of the lookups of one version in the cache of its model."""
 
     def __init__(self, model: str, version: str) -> None:
-        self._hits, self._misses = (CACHE_REQUESTS.labels(model, version, each) for each in ("hit", "miss"))
-        self._hit_seconds, self._miss_seconds = (CACHE_SECONDS.labels(model, version, each) for each in ("hit", "miss"))
+        self._hits, self._misses = (CACHE_REQUESTS.gathered(model, version, each) for each in ("hit", "miss"))
+        self._hit_seconds, self._miss_seconds = (
+            CACHE_SECONDS.gathered(model, version, each) for each in ("hit", "miss")
+        )
 
     def hit(self, seconds: float) -> None:
+        """Record a lookup that found outputs in `seconds`."""
         self._hits.inc()
         self._hit_seconds.inc(seconds)
 
     def missed(self) -> None:
+        """Record a lookup that found nothing."""
         self._misses.inc()
 
     def kept(self, seconds: float) -> None:
+        """Record the seconds that a lookup without result took, together with the later storing of the outputs."""
         self._miss_seconds.inc(seconds)
 
 
 class ShadowSeries:
-    """The series of a version whose requests are copied to another, its shadow."""
+    """The series of a version whose requests are copied to another version, its shadow."""
 
     def __init__(self, model: str, version: str, shadow: str) -> None:
         labels = (model, version, shadow)
         self._agree, self._differ, self._dropped, self._failed = (
-            SHADOW_ROWS.labels(*labels, each) for each in ("agree", "differ", "dropped", "failed")
+            SHADOW_ROWS.gathered(*labels, each) for each in ("agree", "differ", "dropped", "failed")
         )
-        self._difference = SHADOW_DIFFERENCE.labels(*labels)
+        self._difference = SHADOW_DIFFERENCE.gathered(*labels)
 
     def compared(self, agree: int, differ: int, difference: float) -> None:
-        """So many rows of a request agree and differ, by `difference` at most."""
+        """Record how many rows of a request agree and how many differ, and the largest difference."""
         self._agree.inc(agree)
         self._differ.inc(differ)
         self._difference.observe(difference)
 
     def dropped(self, rows: int) -> None:
-        """A copy of so many rows was not asked."""
+        """Record a copied request of so many rows that the shadow was not asked."""
         self._dropped.inc(rows)
 
     def failed(self, rows: int) -> None:
-        """A copy of so many rows could not be compared."""
+        """Record a copied request of so many rows that could not be compared."""
         self._failed.inc(rows)
 
 
 class RequestSeries:
-    """The series of requests to one route that end in one way."""
+    """The series of the requests to one route that one version answered, with one outcome."""
 
     def __init__(self, route: str, model: str, version: str, outcome: str) -> None:
-        self._requests = REQUESTS.labels(route, model, version, outcome)
-        self._seconds = REQUEST_SECONDS.labels(route, model, version)
+        self._requests = REQUESTS.gathered(route, model, version, outcome)
+        self._seconds = REQUEST_SECONDS.gathered(route, model, version)
         if model:
-            self._decode, self._encode = DECODE_SECONDS.labels(model, version), ENCODE_SECONDS.labels(model, version)
+            self._decode = DECODE_SECONDS.gathered(model, version)
+            self._encode = ENCODE_SECONDS.gathered(model, version)
 
     def ended(self, context: RequestContext, seconds: float, *, is_example: bool = False) -> None:
-        """A request has ended, `seconds` after it began; an example can be looked up by its trace."""
+        """Record a request that ended `seconds` after it began; `is_example` makes its trace an exemplar."""
         self._requests.inc()
-        self._seconds.observe(seconds)
         if is_example:
-            self._seconds.exemplify(seconds, bytes.fromhex(context.trace_id))
+            self._seconds.observe_traced(seconds, context.trace_id)
+        else:
+            self._seconds.observe(seconds)
         if (timings := context.timings) is not None:
             self._decode.observe(timings.preprocessed - timings.received)
             if timings.encoded:
                 self._encode.observe(timings.encoded - timings.computed)
 
 
-def _ended(model: str, version: str, outcome: str) -> tuple[Number, Number]:
-    labels = (model, version, outcome)
-    return MODEL_REQUESTS.labels(*labels), MODEL_REQUEST_SECONDS.labels(*labels)
-
-
 requests = cache(RequestSeries)
-"""Those of a route, a model, a version and an outcome, looked up once."""
-
-
-def share(folder: Path) -> None:
-    """Counts together with the other workers that share `folder`."""
-    BOARD.share(folder / "metrics")
+"""Return the series of a route, a model, a version and an outcome."""

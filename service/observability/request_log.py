@@ -23,21 +23,22 @@ class RequestLog:
         self._with_address = settings.log_client_address
         self._most = settings.log_refusals_per_second
         self._second = 0
-        """The second, by `time.monotonic`, whose refused requests `_refused` counts."""
+        """The current second, by `time.monotonic`."""
         self._refused = 0
+        """Refused requests in the current second."""
         self._left_out = 0
         """Lines left out since the last summary."""
-        self._left_out_total = metrics.LOG_LINES_LEFT_OUT.labels()
+        self._left_out_total = metrics.LOG_LINES_LEFT_OUT.gathered()
 
     def record(self, method: str, route: str, context: RequestContext, outcome: str, ended: float) -> None:
-        """Log a request that has ended, if it is to be logged.
+        """Log a request that has ended, if it is sampled, failed or refused within the limit.
 
         Args:
             method: of the request.
             route: the template of its path.
-            call: what is known of it.
+            context: of the request.
             outcome: how it ended.
-            ended: when, by `time.perf_counter`.
+            ended: when it ended, by `time.perf_counter`.
         """
         if outcome == "ok" and (self._fraction == 0 or random() >= self._fraction):
             return
@@ -46,7 +47,7 @@ class RequestLog:
             return
         if outcome not in ("ok", "failed") and not context.authenticated and not self._has_room():
             return
-        facts = {
+        fields = {
             "request_id": context.request_id,
             "trace_id": context.trace_id,
             **({"client_address": context.client} if self._with_address else {}),
@@ -58,7 +59,7 @@ class RequestLog:
             "outcome": outcome,
             "milliseconds": round(1000 * (ended - context.started), 3),
         }
-        logger.log(level, "request", extra={"facts": facts})
+        logger.log(level, "request", extra={"fields": fields})
 
     def close(self) -> None:
         """Log the last summary and wait until all lines are written."""

@@ -13,7 +13,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from service.engine.session import Precision
-from service.observability.psi import MOST_BINS
+from service.observability.drift import MOST_BINS
+from service.observability.drift import PREDICTION as PREDICTION
 from service.tensors import TensorSpec
 
 FILE_NAME = "card.json"
@@ -22,9 +23,6 @@ GOLDEN = "golden.npz"
 
 GRAPHS: dict[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """The file of the graph by precision. float32 is the reference, and always exists."""
-
-PREDICTION = "prediction"
-"""The feature of a row that is the index of its predicted class."""
 
 
 class Section(BaseModel):
@@ -46,7 +44,7 @@ class Distribution(Section):
     """Histogram of a feature, one number a row, in the data of the version. Serving compares requests with it."""
 
     edges: tuple[float, ...]
-    """Of the bins of `service.observability.psi`, ascending."""
+    """Of the bins of `service.observability.drift`, ascending."""
     shares: tuple[float, ...]
     """Fraction of the rows in each bin."""
     rows: int

@@ -11,8 +11,8 @@ from service.engine.onnx import session as onnx
 from service.engine.queue import Limits
 from service.engine.session import Runtime, Session, SessionError
 from service.observability import metrics
+from service.observability.drift import DriftMonitor
 from service.registry.card import Card
-from service.registry.drift import DriftMonitor
 from service.registry.verification import UnreadableError, VerificationError, verify_files, verify_golden_cases
 from service.registry.versions import FailedVersion, LoadedVersion
 from service.settings import Settings
@@ -64,7 +64,7 @@ class Loader:
             task=task,
             batcher=batcher,
             cached_batcher=self._cached(batcher, card),
-            drift=DriftMonitor(card, task.features),
+            drift=_drift_monitor(card, task),
             fingerprint=fingerprint,
         )
 
@@ -72,6 +72,11 @@ class Loader:
         if (cache := self._caches.get(card.name)) is None:
             return batcher
         return CachedBatcher(batcher, cache, card.content.encode(), metrics.LookupSeries(card.name, card.version))
+
+
+def _drift_monitor(card: Card, task: Any) -> DriftMonitor:
+    bins = {feature: (each.edges, each.shares) for feature, each in card.distributions.items()}
+    return DriftMonitor(card.name, card.version, bins, task.features, card.scores)
 
 
 def open_verified(directory: Path, runtime: Runtime) -> tuple[Card, Session]:

@@ -240,7 +240,7 @@ class ModelRegistry:
         """Update the metrics that say which versions of a model serve, on what, and which have failed."""
         old, new = self._gauges(before), self._gauges(after)
         for gauge, labels in old.keys() - new.keys():
-            gauge.labels(*labels).clear()
+            gauge.labels(*labels).withdraw()
         for (gauge, labels), value in new.items():
             gauge.labels(*labels).set(value)
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from service.engine.batcher import Batcher
 from service.engine.cache import CachedBatcher
 from service.engine.session import Session
+from service.observability.drift import DriftMonitor
 from service.registry.card import Card
-from service.registry.drift import DriftMonitor
 
 FILES_MISSING = "its files are missing"
 """The reason of versions and models that cannot be read."""

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,7 +99,7 @@ async def wait(_request: HttpRequest, _context: RequestContext) -> HttpResponse:
 class Application:
     """An application with routes that do what its tests need."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.error: Exception = ServiceError("none")
         self.health = Health(Ready)
         routes = [
@@ -114,7 +113,7 @@ class Application:
             *self.health.routes,
         ]
         chosen = Settings(log_requests_fraction=1, **settings)
-        self.api = Api(bentoml_app, routes, self.health, chosen, folder)
+        self.api = Api(bentoml_app, routes, self.health, chosen)
 
     async def _fail(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         raise self.error
@@ -150,8 +149,8 @@ class Application:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Application:
-    return Application(tmp_path)
+def app() -> Application:
+    return Application()
 
 
 @pytest.fixture
@@ -245,7 +244,7 @@ async def test_bentoml_is_asked_for_its_pages_alone(app: Application) -> None:
     assert (await app.ask("POST", "/static_content/swagger-ui.css")).status == 405
 
 
-async def test_the_order_is_host_cors_method_key_rate_deadline_handler(tmp_path: Path) -> None:
+async def test_the_order_is_host_cors_method_key_rate_deadline_handler() -> None:
     app = Application(
         tmp_path,
         allowed_hosts="localhost",
@@ -275,11 +274,9 @@ async def test_the_order_is_host_cors_method_key_rate_deadline_handler(tmp_path:
     assert statuses == [421, 403, 200, 405, 401, 422, 429, 422, 200, 401, 200]
 
 
-async def test_a_valid_key_authenticates_a_request_even_over_its_limit(
-    tmp_path: Path, ended: list[Mapping[str, Any]]
-) -> None:
+async def test_a_valid_key_authenticates_a_request_even_over_its_limit(ended: list[Mapping[str, Any]]) -> None:
     """Refused requests without a valid key are logged within a limit; those with one always."""
-    app = Application(tmp_path, api_keys="key", rate_limit_per_second=0.001, rate_burst=1, log_refusals_per_second=1)
+    app = Application(api_keys="key", rate_limit_per_second=0.001, rate_burst=1, log_refusals_per_second=1)
     key = {"authorization": "Bearer key"}
     with_key = [(await app.ask("POST", "/v1/echo", **key)).status for _ in range(5)]
     assert (with_key, len(ended)) == ([200, 429, 429, 429, 429], 5)
@@ -287,21 +284,21 @@ async def test_a_valid_key_authenticates_a_request_even_over_its_limit(
     assert len(ended) < 5 + 9
 
 
-async def test_only_rate_limited_routes_count_and_only_admitted_requests(tmp_path: Path) -> None:
-    app = Application(tmp_path, api_keys="key", rate_limit_per_second=0.001, rate_burst=2)
+async def test_only_rate_limited_routes_count_and_only_admitted_requests() -> None:
+    app = Application(api_keys="key", rate_limit_per_second=0.001, rate_burst=2)
     key = {"authorization": "Bearer key"}
     assert {(await app.ask("POST", "/v1/echo")).status for _ in range(3)} == {401}
     assert {(await app.ask("GET", "/v1/things/x", **key)).status for _ in range(3)} == {200}
     assert [(await app.ask("POST", "/v1/echo", **key)).status for _ in range(3)] == [200, 200, 429]
 
 
-async def test_a_probe_reaches_the_server_by_its_address(tmp_path: Path) -> None:
-    app = Application(tmp_path, allowed_hosts="api.example.org")
+async def test_a_probe_reaches_the_server_by_its_address() -> None:
+    app = Application(allowed_hosts="api.example.org")
     assert [(await app.ask("GET", path, host="10.0.0.1:3000")).status for path in ("/livez", "/public")] == [200, 421]
 
 
-async def test_a_listed_origin_may_read_every_response(tmp_path: Path) -> None:
-    app = Application(tmp_path, cors_origins=ORIGIN)
+async def test_a_listed_origin_may_read_every_response() -> None:
+    app = Application(cors_origins=ORIGIN)
     for path, status in (("/public", 200), ("/v1/fail", 500), ("/nowhere", 404), ("/schema.json", 200)):
         response = await app.ask("GET", path, origin=ORIGIN)
         assert (response.status, response.headers["access-control-allow-origin"]) == (status, ORIGIN)
@@ -311,10 +308,8 @@ async def test_a_listed_origin_may_read_every_response(tmp_path: Path) -> None:
     assert preflight.headers["access-control-allow-origin"] == ORIGIN
 
 
-async def test_a_deadline_of_the_client_or_the_server_ends_a_request(
-    tmp_path: Path, ended: list[Mapping[str, Any]]
-) -> None:
-    app = Application(tmp_path, request_timeout_seconds=0.02, admin_keys="admin")
+async def test_a_deadline_of_the_client_or_the_server_ends_a_request(ended: list[Mapping[str, Any]]) -> None:
+    app = Application(request_timeout_seconds=0.02, admin_keys="admin")
     assert (await app.ask("GET", "/v1/wait")).status == 504
     assert (await app.ask("GET", "/v1/wait", x_request_timeout="0.001")).status == 504
     assert (await app.ask("GET", "/v1/wait", x_request_timeout="60")).status == 504

@@ -15,7 +15,8 @@ from service.errors import DeadlineExceeded, Invalid, NotFound, Unavailable
 from service.inference.binding import bind
 from service.inference.request import Request, TaskRequest, TensorRequest
 from service.inference.service import MAX_SLOW_REQUESTS, Inference, InferenceService, Read
-from service.observability.collecting import exposition
+from service.observability.exposition import TEXT, exposition
+from service.observability.series import flush
 from service.registry.registry import ModelRegistry
 from service.registry.versions import LoadedVersion
 from service.settings import Settings
@@ -226,7 +227,8 @@ async def test_slow_work_is_bounded_and_cancelled_work_makes_room() -> None:
 
 
 def shadow_rows() -> float:
-    lines = exposition("")[0].decode().splitlines()
+    flush()
+    lines = exposition(TEXT)[0].decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("deepserve_shadow_rows_total{"))
 
 

@@ -12,8 +12,8 @@ import pytest
 from service.inference.binding import bind
 from service.inference.request import Request, TensorRequest
 from service.inference.shadow import BACK_OFF_SECONDS, MAX_WAITING, Shadow, compare
-from service.observability.collecting import exposition
-from service.observability.series import TEXT
+from service.observability.exposition import TEXT, exposition
+from service.observability.series import flush
 from service.registry.card import Card
 from service.registry.registry import ModelRegistry
 from service.registry.versions import LoadedVersion
@@ -91,6 +91,7 @@ async def shadow(models: ModelRegistry, version: str = "1", share: float = 1) ->
 def counts(shadow: str = "1") -> dict[str, float]:
     """Return the rows of copied requests to version 2, by outcome."""
     pattern = rf'^deepserve_shadow_rows_total{{model="digits",outcome="(\w+)",shadow="{shadow}",version="2"}} (\S+)'
+    flush()
     found = dict(re.findall(pattern, exposition(TEXT)[0].decode(), re.MULTILINE))
     return {outcome: float(found.get(outcome, 0)) for outcome in ("agree", "differ", "dropped", "failed")}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from service.observability.writer import MOST_LINES
+from service.observability.logging import MOST_LINES
 from tests.live.conftest import serving
 
 AT_ONCE = 100

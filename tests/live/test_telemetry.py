@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from service.observability.exposition import FLUSH_SECONDS
 from tests.live.conftest import clean_environment, serving
 from tests.paths import MODELS, ROOT
 
@@ -308,12 +309,14 @@ def test_counters_never_decrease_and_gauges_follow_when_workers_are_killed(tmp_p
         ask(20)
         for kills in range(1, 3):
             assert list(workers()) == ["0", "1"]
+            time.sleep(2 * FLUSH_SECONDS)  # a killed worker loses what it has not yet written
             victim = processes(url)[-1]
             victim.kill()
             victim.wait(10)
             assert asked() == 20 * kills
             assert len(workers()) < 2
             ask(20)
+            time.sleep(2 * FLUSH_SECONDS)
             assert asked() == 20 * (kills + 1)
             end = time.monotonic() + 60
             while len(workers()) < 2 or not httpx.get(f"{url}/readyz").is_success:
@@ -343,5 +346,5 @@ def test_an_unsupported_otlp_protocol_is_rejected() -> None:
         timeout=60,
     )
     assert ended.returncode == 1
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL: grpc is not spoken here; http/protobuf is" in ended.stderr
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL: grpc is not supported; http/protobuf is" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""What the log says in text, whatever is in it."""
+"""The log as text, with any content."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ def test_without_a_standard_output_the_log_goes_to_the_standard_error() -> None:
     assert "request x" in done.stderr
 
 
-def test_nobody_forges_a_line_of_the_log() -> None:
+def test_a_client_cannot_forge_a_log_line() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.split("\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", done.stdout)

@@ -1,4 +1,4 @@
-"""Which requests are logged: refusals that anybody can cause fill no disk, and what is left out is told."""
+"""Requests are logged, refusals only up to a limit: anybody can cause them, and they must not fill the disk."""
 
 import asyncio
 import logging
@@ -8,8 +8,9 @@ import pytest
 
 from service.context import RequestContext
 from service.observability import metrics
-from service.observability.board import BOARD
+from service.observability.exposition import Reading
 from service.observability.request_log import RequestLog, logger
+from service.observability.series import flush
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,7 @@ MOST = 3
 
 
 class Lines(logging.Handler):
-    """What is logged."""
+    """Keeps the records of the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +47,8 @@ def record(log: RequestLog, outcome: str, *, times: int = 1, authenticated: bool
 
 
 def left_out() -> float:
-    return sum(numbers[0] for name, _, numbers in BOARD.read().rows if name == metrics.LOG_LINES_LEFT_OUT.name)
+    flush()
+    return Reading().counter(metrics.LOG_LINES_LEFT_OUT)
 
 
 async def at_the_begin_of_a_second() -> None:
@@ -54,7 +56,7 @@ async def at_the_begin_of_a_second() -> None:
     await asyncio.sleep(1.01 - loop.time() % 1)
 
 
-async def test_refusals_are_logged_up_to_a_limit_a_second_and_the_others_told_in_one_line(
+async def test_refusals_are_logged_up_to_a_limit_a_second_and_the_rest_is_summarised(
     lines: Lines,
 ) -> None:
     log = RequestLog(Settings(log_refusals_per_second=MOST))
@@ -70,7 +72,7 @@ async def test_refusals_are_logged_up_to_a_limit_a_second_and_the_others_told_in
     assert lines.said[MOST + 1 :] == ["request"], "a new second"
 
 
-async def test_an_endless_burst_is_told_of_once_a_second(lines: Lines) -> None:
+async def test_an_endless_burst_is_summarised_once_a_second(lines: Lines) -> None:
     log = RequestLog(Settings(log_refusals_per_second=MOST))
     end = asyncio.get_running_loop().time() + 2.5
     said = 0
@@ -86,7 +88,7 @@ async def test_an_endless_burst_is_told_of_once_a_second(lines: Lines) -> None:
     assert sum(told) + len(requests) == said
 
 
-async def test_what_was_left_out_last_is_told_at_the_end(lines: Lines) -> None:
+async def test_the_last_summary_is_logged_at_the_end(lines: Lines) -> None:
     log = RequestLog(Settings(log_refusals_per_second=MOST))
     await at_the_begin_of_a_second()
     record(log, "invalid", times=MOST + 2)
@@ -110,7 +112,7 @@ async def test_without_a_limit_all_are_logged(lines: Lines) -> None:
     assert len(lines.said) == 500
 
 
-async def test_where_no_such_lines_are_written_none_are_left_out(lines: Lines) -> None:
+async def test_lines_below_the_log_level_do_not_count_as_left_out(lines: Lines) -> None:
     log = RequestLog(Settings(log_refusals_per_second=1))
     before = left_out()
     logger.setLevel(logging.WARNING)
@@ -123,5 +125,5 @@ async def test_where_no_such_lines_are_written_none_are_left_out(lines: Lines) -
 async def test_the_address_of_the_client_can_be_left_out(lines: Lines, wanted: bool, facts: dict[str, str]) -> None:
     record(RequestLog(Settings(log_client_address=wanted)), "invalid", client="192.0.2.1")
     [line] = lines.records
-    found = vars(line)["facts"]
+    found = vars(line)["fields"]
     assert {name: found[name] for name in found if "client" in name or "192.0.2.1" in str(found[name])} == facts

@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from service.observability.psi import MOST_BINS
+from service.observability.drift import MOST_BINS
 from service.registry.card import Distribution
 
 

@@ -15,7 +15,7 @@ import pytest
 from service.api.v2 import metadata
 from service.errors import LoadFailed, NotFound, ServiceError, Unavailable
 from service.inference.binding import bind
-from service.observability.collecting import exposition
+from service.observability.exposition import TEXT, exposition
 from service.registry import reconciler
 from service.registry.card import Card
 from service.registry.readiness import Readiness
@@ -98,7 +98,7 @@ async def some_polls() -> None:
 
 
 def metric(name: str, version: str = 'model="digits",version="1"') -> str | None:
-    text = exposition("")[0].decode()
+    text = exposition(TEXT)[0].decode()
     return next((line.split()[-1] for line in text.splitlines() if line.startswith(f"{name}{{{version}}}")), None)
 
 

@@ -35,7 +35,7 @@ from service.context import RequestContext
 from service.errors import NotFound, Unavailable
 from service.inference.request import TensorRequest
 from service.inference.service import InferenceService
-from service.observability.collecting import collect
+from service.observability.exposition import read_metrics
 from service.registry.card import GRAPHS
 from service.registry.readiness import Readiness
 from service.registry.reconciler import Reconciler
@@ -183,11 +183,11 @@ class OpenInference:
     async def _statistics(self, request: HttpRequest, _context: RequestContext) -> HttpResponse:
         one = "version" in request.params
         versions = [self._version(request)] if one else self._registry.model(request.params["name"]).loaded
-        return json_response(await collect(partial(statistics, versions)))
+        return json_response(await read_metrics(partial(statistics, versions)))
 
     async def _all_statistics(self, _request: HttpRequest, _context: RequestContext) -> HttpResponse:
         versions = [version for model in self._registry.models.values() for version in model.loaded]
-        return json_response(await collect(partial(statistics, versions)))
+        return json_response(await read_metrics(partial(statistics, versions)))
 
     @property
     def _registry(self) -> ModelRegistry:

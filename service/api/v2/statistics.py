@@ -1,11 +1,12 @@
-"""The statistics extension: what each version of a model has done since the server started, in all workers."""
+"""The statistics extension of V2: the requests and runs of each version since the server started, in all workers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from service.observability.batches import STAGES, BatchSize
-from service.observability.collecting import Totals, totals
+from service.observability import metrics
+from service.observability.exposition import Reading
+from service.observability.series import Counter
 from service.registry.versions import LoadedVersion
 
 
@@ -14,6 +15,9 @@ class Duration(msgspec.Struct, frozen=True):
 
     count: int = 0
     ns: int = 0
+
+    def __add__(self, other: "Duration") -> "Duration":
+        return Duration(self.count + other.count, self.ns + other.ns)
 
 
 class InferenceStatistics(msgspec.Struct, frozen=True):
@@ -39,7 +43,7 @@ class BatchStatistics(msgspec.Struct, frozen=True):
 
 
 class MemoryUsage(msgspec.Struct, frozen=True):
-    """Memory that a model takes. It is not known here."""
+    """The memory of a model. This server does not measure it."""
 
     type: str
     id: int
@@ -47,12 +51,12 @@ class MemoryUsage(msgspec.Struct, frozen=True):
 
 
 class VersionStatistics(msgspec.Struct, frozen=True):
-    """What a version of a model has done."""
+    """The statistics of one version of a model."""
 
     name: str
     version: str
     last_inference: int
-    """Unix time in milliseconds of the last run in a living worker; 0 for none."""
+    """Unix time in milliseconds of the last run in a living worker; 0 if there was none."""
     inference_count: int
     """Rows."""
     execution_count: int
@@ -70,50 +74,61 @@ class ModelStatistics(msgspec.Struct, frozen=True):
 
 
 def statistics(versions: Sequence[LoadedVersion]) -> ModelStatistics:
-    """Return the statistics of versions. Takes milliseconds: for a thread.
+    """Return the statistics of versions. Takes milliseconds: call it in a thread.
 
     Raises:
-        OSError: what the workers share cannot be read.
+        OSError: the metrics of the workers cannot be read.
     """
-    counted = totals()
-    return ModelStatistics([_of(each, counted.get((each.name, each.number), Totals())) for each in versions])
+    reading = Reading()
+    return ModelStatistics([_of(version, reading) for version in versions])
 
 
-def _of(version: LoadedVersion, done: Totals) -> VersionStatistics:
-    ran = _duration(done, "deepserve_model_requests_total", "deepserve_model_request_seconds_total", "ok")
-    hit = _duration(done, "deepserve_cache_requests_total", "deepserve_cache_seconds_total", "hit")
-    queued = _duration(done, "deepserve_queue_seconds_count", "deepserve_queue_seconds_sum")
-    sizes = done.batches.values()
-    requests = InferenceStatistics(
-        success=Duration(ran.count + hit.count, ran.ns + hit.ns),
-        fail=_duration(done, "deepserve_model_requests_total", "deepserve_model_request_seconds_total", "failed"),
-        queue=queued,
-        cache_hit=hit,
-        cache_miss=_duration(done, "deepserve_cache_requests_total", "deepserve_cache_seconds_total", "miss"),
-        **_stages(sizes),
+def _of(version: LoadedVersion, reading: Reading) -> VersionStatistics:
+    labels = (version.name, version.number)
+    sizes = sorted(map(int, reading.last_labels(metrics.RUNS, *labels)))
+    runs = {size: int(reading.counter(metrics.RUNS, *labels, str(size))) for size in sizes}
+    stages = {size: _stages(reading, version, size, runs[size]) for size in sizes}
+    succeeded, failed = (
+        _duration(reading, metrics.MODEL_REQUESTS, metrics.MODEL_REQUEST_SECONDS, *labels, outcome)
+        for outcome in ("ok", "failed")
     )
+    hit, miss = (
+        _duration(reading, metrics.CACHE_REQUESTS, metrics.CACHE_SECONDS, *labels, outcome)
+        for outcome in ("hit", "miss")
+    )
+    queued, seconds = reading.histogram(metrics.QUEUE_SECONDS, *labels)
     return VersionStatistics(
         name=version.name,
         version=version.number,
-        last_inference=int(1000 * max((each.last_run for each in sizes), default=0)),
-        inference_count=sum(size * each.runs for size, each in done.batches.items()),
-        execution_count=sum(each.runs for each in sizes),
-        inference_stats=requests,
-        batch_stats=[BatchStatistics(size, **_stages([each])) for size, each in done.batches.items()],
+        last_inference=int(1000 * reading.gauge(metrics.LAST_RUN, *labels)),
+        inference_count=sum(size * count for size, count in runs.items()),
+        execution_count=sum(runs.values()),
+        inference_stats=InferenceStatistics(
+            success=succeeded + hit,
+            fail=failed,
+            queue=Duration(queued, int(1e9 * seconds)),
+            cache_hit=hit,
+            cache_miss=miss,
+            **{name: sum((each[name] for each in stages.values()), Duration()) for name in _STAGES.values()},
+        ),
+        batch_stats=[BatchStatistics(size, **stages[size]) for size in sizes],
         memory_usage=[],
     )
 
 
-def _stages(sizes: Iterable[BatchSize]) -> dict[str, Duration]:
-    """Return the durations of the stages of runs, by the names that the extension has for them."""
-    sizes = list(sizes)
-    count = sum(each.runs for each in sizes)
-    return {
-        f"compute_{name}": Duration(count, int(1e9 * sum(each.seconds[stage] for each in sizes)))
-        for stage, name in enumerate(STAGES)
+_STAGES = {stage: f"compute_{stage}" for stage in metrics.STAGES}
+"""The names of the stages in the extension, by those in the metrics."""
+
+
+def _stages(reading: Reading, version: LoadedVersion, size: int, runs: int) -> dict[str, Duration]:
+    """Return the durations of the stages of the runs of one batch size, by their names in the extension."""
+    labels = (version.name, version.number)
+    seconds = {
+        name: reading.counter(metrics.RUN_STAGE_SECONDS, *labels, stage, str(size)) for stage, name in _STAGES.items()
     }
+    return {name: Duration(runs, int(1e9 * total)) for name, total in seconds.items()}
 
 
-def _duration(done: Totals, count: str, seconds: str, outcome: str = "") -> Duration:
-    """Return a count and a time of the metrics with these names."""
-    return Duration(int(done.samples.get((count, outcome), 0)), int(1e9 * done.samples.get((seconds, outcome), 0)))
+def _duration(reading: Reading, count: Counter, seconds: Counter, *labels: str) -> Duration:
+    """Return a duration from a counter of events and one of their seconds."""
+    return Duration(int(reading.counter(count, *labels)), int(1e9 * reading.counter(seconds, *labels)))

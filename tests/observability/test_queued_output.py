@@ -1,4 +1,4 @@
-"""Lines of the log reach their reader whole and in order; one that does not read costs its lines and nothing else."""
+"""Log lines arrive whole and in order. A reader that does not read loses lines and blocks nothing."""
 
 import logging
 import os
@@ -8,16 +8,16 @@ import time
 
 import pytest
 
-from service.observability.writer import MOST_LINES, Writer
+from service.observability.logging import MOST_LINES, QueuedOutput
 
 
-def say(writer: Writer, *messages: str) -> None:
+def say(writer: QueuedOutput, *messages: str) -> None:
     for message in messages:
         writer.handle(logging.LogRecord("test", logging.INFO, "", 0, message, None, None))
 
 
 def read(pipe: int, until: str) -> list[str]:
-    """The lines that are in the pipe, and those that come, up to one that begins so."""
+    """Read lines from a pipe up to one that starts with `until`."""
     text = b""
     while f"\n{until}".encode() not in b"\n" + text or not text.endswith(b"\n"):
         text += os.read(pipe, 65536)
@@ -26,17 +26,17 @@ def read(pipe: int, until: str) -> list[str]:
 
 def test_lines_come_in_order_and_flush_waits_for_them() -> None:
     reader, pipe = os.pipe()
-    writer = Writer(pipe, float)
+    writer = QueuedOutput(pipe, float)
     wanted = [f"line {number}" for number in range(300)]
     say(writer, *wanted)
     writer.flush()
     assert os.read(reader, 65536).decode().splitlines() == wanted
 
 
-def test_what_does_not_fit_is_dropped_counted_and_told_once_there_is_room() -> None:
+def test_lines_beyond_the_queue_are_dropped_counted_and_reported_once_there_is_room() -> None:
     reader, pipe = os.pipe()
     counted: list[float] = []
-    writer = Writer(pipe, counted.append)
+    writer = QueuedOutput(pipe, counted.append)
     said = 2 * MOST_LINES
     say(writer, *(f"line {number} {'x' * 50}" for number in range(said)))
     assert counted
@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_dropped_counted_and_told_once_there_is_room() -> N
 
 def test_lines_of_several_workers_stay_whole_in_one_pipe() -> None:
     reader, pipe = os.pipe()
-    writers = [Writer(pipe, float) for _ in range(4)]
+    writers = [QueuedOutput(pipe, float) for _ in range(4)]
     wanted = [
         [f"{name} {number} {'x' * (number * 37 % 500)} end" for number in range(2000)] for name in range(len(writers))
     ]
@@ -75,10 +75,10 @@ def test_lines_of_several_workers_stay_whole_in_one_pipe() -> None:
         thread.join()
 
 
-def test_a_reader_that_is_gone_costs_lines_and_no_more() -> None:
+def test_without_a_reader_lines_are_dropped_and_nothing_blocks() -> None:
     reader, pipe = os.pipe()
     counted: list[float] = []
-    writer = Writer(pipe, counted.append)
+    writer = QueuedOutput(pipe, counted.append)
     os.close(reader)
     started = time.monotonic()
     say(writer, "one", "two")
@@ -87,9 +87,9 @@ def test_a_reader_that_is_gone_costs_lines_and_no_more() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_line_that_cannot_be_made_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_cannot_be_formatted_does_not_stop_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     reader, pipe = os.pipe()
-    writer = Writer(pipe, float)
+    writer = QueuedOutput(pipe, float)
     writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "%d", ("no number",), None))
     say(writer, "lone \ud800")
     assert read(reader, "lone") == [r"lone \ud800"]
