@@ -246,7 +246,6 @@ async def test_bentoml_is_asked_for_its_pages_alone(app: Application) -> None:
 
 async def test_the_order_is_host_cors_method_key_rate_deadline_handler() -> None:
     app = Application(
-        tmp_path,
         allowed_hosts="localhost",
         cors_origins=ORIGIN,
         api_keys="key",
