@@ -10,13 +10,13 @@ import bentoml
 import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.app import FrontedService
+from service.bento import ApiService
 
 ANSWER = b'{"outputs":[{"name":"probabilities","shape":[1,10],"datatype":"FP32","data":[0,0,0,0,0,0,0,1,0,0]}]}'
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(ANSWER)).encode())]
 
 
-class BareService(FrontedService):
+class BareService(ApiService):
     """Deepserve's way to be served, with a constant in place of the front door."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from service.engine.onnx_runtime import ort
+from service.engine.onnx.runtime import ort
 
 OUT = Path(__file__).parent / "results"
 QUIET = 0.03

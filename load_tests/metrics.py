@@ -1,4 +1,4 @@
-"""What the server tells of itself at `/metrics`, and how far its histograms are from what a client has seen."""
+"""Read `/metrics` of a server, and compare its histograms with the times that a client has measured."""
 
 import math
 from collections import defaultdict
@@ -15,29 +15,29 @@ from load_tests.processes import ServerError
 
 @dataclass(frozen=True)
 class Histogram:
-    """One of Prometheus, summed over the series that were asked for."""
+    """A histogram of Prometheus, summed over some series."""
 
     buckets: dict[float, float]
-    """How many values are at most so large, by upper bound; the last is infinite."""
+    """The number of values up to each upper bound; the last bound is infinity."""
     sum: float
 
     @property
     def count(self) -> float:
-        """Of all values."""
+        """The number of values."""
         return self.buckets.get(math.inf, 0.0)
 
     @property
     def mean(self) -> float:
-        """NaN without values."""
+        """The mean; NaN without values."""
         return self.sum / self.count if self.count else math.nan
 
     def since(self, earlier: "Histogram") -> "Histogram":
-        """The values that came between."""
+        """Return the histogram of the values since an earlier state."""
         buckets = {bound: count - earlier.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
         return Histogram(buckets, self.sum - earlier.sum)
 
     def quantile(self, share: float) -> tuple[float, float]:
-        """The bounds of the bucket that holds it."""
+        """Return the bounds of the bucket that contains a quantile."""
         below = 0.0
         for bound, count in sorted(self.buckets.items()):
             if count >= share * self.count:
@@ -46,14 +46,14 @@ class Histogram:
         raise ValueError("a histogram without values has no quantiles")
 
     def apart(self, seen: npt.NDArray[np.float64], most: float = 0.99) -> float:
-        """How much later the client saw answers than this histogram has them: no less at any share, up to `most`.
+        """Return by how much the client's values exceed this histogram, at the quantile where that is most.
 
-        At a bucket's bound b, where the share s of the values is at most b, the client's quantile s would be b too if
-        both had seen the same; the largest difference over all bounds, in the histogram's unit.
+        If the share s of the histogram's values is at most a bound b, then b is the quantile s of the histogram. The
+        client's quantile s is compared with it. The result is the largest difference, in the unit of the histogram.
 
         Args:
             seen: the client's values, at least one.
-            most: beyond this share a handful of values decide.
+            most: the highest quantile to compare; above it, a few values decide.
         """
         shares = {bound: count / self.count for bound, count in self.buckets.items() if math.isfinite(bound)}
         return max(
@@ -63,7 +63,7 @@ class Histogram:
 
 
 def histogram(url: str, name: str, **labels: str) -> Histogram:
-    """The histogram `name` of the server at `url`, over all series with these labels.
+    """Return the histogram `name` of the server at `url`, summed over all series with these labels.
 
     Raises:
         ServerError: it cannot be reached.
@@ -77,14 +77,14 @@ def histogram(url: str, name: str, **labels: str) -> Histogram:
 
 
 def total(url: str, name: str) -> float:
-    """The gauge `name` of the server at `url`, over all series.
+    """Return the gauge `name` of the server at `url`, summed over all series.
 
     Raises:
         ServerError: it cannot be reached, or has no such gauge.
     """
     samples = _samples(url, name)
     if not samples:
-        raise ServerError(f"/metrics does not tell {name}")
+        raise ServerError(f"/metrics has no {name}")
     return sum(sample.value for sample in samples)
 
 

@@ -17,14 +17,15 @@ import numpy as np
 
 from load_tests import inputs
 from load_tests.questions import FILE, TASKS, Question, write
-from service.arrays import Tensors, take_rows
-from service.engine.card import GRAPHS, Card
-from service.engine.layout import versions
-from service.engine.onnx_runtime import ort
-from service.predictors.fashion import CLASSES, png
-from service.predictors.mammogram import LEVELS
-from service.serving.binding import AnyPredictor, bind, task
+from service.engine.onnx.runtime import ort
+from service.inference.binding import bind
+from service.registry.card import GRAPHS, Card
+from service.registry.layout import scan_model
 from service.settings import settings
+from service.tasks.base import AnyTask
+from service.tasks.fashion import CLASSES, png
+from service.tasks.mammogram import LEVELS
+from service.tensors import Tensors, take_rows
 from training.data.download import DataError
 
 COUNT = 256
@@ -64,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def questions(name: str, count: int) -> list[Question]:
     """As many of the task, the same each time."""
     model = settings().models_dir / name
-    directory = model / versions(model)[-1]
-    card, kind = Card.read(directory), task(name)
-    assert kind is not None
-    predictor = bind(kind, directory, card)
+    directory = model / scan_model(model).versions[-1]
+    card = Card.read(directory)
+    task = bind(directory, card)
     sessions = [_session(directory / GRAPHS[precision]) for precision in card.precisions]
     return [
         Question(
@@ -76,7 +76,7 @@ def questions(name: str, count: int) -> list[Question]:
             path=f"/v1/{name}",
             headers={"Content-Type": request.media_type, "Accept": request.accept},
             body=json.dumps(request.document).encode() if request.content is None else request.content,
-            expected=tuple(_answer(predictor, session, request) for session in sessions),
+            expected=tuple(_answer(task, session, request) for session in sessions),
         )
         for number, request in enumerate(islice(_REQUESTS[name](), count))
     ]
@@ -88,15 +88,15 @@ def _session(graph: Path) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options)
 
 
-def _answer(predictor: AnyPredictor, session: ort.InferenceSession, request: Request) -> dict[str, Any]:
+def _answer(task: AnyTask, session: ort.InferenceSession, request: Request) -> dict[str, Any]:
     """What a client must get, as a document."""
-    tensors, facts = predictor.decode(predictor.Request.model_validate_json(json.dumps(request.document)))
-    names = list(predictor.outputs)
+    tensors, state = task.preprocess(task.Request.model_validate_json(json.dumps(request.document)))
+    names = list(task.outputs)
     outputs: Tensors = dict(zip(names, session.run(names, dict(tensors)), strict=True))
-    answer = predictor.describe(take_rows(outputs, predictor.select(outputs, facts)), facts)
+    response = task.postprocess(take_rows(outputs, task.select(outputs, state)), state)
     if request.accept != JSON:
-        return {"image": base64.b64encode(predictor.render(answer, request.accept)[0]).decode()}
-    document: dict[str, Any] = answer.model_dump(mode="json")
+        return {"image": base64.b64encode(task.render(response, request.accept).content).decode()}
+    document: dict[str, Any] = response.model_dump(mode="json")
     return document
 
 

@@ -1,4 +1,4 @@
-"""`python -m service`: serve, or say what would be served here and why not."""
+"""The command line: `python -m service [serve | verify | doctor]`."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from service.errors import StartupError
 def main() -> None:
     """Run the command line.
 
-    Exit with 0 if all is well or a signal has stopped the server, 1 if something is wrong, 2 if the command line is.
+    Exit with 0 on success or when a signal stops the server, 1 on failure, and 2 if the command line is invalid.
     """
     _use_utf8()
     _open_standard_streams()
@@ -24,8 +24,8 @@ def main() -> None:
         sys.stdout.flush()
     except StartupError as error:
         raise SystemExit(f"deepserve: {error}") from error
-    except OSError as error:  # a full disk, say, or a reader of the output that is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries to write the rest when it ends
+    except OSError as error:  # for example a full disk, or a closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest at exit
         raise SystemExit(f"deepserve: {error}") from error
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
@@ -33,16 +33,16 @@ def main() -> None:
 
 
 def _use_utf8() -> None:
-    """Start again in UTF-8 mode if the locale has another encoding: paths and files are UTF-8 nevertheless."""
+    """Restart in UTF-8 mode if the locale has another encoding: paths and files are UTF-8 in any case."""
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _open_standard_streams() -> None:
-    """Open each closed standard stream, so that no other file gets its descriptor."""
+    """Open closed standard streams, so that no other file gets their descriptors."""
     closed = {number for number in range(3) if not _is_open(number)}
     for _ in closed:
-        null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        null = os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
         os.set_inheritable(null, True)
     if 1 in closed and 2 not in closed:
         os.dup2(2, 1)
@@ -50,7 +50,7 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
 
 
 def _is_open(number: int) -> bool:
@@ -64,25 +64,32 @@ def _is_open(number: int) -> bool:
 def _command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m service",
-        description="Serves the models. Every setting is an environment variable; `doctor` lists them.",
+        description="Serve the models. Every setting is an environment variable; `doctor` lists them.",
     )
     parser.set_defaults(run=_serve)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    commands.add_parser("serve", help="serve until told to stop; what is done without a command")
-    verify = commands.add_parser("verify", help="hold versions of models against their cards, before they are served")
-    verify.add_argument("folder", nargs="+", type=Path, help="a version, as models/digits/2, a model, or all models")
+    commands.add_parser("serve", help="serve until a signal stops the server (the default)")
+    verify = commands.add_parser("verify", help="check versions of models against their cards before they are served")
+    verify.add_argument(
+        "folder",
+        nargs="+",
+        type=Path,
+        help="a version such as models/digits/2, a model, or the directory of all models",
+    )
     verify.set_defaults(run=_verify)
-    doctor = commands.add_parser("doctor", help="say what would be served here and on what, or why not; start nothing")
-    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor = commands.add_parser(
+        "doctor", help="show what would be served and on which device, or why not, without starting a server"
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
     return parser
 
 
 def _serve(_: argparse.Namespace) -> int:
-    """Serve. Signals that stop the server count from here on, while it is being imported too."""
+    """Serve. Signals stop the server from here on, also during its imports."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload yet
     from service.commands.serve import serve
 
     serve()
@@ -91,7 +98,7 @@ def _serve(_: argparse.Namespace) -> int:
 
 def _stop(*_: object) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # another one would interrupt the end
+        signal.signal(number, signal.SIG_IGN)  # another signal would interrupt the exit
     sys.exit(0)
 
 
@@ -99,7 +106,7 @@ def _verify(asked: argparse.Namespace) -> int:
     from service.commands import startup
 
     startup.check_runtime()
-    from service.commands import verify  # which needs it
+    from service.commands import verify  # it imports ONNX Runtime
 
     try:
         sound = verify.verify(asked.folder)

@@ -1,4 +1,4 @@
-"""Hosts, origins and networks: how settings and header fields write them, in one normal form."""
+"""Parse hosts, origins and networks of settings and header fields into a normal form."""
 
 import re
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class HostPattern:
-    """Hosts that a request may name: one name or IP address, or all subdomains of a name."""
+    """A pattern of allowed hosts: one name or IP address, or all subdomains of a name."""
 
     name: str
-    """Lower-case, without trailing dot or brackets. Never "*"."""
+    """In lower case, without trailing dot or brackets. Never "*"."""
     port: int | None = None
-    """None for any."""
+    """None matches any port."""
     subdomains: bool = False
-    """Whether it means the subdomains of the name, at any depth, and not the name itself."""
+    """Whether the pattern matches the subdomains of the name, at any depth, instead of the name itself."""
 
     @classmethod
     def parse(cls, text: str) -> "HostPattern":
-        """Read `example.org`, `example.org:8080`, `*.example.org`, `192.0.2.1` or `[2001:db8::1]:8080`.
+        """Parse `example.org`, `example.org:8080`, `*.example.org`, `192.0.2.1` or `[2001:db8::1]:8080`.
 
         Raises:
             ValueError: `text` is none of these.
@@ -39,14 +39,14 @@ class HostPattern:
             name, port = "", None
         is_valid = not subdomains if is_address(name) else _NAME.fullmatch(name)
         if not is_valid or port == 0:
-            raise ValueError(f"{text!r} is not a host, as in example.org, *.example.org, localhost:3000 or [::1]")
+            raise ValueError(f"{text!r} is not a host such as example.org, *.example.org, localhost:3000 or [::1]")
         return cls(name, port, subdomains)
 
     def matches(self, name: str, port: int | None) -> bool:
-        """Return whether a host as `split_port` gives it is meant.
+        """Return whether the pattern matches a host that `split_port` returned.
 
-        Without a port the host has the default port of its scheme. Behind a proxy that ends TLS the scheme is unknown:
-        either default port matches then.
+        A host without a port has the default port of its scheme. The scheme is unknown behind a proxy that terminates
+        TLS, so both default ports match.
         """
         if self.port is not None and self.port not in ((port,) if port is not None else _DEFAULT_PORTS.values()):
             return False
@@ -58,7 +58,7 @@ class HostPattern:
 
 
 def split_port(host: str) -> tuple[str, int | None]:
-    """Split `host[:port]` (RFC 3986 section 3.2), and an IPv6 address with or without brackets.
+    """Split `host[:port]` (RFC 3986 section 3.2). An IPv6 address may lack its brackets if it has no port.
 
     Returns:
         The name or address in lower case, without brackets and the trailing dot of a fully qualified name; the port, or
@@ -78,31 +78,31 @@ def split_port(host: str) -> tuple[str, int | None]:
 
 
 def parse_origin(text: str) -> str:
-    """Return an origin as browsers write it (RFC 6454 section 6.2): lower case, no default port; or `*`.
+    """Return an origin as browsers send it (RFC 6454 section 6.2), in lower case without default port; or `*`.
 
     Raises:
-        ValueError: `text` is not an origin, or is `null`, which anybody's sandboxed frame has.
+        ValueError: `text` is not an origin, or is `null`, the origin of every sandboxed frame.
     """
     if text == "*":
         return text
     if text.lower() == "null":
-        raise ValueError("'null' is the origin of every sandboxed frame and local file, so that it cannot be listed")
+        raise ValueError("'null' is the origin of every sandboxed frame and local file, so it cannot be allowed")
     scheme, _, host = text.lower().partition("://")
     try:
         name, port = split_port(host)
     except ValueError:
         name, port = "", None
     if not _SCHEME.fullmatch(scheme) or not (is_address(name) or _NAME.fullmatch(name)) or host.endswith((".", ":")):
-        raise ValueError(f"{text!r} is not an origin: scheme, host and port alone, as in https://app.example.org")
+        raise ValueError(f"{text!r} is not an origin of scheme, host and port, such as https://app.example.org")
     host = f"[{name}]" if ":" in name else name
     return f"{scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS.get(scheme)) else f":{port}")
 
 
 def parse_network(text: str) -> IPNetwork:
-    """Read an IP address or a network, as in `10.0.0.0/8`.
+    """Parse an IP address or a network, such as `10.0.0.0/8`.
 
     Raises:
-        ValueError: it is neither, or an address within a network, as `10.0.0.1/8` is.
+        ValueError: `text` is neither, or has host bits set, such as `10.0.0.1/8`.
     """
     network = ip_network(text)
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
@@ -110,10 +110,10 @@ def parse_network(text: str) -> IPNetwork:
 
 
 def parse_address(text: str) -> IPAddress:
-    """Read an IP address; an IPv4 address that is mapped to IPv6, as on a dual-stack socket, is an IPv4 address.
+    """Parse an IP address. An IPv4-mapped IPv6 address, as on a dual-stack socket, becomes an IPv4 address.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `text` is not an IP address.
     """
     address = ip_address(text)
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
@@ -121,7 +121,7 @@ def parse_address(text: str) -> IPAddress:
 
 
 def is_address(name: str) -> bool:
-    """Return whether a host is an IP address and not a name."""
+    """Return whether a host is an IP address."""
     try:
         ip_address(name)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: in a container that is what the cgroup grants, not what the host has."""
+"""The processors and the memory that this process may use; in a container, the cgroup limits both."""
 
 import math
 import os
@@ -9,33 +9,33 @@ from pathlib import Path
 from typing import Literal
 
 GPU = Literal["cuda", "tensorrt"]
-"""An NVIDIA GPU, by what runs the models on it."""
+"""The libraries that run models on an NVIDIA GPU."""
 GPUS: tuple[GPU, ...] = ("cuda", "tensorrt")
 
 Device = Literal["cpu", GPU, "auto"]
-"""What models run on; `auto` is `cuda`, and where that does not work CPU."""
+"""The device that models run on; `auto` is `cuda`, or the CPU where `cuda` does not work."""
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Processors that this process can keep busy, at least 1: the least of its affinity and its CPU quotas.
+    """Return the processors that this process can keep busy, at least 1: the minimum of its affinity and CPU quotas.
 
-    A quota is `cpu.max` (cgroup v2) or `cpu.cfs_quota_us` (v1) of its cgroup or of one above it. It is rounded down:
-    threads beyond it are throttled.
+    A quota is `cpu.max` (cgroup v2) or `cpu.cfs_quota_us` (v1) of its cgroup or of a parent. It is rounded down: more
+    threads would be throttled.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: the directory with `proc` and `sys`.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min([affinity, *map(_quota, _groups(root, "cpu"))])))
 
 
 def memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may take: the least of what the host has and its cgroups grant; None if none says.
+    """Return the bytes of memory that this process may use, the minimum of the host and its cgroups; None if unknown.
 
-    A limit is `memory.max` (cgroup v2) or `memory.limit_in_bytes` (v1) of its cgroup or of one above it.
+    A limit is `memory.max` (cgroup v2) or `memory.limit_in_bytes` (v1) of its cgroup or of a parent.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: the directory with `proc` and `sys`.
     """
     least = min([_host_memory(root), *map(_memory_limit, _groups(root, "memory"))])
     return None if least == math.inf else int(least)
@@ -43,16 +43,16 @@ def memory(root: Path = Path("/")) -> int | None:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process takes."""
+    """The memory and CPU time that a process uses."""
 
     resident: int
-    """Bytes of memory."""
+    """Bytes of memory in RAM."""
     cpu_seconds: float
-    """Since it started."""
+    """CPU time since the process started."""
 
 
 def usage(pid: int, root: Path = Path("/")) -> Usage:
-    """What a process takes of the machine.
+    """Return the memory and CPU time that a process uses.
 
     Raises:
         OSError: there is no such process.
@@ -65,7 +65,7 @@ def usage(pid: int, root: Path = Path("/")) -> Usage:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the cgroups that this process is in, and of those above them."""
+    """Yield the directories of the cgroups of this process, and of their parents."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -76,12 +76,12 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             continue
         mount = root / "sys/fs/cgroup" / (controller if controllers else "")
         own = mount / path.lstrip("/")
-        # Where a container sees its host's path, its own limits are at the mount.
+        # A container may see the path on its host; its own limits are then at the mount.
         yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(mount))
 
 
 def _quota(group: Path) -> float:
-    """Processors that the cgroup grants; infinite if it sets no limit."""
+    """Return the processors that a cgroup allows; infinity if it sets no limit."""
     with suppress(OSError, ValueError):  # not v2, or "max"
         quota, period = map(int, (group / "cpu.max").read_text().split())
         return quota / period
@@ -93,8 +93,11 @@ def _quota(group: Path) -> float:
 
 
 def _memory_limit(group: Path) -> float:
-    """Bytes that the cgroup grants; infinite if it sets no limit."""
-    for name in ("memory.max", "memory.limit_in_bytes"):  # without a limit, v1 has more than any host
+    """Return the bytes of memory that a cgroup allows; infinity if it sets no limit."""
+    for name in (
+        "memory.max",
+        "memory.limit_in_bytes",
+    ):  # v1 shows a number above any host's memory if there is no limit
         with suppress(OSError, ValueError):  # of the other version, or "max"
             return int((group / name).read_text())
     return math.inf

@@ -1,4 +1,4 @@
-"""TLS: the server's certificate and key, read again when their files are replaced."""
+"""TLS: the server's certificate and key, reloaded when their files are replaced."""
 
 import logging
 import ssl
@@ -12,8 +12,8 @@ from service.settings import PREFIX
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-"""Least time between two looks at the files."""
+CHECK_SECONDS = 1.0
+"""Minimum time between two checks of the files."""
 
 _CERTIFICATE, _KEY = f"{PREFIX}TLS_CERTIFICATE_FILE", f"{PREFIX}TLS_KEY_FILE"
 
@@ -22,7 +22,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """Return a context for TLS 1.2 and 1.3 with the default ciphers of Python's `ssl`.
 
     Raises:
-        StartupError: a file cannot be read or is not what it should be; the message names the setting.
+        StartupError: a file cannot be read or has the wrong content; the message names the setting.
     """
     _check_pem(_CERTIFICATE, certificate, b"CERTIFICATE-----", "certificate")
     _check_pem(_KEY, key, b"PRIVATE KEY-----", "private key")
@@ -30,7 +30,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
 
-    def refuse() -> NoReturn:  # else OpenSSL asks the terminal
+    def refuse() -> NoReturn:  # otherwise OpenSSL prompts on the terminal
         raise StartupError(f"{_KEY}: {key}: the key is encrypted with a passphrase; decrypt it")
 
     try:
@@ -38,16 +38,16 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise StartupError(f"{_KEY}: {key} is not the key of the certificate {certificate}") from error
-        raise StartupError(f"{_CERTIFICATE} and {_KEY}: OpenSSL refuses them: {error}") from error
-    except OSError as error:  # a file was removed since
+        raise StartupError(f"{_CERTIFICATE} and {_KEY}: OpenSSL rejects them: {error}") from error
+    except OSError as error:  # a file was removed in between
         raise StartupError(f"{_CERTIFICATE} and {_KEY}: {error.strerror}") from error
     return context
 
 
 def rejection(context: ssl.SSLContext, certificate: Path) -> str | None:
-    """Return why no client would accept a certificate now, as "certificate has expired"; None if one might.
+    """Return why clients reject a certificate now, such as "certificate has expired"; None if they may accept it.
 
-    A handshake in memory tells it, by a client that trusts the certificate in the file and accepts any host.
+    The reason comes from a handshake in memory with a client that trusts the certificate and accepts any host.
     """
     client = ssl.create_default_context(cafile=certificate)
     client.check_hostname = False
@@ -63,11 +63,11 @@ def rejection(context: ssl.SSLContext, certificate: Path) -> str | None:
     return None
 
 
-def following_context(certificate: str, key: str) -> ssl.SSLContext:
-    """Return a context that uses replaced files in the next handshake, at most `LOOK_SECONDS` later.
+def reloading_context(certificate: str, key: str) -> ssl.SSLContext:
+    """Return a context that uses replaced files in new handshakes, with a delay of at most `CHECK_SECONDS`.
 
     Raises:
-        StartupError: a file cannot be read or is not what it should be.
+        StartupError: a file cannot be read or has the wrong content.
     """
     files = _Files(Path(certificate), Path(key))
     context = files.context
@@ -75,33 +75,33 @@ def following_context(certificate: str, key: str) -> ssl.SSLContext:
     def choose(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         handshake.context = files.latest()
 
-    # OpenSSL calls it in every handshake, whether or not the client names a server. Each pair of files has a context of
-    # its own: loading files that do not match would leave a context without a key.
+    # OpenSSL calls it in every handshake, with or without SNI. Each pair of files gets a new context: loading files
+    # that do not match would leave a context without a key.
     context.sni_callback = choose
     return context
 
 
 class _Files:
-    """The files of a certificate and its key, and the context of the last pair that matched."""
+    """The files of a certificate and its key, and the context of the last valid pair."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._paths = certificate, key
-        self._state = self._look()
-        self._looked = time.monotonic()
+        self._state = self._file_state()
+        self._checked_at = time.monotonic()
         self._fault = ""
-        """Why the present files are not used; empty if they are."""
+        """Why the present files are not used; empty if they are used."""
         self.context = self._load()
 
     def latest(self) -> ssl.SSLContext:
-        """Return the context of the present files, or of the last pair that matched."""
+        """Return the context of the present files, or of the last valid pair."""
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked_at < CHECK_SECONDS:
             return self.context
-        self._looked = now
-        if (state := self._look()) != self._state:
+        self._checked_at = now
+        if (state := self._file_state()) != self._state:
             try:
                 self.context = self._load()
-            except StartupError as error:  # they may be half replaced: the next look tries again
+            except StartupError as error:  # perhaps only one file has been replaced: the next check tries again
                 self._report(str(error))
             else:
                 self._state, self._fault = state, ""
@@ -111,10 +111,10 @@ class _Files:
     def _load(self) -> ssl.SSLContext:
         context = server_context(*self._paths)
         if reason := rejection(context, self._paths[0]):
-            logger.warning("no client accepts the TLS certificate %s now: %s", self._paths[0], reason)
+            logger.warning("clients reject the TLS certificate %s: %s", self._paths[0], reason)
         return context
 
-    def _look(self) -> tuple[tuple[int, int, int], ...]:
+    def _file_state(self) -> tuple[tuple[int, int, int], ...]:
         """Return the identity of both files, which changes when one is replaced; empty if one is missing."""
         try:
             return tuple((found.st_ino, found.st_size, found.st_mtime_ns) for found in map(Path.stat, self._paths))
@@ -128,16 +128,16 @@ class _Files:
 
 
 def _check_pem(setting: str, file: Path, marker: bytes, content: str) -> None:
-    """Check that a file can be read and has `content`, as PEM.
+    """Check that a file can be read and contains `content` in PEM format.
 
     Raises:
-        StartupError: it cannot, or has none.
+        StartupError: it cannot be read, or contains no `content`.
     """
     try:
-        if file.exists() and not file.is_file():  # a pipe can be read only once, and waits for whoever writes to it
+        if file.exists() and not file.is_file():  # a pipe can be read only once, and blocks until it is written
             raise StartupError(f"{setting}: {file} is not a file")
         pem = file.read_bytes()
     except OSError as error:
         raise StartupError(f"{setting}: {file}: {error.strerror}") from error
     if marker not in pem:
-        raise StartupError(f"{setting}: {file}: there is no {content} in it, in PEM format")
+        raise StartupError(f"{setting}: {file}: it contains no {content} in PEM format")

@@ -1,11 +1,11 @@
-"""Certificates for tests, which OpenSSL's own program issues: those of a server on 127.0.0.1 and localhost."""
+"""Certificates for a server on 127.0.0.1 and localhost, issued by the `openssl` program."""
 
 import subprocess
 from pathlib import Path
 
 
 def issue(folder: Path, name: str = "server") -> tuple[Path, Path]:
-    """A self-signed certificate and its key, in files in `folder`; clients that trust the certificate verify it."""
+    """Issue a self-signed certificate; return the files of the certificate and its key in `folder`."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     command = [
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"),

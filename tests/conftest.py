@@ -1,4 +1,4 @@
-"""What tests share: the event loop that async tests run on, and the same random examples every time."""
+"""Shared by all tests: asyncio as event loop, and reproducible examples of hypothesis."""
 
 import pytest
 from hypothesis import settings

@@ -1,4 +1,4 @@
-"""Environments of their own, for programs whose needs clash with ours: each is made once and kept."""
+"""Virtual environments for programs whose requirements conflict with ours. Each is created once and kept."""
 
 import fcntl
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def environment(place: Path, requirements: Path, *options: str) -> Path:
-    """The folder of programs of an environment with these requirements; `options` are those of `pip install`."""
+    """Return the `bin` directory of an environment with these requirements; `options` are passed to `pip install`."""
     made_from = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     stamp, programs = place / "made-from", place / "bin"
     with place.with_suffix(".lock").open("w") as lock:

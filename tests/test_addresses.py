@@ -1,4 +1,4 @@
-"""Hosts, origins and networks are read however people write them, and what is none of them is refused."""
+"""Hosts, origins and networks are parsed in all their forms, and invalid ones are rejected."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_a_host_is_split_from_its_port(text: str, name: str, port: int | None) -
         *("[::1", "[::1]80", "[example.org]", "[]", "::g", f"example.org:{'9' * 5000}"),
     ],
 )
-def test_a_malformed_host_is_refused(text: str) -> None:
+def test_a_malformed_host_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a host and port|'.*'|Address"):
         split_port(text)
 
@@ -87,8 +87,8 @@ def test_a_pattern_matches_its_hosts_and_no_others(pattern: str, matching: list[
         *("a" * 64 + ".org", ".".join(["a" * 60] * 5)),
     ],
 )
-def test_what_is_no_host_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a host, as in") as refused:
+def test_an_invalid_host_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a host such as") as refused:
         HostPattern.parse(text)
     assert repr(text) in str(refused.value)
 
@@ -107,7 +107,7 @@ def test_what_is_no_host_is_refused_by_name(text: str) -> None:
         ("*", "*"),
     ],
 )
-def test_an_origin_is_as_browsers_write_it(text: str, origin: str) -> None:
+def test_an_origin_is_normalised_to_the_form_of_browsers(text: str, origin: str) -> None:
     assert parse_origin(text) == origin
 
 
@@ -139,7 +139,7 @@ def test_an_origin_is_as_browsers_write_it(text: str, origin: str) -> None:
         *("file:///", "data:", "https://app.example.org:"),
     ],
 )
-def test_what_is_no_origin_is_refused_by_name(text: str) -> None:
+def test_an_invalid_origin_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="origin") as refused:
         parse_origin(text)
     assert text.lower() in str(refused.value).lower()
@@ -155,12 +155,12 @@ def test_what_is_no_origin_is_refused_by_name(text: str) -> None:
         ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
     ],
 )
-def test_a_network_is_read(text: str, network: str) -> None:
+def test_a_network_is_parsed(text: str, network: str) -> None:
     assert str(parse_network(text)) == network
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "localhost", "10.0.0", "*", "[::1]", "10.0.0.0/8/8"])
-def test_what_is_no_network_is_refused_by_name(text: str) -> None:
+def test_an_invalid_network_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         parse_network(text)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.machine import cores, memory
+from service.machine import cores, memory, usage
 
 MINE = len(os.sched_getaffinity(0))
 HOST = 16 * 2**30
@@ -68,15 +68,15 @@ def test_the_cgroup_limits_the_memory(tmp_path: Path, groups: str, limits: dict[
     assert memory(root) == expected
 
 
-def test_where_nothing_tells_the_memory_none_is_known(tmp_path: Path) -> None:
+def test_the_memory_is_unknown_without_any_limit(tmp_path: Path) -> None:
     assert memory(tmp_path) is None
 
 
-def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
+def test_without_cgroups_the_affinity_limits_the_cores(tmp_path: Path) -> None:
     assert cores(tmp_path) == MINE
 
 
-def test_this_machine_has_some() -> None:
+def test_this_machine_has_cores_and_memory() -> None:
     assert 1 <= cores() <= MINE
     assert 0 < (memory() or 0) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -88,3 +88,11 @@ def test_the_affinity_limits_the_cores() -> None:
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def test_a_process_uses_memory_and_cpu_time() -> None:
+    used = usage(os.getpid())
+    assert 2**20 < used.resident < 2**40
+    assert 0 < used.cpu_seconds < 1e6
+    with pytest.raises(OSError, match="No such"):
+        usage(2**30)

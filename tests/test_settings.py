@@ -1,5 +1,6 @@
-"""What is wrong with the environment is said, and what is misspelt in it."""
+"""Faults of the environment are named: values that are not valid, misspelt variables and old names."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 
 from service.commands.startup import check_models
 from service.errors import StartupError
-from service.settings import Settings, settings, strangers
+from service.settings import RENAMED, Settings, environment_warnings, settings, unknown_variables
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,8 @@ from service.settings import Settings, settings, strangers
         ("DEEPSERVE_COLOUR", "DEEPSERVE_COLOUR is not a setting"),
     ],
 )
-def test_a_variable_that_is_no_setting_is_named_with_the_nearest_that_is(variable: str, line: str) -> None:
-    assert strangers({variable: "1", "PATH": "/bin"}) == [line]
+def test_an_unknown_variable_is_named_with_the_nearest_setting(variable: str, line: str) -> None:
+    assert unknown_variables({variable: "1", "PATH": "/bin"}) == [line]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +36,8 @@ def test_a_variable_that_is_no_setting_is_named_with_the_nearest_that_is(variabl
         "WORKERS",
     ],
 )
-def test_settings_and_what_others_read_are_no_strangers(variable: str) -> None:
-    assert strangers({variable: "1"}) == []
+def test_settings_and_variables_of_other_programs_are_known(variable: str) -> None:
+    assert unknown_variables({variable: "1"}) == []
 
 
 def test_the_port_that_kubernetes_makes_of_a_service_of_this_name_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,27 +46,27 @@ def test_the_port_that_kubernetes_makes_of_a_service_of_this_name_is_explained(m
         Settings()
 
 
-def test_a_key_does_not_open_the_models_and_change_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_not_an_api_key_and_an_admin_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSERVE_API_KEYS", "one, secret")
     monkeypatch.setenv("DEEPSERVE_ADMIN_KEYS", "secret, two")
     with pytest.raises(StartupError) as refused:
-        settings.__wrapped__()  # not what this process has read before
+        settings.__wrapped__()  # without the cache
     assert str(refused.value).startswith("DEEPSERVE_ADMIN_KEYS: ")
     assert "DEEPSERVE_API_KEYS" in str(refused.value)
     assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("value", ['{"digits": -1}', '{"digits": 0}', '{"digits": 1.5}', '["digits"]', "1000000"])
-def test_a_cache_has_some_bytes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("DEEPSERVE_CACHE", value)
-    with pytest.raises(StartupError, match=r"^DEEPSERVE_CACHE: "):
+def test_a_cache_has_a_positive_size(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DEEPSERVE_CACHE_BYTES", value)
+    with pytest.raises(StartupError, match=r"^DEEPSERVE_CACHE_BYTES: "):
         settings.__wrapped__()
 
 
 @pytest.mark.parametrize(
     "misspelt",
     [
-        {"cache": {"digit": 1000}},
+        {"cache_bytes": {"digit": 1000}},
         {"canary": {"sentimant": {"version": "2", "share": 0.1}}},
         {"shadow": {"fashion": {"version": "2", "share": 0.1}, "clothing": {"version": "2", "share": 0.1}}},
         {"version_policy": {"digit": "all"}},
@@ -93,7 +94,9 @@ def test_settings_of_a_model_for_which_there_is_no_task_end_the_start(misspelt: 
         ("TLS_KEY_FILE", "key.pem"),
     ],
 )
-def test_what_guards_the_server_is_never_ignored(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_settings_that_protect_the_server_are_never_ignored(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(f"DEEPSERVE_{name}", value)
     with pytest.raises(StartupError, match=f"^DEEPSERVE_{name}: ") as refused:
         settings.__wrapped__()
@@ -107,7 +110,7 @@ def test_a_certificate_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("value", ["", " ", ",", " , "])
-def test_what_is_empty_guards_nothing(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_empty_list_is_a_list_of_nothing(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     for name in ("ALLOWED_HOSTS", "CORS_ORIGINS", "TRUSTED_PROXIES"):
         monkeypatch.setenv(f"DEEPSERVE_{name}", value)
     for name in ("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE"):
@@ -130,3 +133,51 @@ def test_one_body_must_fit_into_those_in_flight(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("DEEPSERVE_MAX_BODY_BYTES_IN_FLIGHT", "99999")
     with pytest.raises(ValidationError, match="less than DEEPSERVE_MAX_BODY_BYTES"):
         Settings()
+
+
+OLD_VALUES = {
+    "watch": "10",
+    "gpu_memory": "512",
+    "max_wait": "0.002",
+    "request_timeout": "5",
+    "rate_limit": "50",
+    "log_requests": "0.5",
+    "cache": '{"digits": 1000}',
+}
+
+
+@pytest.mark.parametrize("old", RENAMED)
+@pytest.mark.parametrize("spell", [str.upper, str.lower])
+def test_an_old_name_still_works(monkeypatch: pytest.MonkeyPatch, old: str, spell: Callable[[str], str]) -> None:
+    new = RENAMED[old]
+    monkeypatch.setenv(f"DEEPSERVE_{new.upper()}", OLD_VALUES[old])
+    expected = settings.__wrapped__()
+    monkeypatch.delenv(f"DEEPSERVE_{new.upper()}")
+    variable = spell(f"deepserve_{old}")
+    monkeypatch.setenv(variable, OLD_VALUES[old])
+    assert settings.__wrapped__() == expected != Settings()
+    [line] = environment_warnings({variable: "", "PATH": "/bin"})
+    assert line.startswith(f"{variable} is the old name of DEEPSERVE_{new.upper()};")
+    assert unknown_variables({variable: ""}) == []
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_beside_the_new_one_ends_the_start(monkeypatch: pytest.MonkeyPatch, old: str) -> None:
+    names = {f"DEEPSERVE_{old.upper()}", f"DEEPSERVE_{RENAMED[old].upper()}"}
+    for name in names:
+        monkeypatch.setenv(name, OLD_VALUES[old])
+    with pytest.raises(StartupError) as refused:
+        settings.__wrapped__()
+    assert all(name in str(refused.value) for name in names)
+
+
+def test_a_fault_is_named_after_the_variable_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSERVE_REQUEST_TIMEOUT", "-1")
+    with pytest.raises(StartupError, match=r"^DEEPSERVE_REQUEST_TIMEOUT: "):
+        settings.__wrapped__()
+
+
+def test_old_names_lead_to_settings() -> None:
+    assert set(RENAMED.values()) <= Settings.model_fields.keys()
+    assert not RENAMED.keys() & Settings.model_fields.keys()
+    assert environment_warnings({"DEEPSERVE_WATCH_SECONDS": "1"}) == []

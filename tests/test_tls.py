@@ -1,4 +1,4 @@
-"""A certificate and key that cannot be used are refused in one line that names the setting at fault."""
+"""An unusable certificate or key gives an error of one line that names the setting."""
 
 import os
 import ssl
@@ -12,7 +12,7 @@ import pytest
 from service.errors import StartupError
 from service.tls import rejection, server_context
 from tests.certificates import issue
-from tests.places import ROOT
+from tests.paths import ROOT
 
 CERTIFICATE, KEY = "DEEPSERVE_TLS_CERTIFICATE_FILE", "DEEPSERVE_TLS_KEY_FILE"
 
@@ -29,13 +29,13 @@ def refusal(certificate: Path, key: Path) -> str:
     return str(refused.value)
 
 
-def test_a_certificate_and_its_key_are_taken(pair: tuple[Path, Path]) -> None:
+def test_a_certificate_and_its_key_are_loaded(pair: tuple[Path, Path]) -> None:
     context = server_context(*pair)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert all(cipher["name"].startswith(("TLS_", "ECDHE-", "DHE-")) for cipher in context.get_ciphers())
 
 
-def test_a_certificate_that_no_client_accepts_now_is_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_reason_for_rejecting_a_certificate_is_returned(pair: tuple[Path, Path], tmp_path: Path) -> None:
     certificate, key = pair
     assert rejection(server_context(certificate, key), certificate) is None
     expired = tmp_path / "expired.pem"
@@ -50,7 +50,7 @@ def test_both_may_be_in_one_file(pair: tuple[Path, Path], tmp_path: Path) -> Non
     server_context(both, both)
 
 
-def test_a_file_that_is_missing_or_none_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_missing_file_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
     certificate, key = pair
     missing, pipe = tmp_path / "missing.pem", tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -61,7 +61,7 @@ def test_a_file_that_is_missing_or_none_is_named(pair: tuple[Path, Path], tmp_pa
         assert refusal(certificate, no_file) == f"{KEY}: {no_file} is not a file"
 
 
-def test_a_file_that_may_not_be_read_is_named() -> None:
+def test_an_unreadable_file_is_named() -> None:
     program = """
 import os, sys
 from pathlib import Path
@@ -86,18 +86,18 @@ except StartupError as error:
     assert done.stdout == f"{KEY}: {key}: Permission denied\n"
 
 
-def test_files_that_are_swapped_or_hold_something_else_are_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_swapped_or_wrong_files_are_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
     certificate, key = pair
-    assert refusal(key, certificate) == f"{CERTIFICATE}: {key}: there is no certificate in it, in PEM format"
-    assert refusal(certificate, certificate) == f"{KEY}: {certificate}: there is no private key in it, in PEM format"
+    assert refusal(key, certificate) == f"{CERTIFICATE}: {key}: it contains no certificate in PEM format"
+    assert refusal(certificate, certificate) == f"{KEY}: {certificate}: it contains no private key in PEM format"
     der, empty, damaged = tmp_path / "der", tmp_path / "empty", tmp_path / "damaged"
     der.write_bytes(ssl.PEM_cert_to_DER_cert(certificate.read_text()))
     empty.write_bytes(b"")
     lines = certificate.read_text().splitlines()
     damaged.write_text("\n".join([*lines[:3], *lines[4:]]))
     for other in (der, empty):
-        assert refusal(other, key) == f"{CERTIFICATE}: {other}: there is no certificate in it, in PEM format"
-    assert refusal(damaged, key).startswith(f"{CERTIFICATE} and {KEY}: OpenSSL refuses them: ")
+        assert refusal(other, key) == f"{CERTIFICATE}: {other}: it contains no certificate in PEM format"
+    assert refusal(damaged, key).startswith(f"{CERTIFICATE} and {KEY}: OpenSSL rejects them: ")
 
 
 def test_a_key_of_another_certificate_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_key_of_another_certificate_is_named(pair: tuple[Path, Path], tmp_path
     assert refusal(certificate, other) == f"{KEY}: {other} is not the key of the certificate {certificate}"
 
 
-def test_an_encrypted_key_is_named_and_no_passphrase_is_asked_for(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_encrypted_key_is_named_without_a_prompt_for_its_passphrase(pair: tuple[Path, Path], tmp_path: Path) -> None:
     certificate, key = pair
     encrypted = tmp_path / "encrypted.pem"
     command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret", "-in", key, "-out", encrypted]

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand
 
-from service.engine.verification import VerificationError
+from service.registry.verification import VerificationError
 from training.data.download import DataError
 from training.run import CheckpointError, Run
 from training.version import OutputError, ParityError, check_out, check_writable, next_free_version

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from service.engine.card import Card, Figure
+from service.registry.card import Card, Figure
 
 PAGE = "README.md"
 TEMPLATE = Path(__file__).with_name("card_page.md.jinja")

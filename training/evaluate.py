@@ -14,9 +14,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from service.engine.card import Card, Figure, Precision, Step, lower_is_better
-from service.engine.layout import VERSION_NUMBER
-from service.engine.verification import verify_files
+from service.engine.session import Precision
+from service.registry.card import Card, Figure, Step, lower_is_better
+from service.registry.layout import VERSION_NUMBER
+from service.registry.verification import verify_files
 from training import cards
 from training.ledger import describe_use, ledger_of, record_use
 from training.metrics import Figures, Measurement, paired_difference

@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from service.arrays import Array
-from service.engine.card import TensorSpec
+from service.tensors import Array, TensorSpec
 from training.version import OPSET
 
 MICROSOFT = "com.microsoft"

@@ -7,7 +7,7 @@ models. Cards list the entries.
 import json
 from pathlib import Path
 
-from service.engine.card import GRAPHS, Card, digests
+from service.registry.card import GRAPHS, Card, digests
 from training.run import now
 
 

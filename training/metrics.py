@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
-from service.arrays import Array
-from service.bins import MOST_BINS, count_by_bin
-from service.engine.card import Distribution, Figure
+from service.observability.drift import MOST_BINS, count_by_bin
+from service.registry.card import Distribution, Figure
+from service.tensors import Array
 
 Floats = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int64]

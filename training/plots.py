@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
-from service.arrays import Array
+from service.tensors import Array
 
 Floats = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int64]

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, Figure, Int8
-from service.engine.onnx_runtime import ort
+from service.engine.onnx.runtime import ort
+from service.registry.card import GRAPHS, Figure, Int8
+from service.tensors import Tensors
 from training import metrics
 from training.version import add_int8_golden, open_session
 

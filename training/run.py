@@ -20,9 +20,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from service.arrays import Array
-from service.engine.card import Step, Training
-from service.engine.onnx_runtime import ort
+from service.engine.onnx.runtime import ort
+from service.registry.card import Step, Training
+from service.tensors import Array
 
 Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")

@@ -22,12 +22,13 @@ import onnx
 import torch
 from torch import nn
 
-from service.arrays import Array, Tensors
-from service.engine.card import FILE_NAME, GOLDEN, GRAPHS, Card, digests
-from service.engine.inference import Runtime
-from service.engine.layout import VERSION_NUMBER
-from service.engine.onnx_runtime import ort
-from service.engine.verification import verify_files, verify_graph
+from service.engine.onnx.runtime import ort
+from service.engine.session import Runtime
+from service.registry import loader
+from service.registry.card import FILE_NAME, GOLDEN, GRAPHS, Card, digests
+from service.registry.layout import VERSION_NUMBER
+from service.registry.verification import verify_files
+from service.tensors import Array, Tensors
 from training.cards import PAGE, render_page
 from training.ledger import describe_use, earlier_uses, graph_digest, ledger_of, record_use
 from training.run import Run
@@ -126,7 +127,7 @@ class VersionBuilder:
         card = write_card(self.directory, card)
         verify_files(self.directory)
         for precision in card.precisions:
-            verify_graph(self.directory, card, Runtime(precision=precision))
+            loader.open_session(self.directory, card, Runtime(precision=precision))
         for path in self.directory.iterdir():
             _flush(path)
         try:

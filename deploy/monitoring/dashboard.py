@@ -1,6 +1,6 @@
-"""Makes the Grafana dashboard: `python deploy/monitoring/dashboard.py` writes dashboards/deepserve.json.
+"""Generate the Grafana dashboard: `python deploy/monitoring/dashboard.py` writes dashboards/deepserve.json.
 
-A panel is a line of `ROWS`: its title, its unit, and its queries with their legends.
+A panel is an entry of `ROWS`: its title, its unit, and its queries by legend.
 """
 
 import json
@@ -14,31 +14,35 @@ MODEL = f'{OF}, model=~"$model", model!=""'
 RATE = "[$__rate_interval]"
 
 Queries = dict[str, str]
-"""By legend."""
+"""Queries by legend."""
 
 
 def share(quantile: float, name: str) -> str:
-    """A quantile of a histogram by model."""
+    """Return the query for a quantile of a histogram by model."""
     return f"histogram_quantile({quantile}, sum by (le, model) (rate({name}_bucket{{{MODEL}}}{RATE})))"
 
 
 def mean(name: str) -> str:
-    """The mean of what a histogram has observed."""
+    """Return the query for the mean of a histogram."""
     return f"sum(rate({name}_sum{{{MODEL}}}{RATE})) / sum(rate({name}_count{{{MODEL}}}{RATE}))"
 
 
 def drift(features: str) -> str:
-    """How far features are from training, over all servers."""
-    return f"avg by (model, version, feature) (deepserve_drift_index{{{MODEL}, {features}}})"
+    """Return the query for the drift index of features, which a recording rule computes."""
+    return f"deepserve_drift_index{{{MODEL}, {features}}}"
 
 
 ROWS: dict[str, list[tuple[str, str, Queries]]] = {
     "Objectives": [
         ("Requests for models", "reqps", {"all": "sum(deepserve:requests:rate5m)"}),
-        ("Failed, of those that clients did not spoil", "percentunit", {"5 minutes": "max(deepserve:failed:ratio5m)"}),
-        ("Answers over 250 ms", "percentunit", {"5 minutes": "max(deepserve:slow:ratio5m)"}),
         (
-            "Versions that are not ready",
+            "Failed requests, without invalid and abandoned ones",
+            "percentunit",
+            {"5 minutes": "max(deepserve:failed:ratio5m)"},
+        ),
+        ("Responses over 250 ms", "percentunit", {"5 minutes": "max(deepserve:slow:ratio5m)"}),
+        (
+            "Versions not ready",
             "short",
             {"versions": f"count(deepserve_model_ready{{{OF}}} == 0) or vector(0)"},
         ),
@@ -58,8 +62,8 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
                 )
             },
         ),
-        ("Half of the answers take at most", "s", {"{{model}}": share(0.5, "deepserve_request_seconds")}),
-        ("99 % of the answers take at most", "s", {"{{model}}": share(0.99, "deepserve_request_seconds")}),
+        ("Response time, median", "s", {"{{model}}": share(0.5, "deepserve_request_seconds")}),
+        ("Response time, 99th percentile", "s", {"{{model}}": share(0.99, "deepserve_request_seconds")}),
     ],
     "Where the time goes": [
         (
@@ -67,9 +71,9 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
             "s",
             {stage: mean(f"deepserve_{stage}_seconds") for stage in ("decode", "queue", "run", "encode")},
         ),
-        ("99 % wait for their run at most", "s", {"{{model}}": share(0.99, "deepserve_queue_seconds")}),
+        ("Time in the queue, 99th percentile", "s", {"{{model}}": share(0.99, "deepserve_queue_seconds")}),
         (
-            "Rows a run",
+            "Rows per run",
             "short",
             {
                 "{{model}}": (
@@ -79,7 +83,7 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
             },
         ),
         (
-            "Rows that wait, of those that may",
+            "Queued rows, share of the limit",
             "percentunit",
             {
                 "{{model}} {{version}}": (
@@ -100,7 +104,7 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
         ),
         ("Loads", "short", {"{{model}} {{outcome}}": f"sum by (model, outcome) (deepserve_model_loads_total{{{OF}}})"}),
         (
-            "Found in the cache",
+            "Cache hits",
             "percentunit",
             {
                 "{{model}}": (
@@ -110,7 +114,7 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
             },
         ),
         (
-            "Rows of shadows",
+            "Rows compared with a shadow",
             "short",
             {
                 "{{model}} {{shadow}} {{outcome}}": (
@@ -119,7 +123,7 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
             },
         ),
     ],
-    "Drift from training: 0.1 is little, 0.25 is much": [
+    "Drift from the training data: below 0.1 is none, above 0.25 is much": [
         ("Inputs", "short", {"{{model}} {{version}} {{feature}}": drift('feature!="prediction"')}),
         ("Predictions", "short", {"{{model}} {{version}}": drift('feature="prediction"')}),
     ],
@@ -135,16 +139,16 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
             },
         ),
         ("Memory of the caches", "bytes", {"{{model}}": f"sum by (model) (deepserve_cache_bytes{{{OF}}})"}),
-        ("Servers that answer", "short", {"servers": f"sum(up{{{OF}}})"}),
+        ("Servers up", "short", {"servers": f"sum(up{{{OF}}})"}),
     ],
     "GPUs": [
         (
-            "Memory of GPUs, of what there is",
+            "GPU memory in use",
             "percentunit",
             {"{{instance}} {{gpu}}": f"deepserve_gpu_memory_used_bytes{{{OF}}} / deepserve_gpu_memory_bytes{{{OF}}}"},
         ),
         (
-            "Memory of workers on GPUs",
+            "GPU memory of workers",
             "bytes",
             {"{{instance}} {{worker}} {{gpu}}": f"deepserve_worker_gpu_memory_bytes{{{OF}}}"},
         ),
@@ -153,7 +157,7 @@ ROWS: dict[str, list[tuple[str, str, Queries]]] = {
 
 
 def dashboard() -> dict[str, Any]:
-    """What Grafana imports."""
+    """Return the dashboard in the format that Grafana imports."""
     panels: list[dict[str, Any]] = []
     for height, (title, row) in enumerate(ROWS.items()):
         y = 9 * height

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from service.engine.onnx_runtime import ort
+from service.engine.onnx.runtime import ort
 
 BATCHES = 16
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from load_tests import inputs
 from load_tests.subjects import ROOT
-from service.engine.card import GRAPHS, Card
-from service.engine.onnx_runtime import ort
-from service.predictors.sentiment import ReviewReader, pad
+from service.engine.onnx.runtime import ort
+from service.registry.card import GRAPHS, Card
+from service.tasks.sentiment import ReviewReader, pad
 
 MODELS = ROOT / "models"
 BODIES = 512

@@ -23,8 +23,8 @@ from load_tests.gpu.service import Served, rig, scenario, serve
 from load_tests.gpu.ways import Device, ways
 from load_tests.machine import OUT, say
 from load_tests.processes import ServerError
-from service.engine import gpu
-from service.engine.onnx_runtime import ort
+from service.engine.onnx import cuda as gpu
+from service.engine.onnx.runtime import ort
 
 PARTS = ("models", "service")
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "service" in options.parts:
         check_tools()
     device: Device = options.device
-    if device == "cuda" and (trouble := gpu.trouble("cuda")) is not None:
+    if device == "cuda" and (trouble := gpu.unavailable_reason("cuda")) is not None:
         raise SystemExit(f"cuda does not work: {trouble}")
     place = torch.device(device)
     if device == "cpu":

@@ -16,8 +16,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from load_tests.gpu.models import Model
-from service.arrays import Tensors
-from service.engine.onnx_runtime import ort
+from service.engine.onnx.runtime import ort
+from service.tensors import Tensors
 
 Shape = tuple[int, ...]
 SECONDS = 0.2

@@ -10,7 +10,7 @@ import torch
 from load_tests.gpu.floor import Peaks, work
 from load_tests.gpu.models import Model
 from load_tests.gpu.ways import Device, Run, Way
-from service.arrays import Tensors
+from service.tensors import Tensors
 
 WARM = 5
 """Runs before those that count: buffers, plans, recordings, compilations."""

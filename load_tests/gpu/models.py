@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, Card
+from service.registry.card import GRAPHS, Card
+from service.tensors import Tensors
 from training.digits import model as digits_network
 from training.fashion import model as fashion_network
 from training.mammogram import model as mammogram

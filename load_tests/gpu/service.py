@@ -18,7 +18,7 @@ from load_tests.gpu.models import Model
 from load_tests.gpu.ways import Device
 from load_tests.metrics import Histogram, histogram
 from load_tests.subjects import deepserve
-from service.arrays import Array
+from service.tensors import Array
 
 CONNECTIONS = 64
 """A worker."""

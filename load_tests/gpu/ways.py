@@ -14,10 +14,10 @@ import onnx
 import torch
 
 from load_tests.gpu.models import Model, on_torch
-from service.arrays import Tensors
-from service.engine import gpu
-from service.engine.fixed_shapes import FixedShapes
-from service.engine.onnx_runtime import ort
+from service.engine.onnx import cuda as gpu
+from service.engine.onnx.runtime import ort
+from service.engine.onnx.shape_buckets import ShapeBuckets
+from service.tensors import Tensors
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "tf32", "float16"]
@@ -67,14 +67,14 @@ def _plain(model: Model, device: Device) -> Run:
 def _bound(model: Model, device: Device, *, precision: Precision = "float32", graphs: bool = False) -> Run:
     graph = _in_float16(model) if precision == "float16" else model.graph
     session = _session(graph, device, graphs=graphs, tf32=precision == "tf32")
-    return FixedShapes(session, model.card.inputs, model.card.outputs, memory=device).run
+    return ShapeBuckets(session, model.card.inputs, model.card.outputs, memory=device).run
 
 
 def _tensorrt(model: Model) -> Run:
-    if (trouble := gpu.trouble("tensorrt")) is not None:
+    if (trouble := gpu.unavailable_reason("tensorrt")) is not None:
         raise RuntimeError(trouble)
     session = _open(model.graph, gpu.providers("tensorrt"))
-    return FixedShapes(session, model.card.inputs, model.card.outputs).run
+    return ShapeBuckets(session, model.card.inputs, model.card.outputs).run
 
 
 def _session(graph: Path | bytes, device: Device, *, graphs: bool = False, tf32: bool = False) -> ort.InferenceSession:

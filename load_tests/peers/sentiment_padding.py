@@ -20,7 +20,7 @@ import onnxruntime as ort
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from service.predictors.sentiment import ReviewReader, pad
+from service.tasks.sentiment import ReviewReader, pad
 
 
 class Reviews(BaseModel):

@@ -1,64 +1,86 @@
-"""`python -m service doctor`: say whether the server would start here and be ready, and what it would serve.
+"""`python -m service doctor`: report whether the server would start here and be ready, and what it would serve.
 
-It checks the requirements of a start, all of `startup.REQUIREMENTS`, and loads and verifies every version.
+It checks `startup.REQUIREMENTS`, and loads and verifies every version.
 """
 
 import json
 import logging
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
 from service import machine
 from service.commands import startup
-from service.commands.report import Check, lines
 from service.errors import StartupError
-from service.settings import PREFIX, Settings, settings, strangers
-from service.traffic import Diversion
+from service.settings import PREFIX, Settings, environment_warnings, settings
+from service.traffic_split import TrafficSplit
 
-if TYPE_CHECKING:  # without ONNX Runtime they cannot be imported, which is what the doctor says then
-    from service.engine.repository import Repository
-    from service.serving.models import ServedModels
+if TYPE_CHECKING:  # cannot be imported without ONNX Runtime, whose absence is reported
+    from service.registry.registry import ModelRegistry
+
+Verdict = Literal["ok", "warn", "FAIL"]
+"""FAIL makes the command fail."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report of `doctor` or `verify`."""
+
+    subject: str
+    finding: str
+    verdict: Verdict = "ok"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it makes the command fail."""
+        return self.verdict == "FAIL"
+
 
 Report = dict[str, list[Check]]
-"""What was found, by what it is about."""
+"""Checks by section."""
+
+
+def table(checks: Iterable[Check]) -> list[str]:
+    """Return checks as lines of a table: verdict, subject and finding."""
+    rows = list(checks)
+    width = max((len(row.subject) for row in rows), default=0)
+    indent = "\n" + " " * (width + 10)
+    return [
+        f"  {row.verdict:4}  {row.subject:{width}}  {row.finding.replace(chr(10), indent)}".rstrip() for row in rows
+    ]
 
 
 def examine() -> Report:
-    """Look at the machine, the settings and the models, as far as what is found allows."""
-    logging.basicConfig(format="%(message)s", level=logging.CRITICAL)  # what the log would say, the report does
+    """Check the machine, the settings and the models, as far as possible."""
+    logging.basicConfig(format="%(message)s", level=logging.CRITICAL)  # the report has what the log would have
     report = {"machine": list(_machine())}
     try:
         chosen = settings()
     except StartupError as error:
-        return report | {"settings": [Check("settings", str(error), "FAIL"), *_strangers()]}
+        return report | {"settings": [Check("settings", str(error), "FAIL"), *_environment()]}
     report["start"] = [_processes(chosen), *(_check(requirement, chosen) for requirement in startup.REQUIREMENTS)]
-    # An address that is taken does not keep the models from being looked at: a server may run here already.
+    # The models are checked even if the address is taken: a server may be running here already.
     if all(check.subject == startup.ADDRESS for check in report["start"] if check.failed):
         report["machine"] += _runtime()
         report[f"models in {chosen.models_dir}"] = list(_models(chosen))
-    return report | {"settings": [*_settings(chosen), *_strangers()]}
+    return report | {"settings": [*_settings(chosen), *_environment()]}
 
 
 def show(report: Report, as_json: bool) -> bool:
-    """Prints the report. Returns whether the server would start and be ready."""
-    ready = not _failed(report)
+    """Print the report. Return whether the server would start and be ready."""
+    ready = not any(check.failed for checks in report.values() for check in checks)
     if as_json:
         sections = {title: [asdict(check) for check in checks] for title, checks in report.items()}
         print(json.dumps({"ready": ready, **sections}, indent=2))
         return ready
     for title, checks in report.items():
-        print(title, *lines(checks), sep="\n")
+        print(title, *table(checks), sep="\n")
     print(f"The server would {'start and be ready' if ready else 'not be ready'}.")
     return ready
-
-
-def _failed(report: Report) -> bool:
-    return any(check.failed for checks in report.values() for check in checks)
 
 
 def _machine() -> Iterator[Check]:
@@ -72,17 +94,17 @@ def _machine() -> Iterator[Check]:
 
 def _runtime() -> Iterator[Check]:
     """What can run models. Neither answer decides whether the server starts."""
-    from service.engine.inference import runtime_found
+    from service.engine.onnx.session import installed_runtime
 
     both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
     hidden = "; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
-    yield Check("ONNX Runtime", f"{runtime_found()}{hidden if both else ''}")
-    trouble = startup.trouble_with("cuda")
+    yield Check("ONNX Runtime", f"{installed_runtime()}{hidden if both else ''}")
+    trouble = startup.gpu_failure("cuda")
     yield Check("cuda", "works" if trouble is None else f"does not work: {trouble}")
 
 
 def _gpus() -> str:
-    from service.telemetry import gpus
+    from service.observability import gpus
 
     return "; ".join(f"{gpu.number}: {gpu.name}, {gpu.total / 2**30:.1f} GiB" for gpu in gpus.found()) or "none"
 
@@ -100,10 +122,10 @@ def _check(requirement: startup.Requirement, chosen: Settings) -> Check:
 
 
 def _models(chosen: Settings) -> Iterator[Check]:
-    """Loads every version that the server would."""
-    from service.engine.layout import scan
-    from service.serving.binding import task
-    from service.serving.models import ServedModels
+    """Load every version that the server would load."""
+    from service.inference.binding import bind
+    from service.registry.layout import scan
+    from service.registry.registry import ModelRegistry
 
     try:
         layout = scan(chosen.models_dir)
@@ -112,40 +134,41 @@ def _models(chosen: Settings) -> Iterator[Check]:
         return
     if not layout.models:
         yield Check("folder", "there is no model in it", "FAIL")
-    predictors = {name: predictor for name in layout.models if (predictor := task(name)) is not None}
-    served = ServedModels(chosen, predictors)
+    registry = ModelRegistry(chosen, bind)
     for name, numbers in layout.models.items():
-        yield from _load(served, name, numbers)
-    yield from (Check(name, f"its files are missing ({why})", "FAIL") for name, why in layout.unreadable.items())
+        registry.load(name, numbers)
+        yield from _versions(registry, name)
+    yield from (Check(name, f"its files are missing ({cause})", "FAIL") for name, cause in layout.unreadable.items())
     yield from (Check("ignored", reason, "warn") for reason in layout.ignored)
-    yield from _unmet(chosen, served.repository)
+    yield from _ineffective_settings(chosen, registry)
 
 
-def _load(served: "ServedModels", name: str, numbers: list[str]) -> Iterator[Check]:
-    """A model's versions; one that fails is a failure only if there is no other."""
-    failures = served.load(name, numbers, None)
-    ready = served.repository.ready_versions(name)
-    for version in served.repository.versions(name).values():
+def _versions(registry: "ModelRegistry", name: str) -> Iterator[Check]:
+    """Report the versions of a model. It is a failure if none could be loaded."""
+    from service.registry.versions import FailedVersion, LoadedVersion
+
+    model = registry.model(name)
+    for version in model.versions.values():
         subject = f"{name} {version.number}"
-        if version.session is not None:
-            default = ", answers by default" if version is served.find(name, None).version else ""
+        if isinstance(version, LoadedVersion):
+            default = ", answers by default" if version is model.default else ""
             yield Check(subject, f"{version.session.provider}, {version.session.precision}{default}")
         else:
-            failed = f"version {version.number}: {version.reason}" in failures
-            yield Check(subject, f"not served: {version.reason}", "warn" if failed else "ok")
-    if not ready:
+            verdict: Verdict = "warn" if isinstance(version, FailedVersion) else "ok"
+            yield Check(subject, f"not served: {version.reason}", verdict)
+    if not model.loaded:
         yield Check(name, "none of its versions is served", "FAIL")
 
 
-def _unmet(chosen: Settings, repository: "Repository") -> Iterator[Check]:
-    """What settings say of models and versions that are not served."""
+def _ineffective_settings(chosen: Settings, registry: "ModelRegistry") -> Iterator[Check]:
+    """Report settings that name models or versions that are not served."""
     for setting, models in chosen.by_model.items():
-        for name, wanted in models.items():
-            ready = [version.number for version in repository.models.get(name, {}).values() if version.session]
-            if not ready:
+        for name, value in models.items():
+            loaded = [version.number for version in registry.models[name].loaded] if name in registry.models else []
+            if not loaded:
                 yield Check(setting, f"names {name}, a model that is not served", "warn")
-            elif isinstance(wanted, Diversion) and wanted.version not in ready:
-                yield Check(setting, f"names version {wanted.version} of {name}, which is not served", "warn")
+            elif isinstance(value, TrafficSplit) and value.version not in loaded:
+                yield Check(setting, f"names version {value.version} of {name}, which is not served", "warn")
 
 
 def _settings(chosen: Settings) -> Iterator[Check]:
@@ -158,7 +181,7 @@ def _settings(chosen: Settings) -> Iterator[Check]:
 
 
 def _shown(value: Any) -> str:
-    """The value of a setting, without secrets."""
+    """Format the value of a setting, without secrets."""
     if isinstance(value, frozenset) and value and all(isinstance(each, SecretStr) for each in value):
         return f"{len(value)}, hidden"
     if isinstance(value, dict):
@@ -168,5 +191,5 @@ def _shown(value: Any) -> str:
     return "none" if value in (None, "", frozenset()) else str(value)
 
 
-def _strangers() -> Iterator[Check]:
-    return (Check("environment", stranger, "warn") for stranger in strangers(os.environ))
+def _environment() -> Iterator[Check]:
+    return (Check("environment", warning, "warn") for warning in environment_warnings(os.environ))

@@ -1,4 +1,4 @@
-"""`python -m service serve`: check what a start needs, then keep workers running until a signal ends the server."""
+"""`python -m service serve`: check the requirements, then supervise workers until a signal stops the server."""
 
 import logging
 import math
@@ -7,19 +7,19 @@ import sys
 from socket import socket
 
 from service.commands import startup
-from service.processes.folder import shared_folder
+from service.observability import logging as logs
+from service.processes.state_directory import state_directory
 from service.processes.supervisor import Supervisor
-from service.settings import Settings, settings, strangers
-from service.telemetry import logs
+from service.settings import Settings, environment_warnings, settings
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-"""Connections that wait to be accepted: as many as BentoML's workers ask for."""
+"""Connections that may wait to be accepted: the same number as in BentoML's workers."""
 _MARGIN_SECONDS = 5.0
-"""Time beyond the longest request to send its response; and as long again for the worker to end."""
+"""Time after the longest request to send its response, and again for the worker to exit."""
 _UNSUITABLE = ("PYTHONOPTIMIZE", "PYTHONWARNINGS")
-"""Variables under which BentoML cannot be imported: it reads docstrings, and raises warnings that may be errors."""
+"""Variables that break the import of BentoML: it reads docstrings, and emits warnings that may be errors."""
 
 
 def serve() -> None:
@@ -30,23 +30,23 @@ def serve() -> None:
     """
     chosen = settings()
     startup.check(chosen)
-    for variable in strangers(os.environ):
-        print(f"deepserve: warning: {variable}", file=sys.stderr)
     logs.set_up(chosen.log_level, chosen.log_format)
+    for warning in environment_warnings(os.environ):
+        logger.warning("%s", warning)
     _prepare_environment()
     with startup.bind(chosen) as listener:
         listener.listen(_BACKLOG)
         logger.info("listening on %s", _url(listener, chosen))
-        stop_seconds = chosen.drain_seconds + chosen.request_timeout + 2 * _MARGIN_SECONDS
+        stop_seconds = chosen.drain_seconds + chosen.request_timeout_seconds + 2 * _MARGIN_SECONDS
         Supervisor(_worker_command(listener.fileno(), chosen), listener, chosen.workers, stop_seconds).run()
 
 
 def _prepare_environment() -> None:
-    """Set what the workers inherit: their temporary files, and BentoML's, are removed with the server."""
-    folder = shared_folder()
-    (folder / "tmp").mkdir()
-    os.environ["TMPDIR"] = str(folder / "tmp")
-    os.environ["BENTOML_HOME"] = str(folder / "bentoml")
+    """Set the variables that the workers inherit. Temporary files, also BentoML's, go to the state directory."""
+    directory = state_directory()
+    (directory / "tmp").mkdir()
+    os.environ["TMPDIR"] = str(directory / "tmp")
+    os.environ["BENTOML_HOME"] = str(directory / "bentoml")
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ["PYTHONUTF8"] = "1"
     for variable in _UNSUITABLE:
@@ -60,13 +60,13 @@ def _url(listener: socket, chosen: Settings) -> str:
 
 
 def _worker_command(listener: int, chosen: Settings) -> list[str]:
-    """Return the command line of a worker, which is BentoML's, that listens on the file descriptor `listener`."""
+    """Return the command line of BentoML's worker that listens on the file descriptor `listener`."""
     options = {
         "--fd": listener,
         "--backlog": _BACKLOG,
-        "--timeout-graceful-shutdown": math.ceil(chosen.request_timeout + _MARGIN_SECONDS),
+        "--timeout-graceful-shutdown": math.ceil(chosen.request_timeout_seconds + _MARGIN_SECONDS),
         "--ssl-certfile": chosen.tls_certificate_file,
         "--ssl-keyfile": chosen.tls_key_file,
     }
     arguments = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
-    return [sys.executable, "-m", "service.processes.worker", "service.app:DeepServe", *arguments]
+    return [sys.executable, "-m", "service.processes.worker", "service.bento:DeepServe", *arguments]

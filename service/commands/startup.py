@@ -1,4 +1,4 @@
-"""What a start needs. `serve` stops at the first requirement that is not met; `doctor` shows them all."""
+"""The requirements of a start. `serve` stops at the first one that is not met; `doctor` shows all of them."""
 
 import os
 import resource
@@ -17,9 +17,9 @@ from threading import Event, Thread
 
 from service.errors import StartupError
 from service.machine import GPU, GPUS
-from service.processes.folder import temporary_folder
+from service.observability import tracing
+from service.processes.state_directory import temporary_directory
 from service.settings import PREFIX, Settings
-from service.telemetry import traces
 from service.tls import rejection, server_context
 
 LIBRARIES = (
@@ -38,50 +38,50 @@ LIBRARIES = (
     "pillow",
     "tokenizers",
 )
-"""What the service needs beside ONNX Runtime."""
+"""Required libraries, besides ONNX Runtime."""
 
-LEAST_OPEN_FILES = 64
+MIN_OPEN_FILES = 64
 """File descriptors of a process: a worker with the shipped models has 20 open before its first connection."""
-LEAST_ADDRESS_SPACE = 2**30
+MIN_ADDRESS_SPACE = 2**30
 """Bytes: a worker with the shipped models takes 0.98 GB, of which 0.2 GB are resident."""
 
-_OTHER_THREADS, _MOST_THREADS_TRIED = 8, 256
-"""Threads of a worker in addition to those of a run, and the most threads that the check starts."""
+_OTHER_THREADS, _MAX_TESTED_THREADS = 8, 256
+"""Threads of a worker besides those that run the model, and the maximum number of threads that the check starts."""
 
 ADDRESS = "address"
-"""The subject of the requirement that the host and the port are free."""
+"""Subject of the requirement that host and port are free."""
 
-_TEMPORARY_BYTES, _TEMPORARY_BYTES_OF_WORKER = 2 * 2**20, 2 * 2**20
-"""Room for temporary files: rate limits and what is small; metrics of each worker, twice while it is replaced."""
+_TEMPORARY_BYTES, _TEMPORARY_BYTES_PER_WORKER = 2 * 2**20, 2 * 2**20
+"""Room for temporary files: small ones of the server, and the metrics of each worker."""
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """Something that a start needs."""
+    """A requirement of a start."""
 
     subject: str
     check: Callable[[Settings], str]
-    """Return what was found, or raise `StartupError`."""
+    """Return what was found, or raise `StartupError` if the requirement is not met."""
 
 
 def check(chosen: Settings) -> None:
-    """Check every requirement, in turn.
+    """Check every requirement in order.
 
     Raises:
-        StartupError: one is not met. The message is one line that names the setting, the variable or the file.
+        StartupError: a requirement is not met. The message is one line that names the setting, variable or file.
     """
     for requirement in REQUIREMENTS:
         requirement.check(chosen)
 
 
 def bind(chosen: Settings) -> socket:
-    """Return a socket that is bound to the host and port. Of several addresses of a name it takes the first of IPv4.
+    """Return a socket that is bound to the host and port. If a name has several addresses, prefer IPv4.
 
     Raises:
         StartupError: the host has no address, or the address is taken, forbidden or not one of this machine.
     """
     if not chosen.host:
-        raise StartupError(f"{PREFIX}HOST is empty: 0.0.0.0 and :: are all addresses of this machine")
+        raise StartupError(f"{PREFIX}HOST is empty: use 0.0.0.0 or :: for all addresses of this machine")
     try:
         found = getaddrinfo(chosen.host, chosen.port, type=SOCK_STREAM, flags=AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -110,11 +110,11 @@ def check_tls(chosen: Settings) -> str:
     if certificate is None or key is None:
         return "off"
     reason = rejection(server_context(certificate, key), certificate)
-    return "1.2 and later" if reason is None else f"no client accepts {certificate} now: {reason}"
+    return "1.2 and later" if reason is None else f"clients reject {certificate}: {reason}"
 
 
 def check_runtime() -> None:
-    """Check that ONNX Runtime, which is one of two packages, is installed.
+    """Check that ONNX Runtime is installed, by one of its two packages.
 
     Raises:
         StartupError: it is not.
@@ -124,7 +124,7 @@ def check_runtime() -> None:
 
 
 def installed(library: str) -> str | None:
-    """Return the version of a library, None if it is not installed."""
+    """Return the version of a library, or None if it is not installed."""
     try:
         return version(library)
     except PackageNotFoundError:
@@ -132,15 +132,18 @@ def installed(library: str) -> str | None:
 
 
 @cache
-def trouble_with(device: GPU) -> str | None:
-    """Return why a GPU does not work, None if it does. Another process tries it, which may keep its memory or die."""
-    program = "import sys; from service.engine import gpu; print(gpu.trouble(sys.argv[1]) or '')"
+def gpu_failure(device: GPU) -> str | None:
+    """Return why a GPU does not work, or None if it does.
+
+    The test runs in another process, since it may crash or keep the GPU's memory.
+    """
+    program = "import sys; from service.engine.onnx import cuda; print(cuda.unavailable_reason(sys.argv[1]) or '')"
     try:
         tried = subprocess.run([sys.executable, "-c", program, device], stdout=subprocess.PIPE, check=False)
     except OSError as error:
         return f"no process can be started: {error.strerror}"
     if tried.returncode:
-        return "the process that tried it died"
+        return "the process that tested it crashed"
     return tried.stdout.decode(errors="replace").strip() or None
 
 
@@ -155,7 +158,7 @@ def check_libraries(_: Settings) -> str:
 
 
 def check_working_directory(_: Settings) -> str:
-    """Check that the working directory exists: libraries ask for it."""
+    """Check that the working directory exists: libraries use it."""
     try:
         return os.getcwd()
     except OSError as error:
@@ -165,24 +168,24 @@ def check_working_directory(_: Settings) -> str:
 def check_open_files(_: Settings) -> str:
     """Check that a process may open enough files."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if allowed < LEAST_OPEN_FILES:
-        raise StartupError(f"ulimit -n: {allowed} open files are too few, a worker needs {LEAST_OPEN_FILES}")
+    if allowed < MIN_OPEN_FILES:
+        raise StartupError(f"ulimit -n: {allowed} open files are too few, a worker needs {MIN_OPEN_FILES}")
     return str(allowed)
 
 
 def check_address_space(_: Settings) -> str:
-    """Check that a process may take enough memory."""
+    """Check that a process may allocate enough memory."""
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
     if allowed == resource.RLIM_INFINITY:
         return "no limit"
-    if allowed < LEAST_ADDRESS_SPACE:
-        raise StartupError(f"ulimit -v: {allowed >> 10} KiB are too few, a worker needs {LEAST_ADDRESS_SPACE >> 10}")
+    if allowed < MIN_ADDRESS_SPACE:
+        raise StartupError(f"ulimit -v: {allowed >> 10} KiB are too few, a worker needs {MIN_ADDRESS_SPACE >> 10}")
     return f"{allowed / 2**30:.1f} GiB"
 
 
 def check_threads(chosen: Settings) -> str:
-    """Check that the threads of all workers can be started, by starting them for a moment."""
-    needed = min(chosen.workers * (chosen.threads + _OTHER_THREADS), _MOST_THREADS_TRIED)
+    """Check that the threads of all workers can be started, by starting them briefly."""
+    needed = min(chosen.workers * (chosen.threads + _OTHER_THREADS), _MAX_TESTED_THREADS)
     end, started = Event(), 0
     try:
         while started < needed:
@@ -197,21 +200,21 @@ def check_threads(chosen: Settings) -> str:
 
 
 def check_temporary_files(chosen: Settings) -> str:
-    """Check that there is room for what the workers share, by taking it for a moment."""
-    folder = temporary_folder()
-    if "$" in str(folder):  # BentoML would replace it and what follows
-        raise StartupError(f"TMPDIR: {folder}: its name has a $")
-    needed = _TEMPORARY_BYTES + _TEMPORARY_BYTES_OF_WORKER * chosen.workers
+    """Check that the state directory has enough space, by allocating it briefly."""
+    directory = temporary_directory()
+    if "$" in str(directory):  # BentoML would expand it as a variable
+        raise StartupError(f"TMPDIR: {directory}: the name contains a $")
+    needed = _TEMPORARY_BYTES + _TEMPORARY_BYTES_PER_WORKER * chosen.workers
     try:
-        with TemporaryFile(dir=folder) as file:
+        with TemporaryFile(dir=directory) as file:
             os.posix_fallocate(file.fileno(), 0, needed)
     except OSError as error:
-        raise StartupError(f"TMPDIR: {folder}: {error.strerror} ({needed / 2**20:.0f} MiB are needed)") from error
-    return str(folder)
+        raise StartupError(f"TMPDIR: {directory}: {error.strerror} ({needed / 2**20:.0f} MiB are needed)") from error
+    return str(directory)
 
 
 def check_models(chosen: Settings) -> str:
-    """Check that the folder can be read, and that there is a task for each model that a setting names."""
+    """Check that the models directory can be read, and that every model named by a setting has a task."""
     try:
         str(chosen.models_dir).encode()  # as ONNX Runtime does
         next(chosen.models_dir.iterdir(), None)
@@ -219,30 +222,49 @@ def check_models(chosen: Settings) -> str:
         reason = error.strerror if isinstance(error, OSError) else "its name is not UTF-8"
         raise StartupError(f"{PREFIX}MODELS_DIR: {chosen.models_dir}: {reason}") from error
     if any(chosen.by_model.values()):
-        from service.serving.binding import task  # which needs the runtime
+        from service.tasks import TASKS  # it needs the libraries that are checked before
 
         for setting, models in chosen.by_model.items():
-            if unknown := sorted(model for model in models if task(model) is None):
+            if unknown := sorted(set(models) - TASKS.keys()):
                 raise StartupError(f"{PREFIX}{setting.upper()}: there is no task {', '.join(unknown)}")
     return str(chosen.models_dir)
 
 
 def check_device(chosen: Settings) -> str:
-    """Try the GPU, if the settings name one."""
+    """Test the GPU, if the settings name one."""
     if chosen.device not in GPUS:
         return chosen.device
-    if (trouble := trouble_with(chosen.device)) is not None:
-        raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {trouble}")
+    if (failure := gpu_failure(chosen.device)) is not None:
+        raise StartupError(f"{PREFIX}DEVICE: {chosen.device} does not work: {failure}")
     return f"{chosen.device} works"
 
 
+def check_rate_limit(chosen: Settings) -> str:
+    """Check that rate limits can be counted. Redis need not answer: until it does, requests pass."""
+    if not chosen.rate_limit_per_second:
+        return "off"
+    limit = f"{chosen.rate_limit_per_second:g} requests a second for each client"
+    uri = chosen.rate_limit_storage_uri.get_secret_value()
+    if uri == "memory://":
+        return limit if chosen.workers == 1 else f"{limit} in each of {chosen.workers} workers, which do not share it"
+    if find_spec("redis") is None or find_spec("limits") is None:
+        raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: the client of Redis is missing: install deepserve[redis]")
+    from redis.connection import parse_url
+
+    try:
+        parse_url(uri.replace("redis+unix", "unix", 1))  # type: ignore[no-untyped-call]
+    except ValueError:  # its message may contain the password
+        raise StartupError(f"{PREFIX}RATE_LIMIT_STORAGE_URI: not the URI of a Redis server") from None
+    return f"{limit}, shared by Redis at {uri.partition('://')[2].rpartition('@')[2]}"
+
+
 def check_tracing(_: Settings) -> str:
-    """Check that traces can be sent, if they are to be."""
-    return "on" if traces.check(os.environ) else "off"
+    """Check the settings of tracing, if it is on."""
+    return "on" if tracing.check(os.environ) else "off"
 
 
 def check_address(chosen: Settings) -> str:
-    """Check that the host and the port can be listened on."""
+    """Check that the server can listen on the host and port."""
     with bind(chosen):
         return f"{chosen.host}:{chosen.port} is free"
 
@@ -258,6 +280,7 @@ REQUIREMENTS = (
     Requirement("device", check_device),
     Requirement("TLS", check_tls),
     Requirement("tracing", check_tracing),
+    Requirement("rate limit", check_rate_limit),
     Requirement(ADDRESS, check_address),
 )
-"""In the order in which they are checked: what others need comes first."""
+"""In order: a check comes after those that it depends on."""

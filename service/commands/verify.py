@@ -1,50 +1,53 @@
-"""`python -m service verify`: holds versions of models against their cards before they go anywhere near a server.
+"""`python -m service verify`: verify versions of models before they are deployed.
 
-More than a server checks when it loads a version: every graph on the card and not only the one that would be served,
-the task that has to work with it, and what the card tells people.
+It checks more than a server that loads a version: every graph on the card instead of only the one that would be served,
+the task, and whether the card is complete.
 """
 
 from collections.abc import Iterable, Iterator
 from os.path import abspath
 from pathlib import Path
 
-from service.commands.report import Check, lines
-from service.engine.card import FILE_NAME, GRAPHS, Card, Precision, TensorSpec, lower_is_better
-from service.engine.inference import Runtime
-from service.engine.layout import MODEL_NAME, VERSION_NUMBER, no_versions, scan, versions
-from service.engine.verification import VerificationError, verify_files, verify_graph
-from service.serving.binding import bind, task
+from service.commands.doctor import Check, table
+from service.engine.session import Precision, Runtime
+from service.inference.binding import bind
+from service.registry.card import FILE_NAME, GRAPHS, Card, lower_is_better
+from service.registry.layout import MODEL_NAME, VERSION_NUMBER, scan, scan_model
+from service.registry.loader import open_session
+from service.registry.verification import VerificationError, verify_files
+from service.tensors import TensorSpec
 
 
 class NothingThereError(Exception):
-    """A folder in which there is nothing to verify."""
+    """A folder contains nothing to verify."""
 
 
 def verify(folders: list[Path]) -> bool:
-    """Prints what is found in each folder: a version, a model or all models. Returns whether all is as it should be.
+    """Verify what is in each folder, a version, a model or all models, and print it. Return whether no check failed.
 
     Raises:
-        NothingThereError: a folder is none, cannot be read, or holds no version.
+        NothingThereError: a folder does not exist, cannot be read, or contains no version.
     """
     found = [version for folder in folders for version in _versions(Path(abspath(folder)))]
     failed = 0
     for version in found:
         checks = list(check(version))
         failed += any(each.failed for each in checks)
-        print(f"{version.parent.name} version {version.name}", *lines(checks), sep="\n")
+        print(f"{version.parent.name} version {version.name}", *table(checks), sep="\n")
     print(f"{len(found)} verified, {failed} failed")
     return not failed
 
 
 def _versions(folder: Path) -> list[Path]:
-    """Those in the folder; what is ignored in it is printed."""
+    """Return the versions in a folder, and print which folders in it are ignored."""
     if not folder.is_dir():
         raise NothingThereError(f"{folder}: there is no such folder")
     try:
         if VERSION_NUMBER.fullmatch(folder.name) or (folder / FILE_NAME).exists():
             return [folder]
-        if numbers := versions(folder):
-            found, ignored = [folder / number for number in numbers], no_versions(folder)
+        model = scan_model(folder)
+        if model.versions:
+            found, ignored = [folder / number for number in model.versions], model.ignored
         else:
             layout = scan(folder)
             found = [folder / name / number for name, numbers in layout.models.items() for number in numbers]
@@ -61,7 +64,7 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def check(version: Path) -> Iterator[Check]:
-    """What is to be said of the version in `.../<name>/<number>`; after files that are wrong nothing more."""
+    """Verify the version in `.../<name>/<number>`. Nothing is checked after files that are wrong."""
     name, number = version.parent.name, version.name
     if not MODEL_NAME.fullmatch(name) or not VERSION_NUMBER.fullmatch(number):
         yield Check("place", f"{name}/{number} is not like digits/1: no server would look at it", "FAIL")
@@ -77,7 +80,7 @@ def check(version: Path) -> Iterator[Check]:
     yield from (_check_graph(version, card, precision) for precision, graph in GRAPHS.items() if graph in card.files)
     yield _check_task(version, card)
     if not card.distributions:
-        yield Check("drift", "will not be told: the card has no distributions to hold requests against", "warn")
+        yield Check("drift", "not measured: the card has no distributions to compare requests with", "warn")
     yield from (Check("baseline", worse, "warn") for worse in _worse_than_baselines(card))
     faults = list(_faults(card))
     yield from (Check("card", fault, "FAIL") for fault in faults)
@@ -89,21 +92,18 @@ def check(version: Path) -> Iterator[Check]:
 def _check_graph(version: Path, card: Card, precision: Precision) -> Check:
     graph = GRAPHS[precision]
     try:
-        verify_graph(version, card, Runtime(precision=precision))
+        open_session(version, card, Runtime(precision=precision))
     except VerificationError as error:
         return Check(graph, str(error), "FAIL")
-    return Check(graph, f"{_signature(card.inputs)} -> {_signature(card.outputs)}, golden cases come out")
+    return Check(graph, f"{_signature(card.inputs)} -> {_signature(card.outputs)}, golden cases pass")
 
 
 def _check_task(version: Path, card: Card) -> Check:
-    predictor = task(card.name)
-    if predictor is None:
-        return Check("task", f"there is no predictor of {card.name}", "FAIL")
     try:
-        bind(predictor, version, card)
+        bind(version, card)
     except VerificationError as error:
         return Check("task", str(error), "FAIL")
-    return Check("task", f"the predictor of {predictor.name} fits")
+    return Check("task", f"the task {card.name} fits")
 
 
 def _worse_than_baselines(card: Card) -> Iterator[str]:
@@ -120,8 +120,8 @@ def _worse_than_baselines(card: Card) -> Iterator[str]:
 
 
 def _faults(card: Card) -> Iterator[str]:
-    """What the card leaves a reader to guess."""
-    said = {
+    """Return what is missing or contradictory on the card."""
+    required = {
         "title": card.title,
         "task": card.task,
         "intended_use": card.intended_use,
@@ -132,7 +132,7 @@ def _faults(card: Card) -> Iterator[str]:
         "training.commit": card.training.commit,
         "training.libraries": card.training.libraries,
     }
-    yield from (f"{field} is empty" for field, value in said.items() if not value)
+    yield from (f"{field} is empty" for field, value in required.items() if not value)
     for spec in (*card.inputs, *card.outputs):
         if spec.shape[:1] != ("batch",):
             yield f"the first dimension of {spec.name} is not batch"

@@ -1,1 +1,1 @@
-"""Models on disk become warm sessions, and many requests become few runs."""
+"""Batching, caching and running of graphs."""

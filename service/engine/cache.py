@@ -1,46 +1,23 @@
-"""Answers kept for those who ask the same again: by model, bounded in bytes, the least recently used leave first.
+"""A cache of outputs for repeated inputs: one per model, bounded in bytes, with the least recently used evicted first.
 
-A version's batcher is asked only what it has not answered yet. Answers are told apart by the decoded inputs, so that
-all doors share them, and by the content of the version, so that one swapped for another of its number never answers for
-it; what it leaves behind makes room as new answers come.
+The key is a digest of the preprocessed inputs, so all endpoints share the entries, and of the content of the version,
+so a version replaced under the same number never gets the outputs of its predecessor.
 """
 
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
 
-from service.arrays import Array, Tensors
-from service.engine.batching import Batcher
+from service.engine.batcher import Batcher
+from service.engine.queue import RunTimings
+from service.observability.observer import Observer
+from service.tensors import Array, Tensors
 
 ENTRY_BYTES = 450
-"""Memory that an answer takes beside its numbers, and..."""
+"""Memory of an entry without its arrays."""
 ARRAY_BYTES = 250
-"""...each of its arrays: growth of the process by 200,000 of them."""
-
-
-class CacheObserver(Protocol):
-    """Is told what a cache holds."""
-
-    def holds(self, size: int) -> None:
-        """All its answers take `size` bytes."""
-
-    def evicted(self, answers: int) -> None:
-        """So many answers have made room for others."""
-
-
-class LookupObserver(Protocol):
-    """Is told what a version's cached batcher does."""
-
-    def hit(self, seconds: float) -> None:
-        """An answer was found, in `seconds`."""
-
-    def missed(self) -> None:
-        """An answer is not there."""
-
-    def kept(self, seconds: float) -> None:
-        """To look for it in vain, and to keep it once it was there, took `seconds`."""
+"""Memory of an array without its elements. Both are the growth of a process with 200,000 entries."""
 
 
 @dataclass(slots=True)
@@ -51,89 +28,93 @@ class _Entry:
 
 
 class Cache:
-    """The answers of all versions of one model. Belongs to one event loop."""
+    """The outputs of all versions of one model. Belongs to one event loop."""
 
-    def __init__(self, most_bytes: int, observer: CacheObserver | None = None) -> None:
-        """Keeps answers of `most_bytes` of memory, what it takes to keep them included; `observer` is told of them."""
+    def __init__(self, max_bytes: int, observer: Observer | None = None) -> None:
+        """Create an empty cache.
+
+        Args:
+            max_bytes: memory of all entries, including the overhead of each.
+            observer: records the size and the evictions.
+        """
         self.bytes = 0
-        """Memory that the answers take."""
-        self._most_bytes = most_bytes
-        self._observer = observer
+        """Memory of the entries."""
+        self._max_bytes = max_bytes
+        self._observer = observer or Observer()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         """By key, the least recently used first."""
 
     def get(self, key: bytes) -> Tensors | None:
-        """The outputs that are kept under `key`, read-only; None if there are none."""
+        """Return the outputs stored under `key`, read-only; None if there are none."""
         if (entry := self._entries.get(key)) is None:
             return None
         self._entries.move_to_end(key)
         return entry.outputs
 
     def put(self, key: bytes, outputs: Tensors) -> None:
-        """Keeps a copy of `outputs`, unless it would not fit even alone."""
+        """Store a copy of `outputs`, unless it is larger than the whole cache may be."""
         size = ENTRY_BYTES + sum(ARRAY_BYTES + values.nbytes for values in outputs.values())
-        if size > self._most_bytes:
+        if size > self._max_bytes:
             return
-        held = self.bytes
-        if (former := self._entries.pop(key, None)) is not None:  # the same was asked twice at once
-            self.bytes -= former.size
-        # A view would keep the whole batch that it was computed in.
+        bytes_before = self.bytes
+        if (replaced := self._entries.pop(key, None)) is not None:  # of a concurrent request with the same inputs
+            self.bytes -= replaced.size
+        # A view would keep the outputs of the whole batch alive.
         self._entries[key] = _Entry({name: _read_only_copy(values) for name, values in outputs.items()}, size)
         self.bytes += size
         evicted = 0
-        while self.bytes > self._most_bytes:
+        while self.bytes > self._max_bytes:
             self.bytes -= self._entries.popitem(last=False)[1].size
             evicted += 1
-        if self._observer is not None:
-            if self.bytes != held:
-                self._observer.holds(self.bytes)
-            if evicted:
-                self._observer.evicted(evicted)
+        if self.bytes != bytes_before:
+            self._observer.holds(self.bytes)
+        if evicted:
+            self._observer.evicted(evicted)
 
 
 class CachedBatcher:
-    """The batcher of a version, asked only for answers that are not kept."""
+    """A version's batcher behind the cache of its model: only outputs that are not cached are computed."""
 
-    def __init__(self, batcher: Batcher, cache: Cache, content: bytes, observer: LookupObserver) -> None:
-        """Answers from `cache` what it can.
+    def __init__(self, batcher: Batcher, cache: Cache, content: bytes, observer: Observer | None = None) -> None:
+        """Put `cache` in front of `batcher`.
 
         Args:
-            batcher: computes the rest.
-            cache: of the model, for all its versions.
-            content: what makes the version answer as it does; another version's differs.
-            observer: told of what is found and what is not.
+            batcher: computes the outputs that are not cached.
+            cache: of the model, shared by its versions.
+            content: identifies the content of the version; different for any other version.
+            observer: records lookups.
         """
         self._batcher = batcher
         self._cache = cache
         self._content = sha256(content)
-        self._observer = observer
+        self._observer = observer or Observer()
 
-    async def submit(self, inputs: Tensors) -> Tensors:
-        """The outputs for `inputs`, as `Batcher.submit` has them, perhaps read-only.
+    async def submit(self, inputs: Tensors) -> tuple[Tensors, RunTimings | None]:
+        """Return the outputs for `inputs`, like `Batcher.submit`. Cached outputs are read-only and have no timings.
 
         Raises:
-            Unavailable: they are not kept, and the queue is full.
+            Unavailable: the outputs are not cached, and the queue is full.
         """
         started = time.perf_counter()
         key = self._key(inputs)
-        kept = self._cache.get(key)
-        found = time.perf_counter()
-        if kept is not None:
-            self._observer.hit(found - started)
-            return kept
+        cached = self._cache.get(key)
+        lookup_seconds = time.perf_counter() - started
+        if cached is not None:
+            self._observer.hit(lookup_seconds)
+            return cached, None
         self._observer.missed()
-        outputs = await self._batcher.submit(inputs)
+        outputs, timings = await self._batcher.submit(inputs)
         computed = time.perf_counter()
         self._cache.put(key, outputs)
-        self._observer.kept(time.perf_counter() - computed + found - started)
-        return outputs
+        self._observer.kept(time.perf_counter() - computed + lookup_seconds)
+        return outputs, timings
 
     def check_room(self) -> None:
-        """Lets every request pass: its answer may be here, and if not, `submit` refuses it."""
+        """Accept any request: its outputs may be cached. If they are not, `submit` checks the queue."""
 
     def _key(self, inputs: Tensors) -> bytes:
-        """A digest of the version and of the inputs: their names, dtypes, shapes and numbers."""
-        # On processors that know it, as most do, SHA-256 takes half the time of BLAKE2 where inputs are large.
+        """Return a digest of the version and of the names, dtypes, shapes and elements of the inputs."""
+        # With the SHA instructions of most processors, SHA-256 takes half the time of BLAKE2 on large inputs.
         digest = self._content.copy()
         for name in sorted(inputs):
             values = inputs[name]

@@ -1,15 +1,15 @@
-"""Start the workers of a server, replace those that end, and stop them when a signal says so.
+"""Start the workers of a server, replace workers that end, and stop all of them on a signal.
 
 | signal | effect |
 | --- | --- |
-| SIGTERM, SIGINT | stop: each worker drains, answers the requests under way and ends |
+| SIGTERM, SIGINT | stop: each worker drains, completes its requests and exits |
 | a second one | end the drain |
 | a third one, or `stop_seconds` after the first | kill the workers |
-| SIGHUP | reload: start a new worker for each, and stop the old one once the new one serves |
+| SIGHUP | reload: start a new worker in place of each, and stop the old one when the new one serves |
 
-BentoML's own supervisor, circus, does not do this. It ignores SIGTERM while it reloads or starts a worker, leaves
-workers and the port behind when it is killed, restarts a worker that cannot start for ever, looks up the name of the
-host, and takes commands, any program of the system among them, from whoever connects to a port on 127.0.0.1.
+BentoML's own supervisor, circus, ignores SIGTERM while it reloads or starts a worker, leaves workers and the port
+behind when it is killed, restarts for ever a worker that cannot start, and looks up the name of the host. It also runs
+any program for any local process that connects to its port on 127.0.0.1.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from service.processes.worker import STARTED, SUPERVISOR
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before a worker is started in place of one that did not start; each failure doubles them."""
+"""Seconds before the next attempt to start a worker that failed to start; each failure doubles them."""
 
 
 @dataclass(eq=False)
@@ -36,38 +36,38 @@ class _Worker:
 
     process: asyncio.subprocess.Process
     started: asyncio.Task[bool]
-    """Done once the worker serves, with True, or has ended before, with False."""
+    """True when the worker serves; False if it ended before that."""
     retired: bool = False
-    """Whether another worker has replaced it."""
+    """Whether a reload has replaced this worker."""
 
     @property
     def serves(self) -> bool:
         return self.started.done() and self.started.result() and self.process.returncode is None
 
     def send(self, number: signal.Signals) -> None:
-        # `process.send_signal` would ask for the exit status of a process that has ended, and asyncio would miss it.
+        # `process.send_signal` would reap a process that has ended, and asyncio would miss its exit status.
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
     async def wait(self) -> str:
-        """Return how it ended, once it has."""
+        """Wait until the process ends, and return a message that says how."""
         status, served = await self.process.wait(), await self.started
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         return f"worker {self.process.pid} {how}{'' if served else ' before it could serve'}"
 
 
 class Supervisor:
-    """Keeps workers running that accept connections from one listening socket."""
+    """Keeps workers running that accept connections on one listening socket."""
 
     def __init__(self, command: Sequence[str], listener: socket, workers: int, stop_seconds: float) -> None:
         """Prepare to run `command` in `workers` processes.
 
         Args:
-            command: a program that calls `end_with_supervisor` and `tell_started`, and its arguments.
+            command: a program that calls `end_with_supervisor` and `notify_started`, and its arguments.
             listener: inherited by the workers under the same file descriptor.
             workers: number of processes.
-            stop_seconds: time from the first SIGTERM until workers that still run are killed.
+            stop_seconds: time from the first SIGTERM until the remaining workers are killed.
         """
         self._command = command
         self._listener = listener
@@ -79,7 +79,7 @@ class Supervisor:
         self._failure: str | None = None
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Call it in the main thread: a worker ends with the thread that started it.
+        """Serve until SIGTERM or SIGINT. Call it in the main thread: workers end with the thread that starts them.
 
         Raises:
             StartupError: a worker cannot start, and no other worker serves.
@@ -102,7 +102,7 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
 
     async def _keep_running(self, worker: _Worker | None = None) -> None:
-        """Start a worker, unless one is given, and another whenever it ends, until the server stops."""
+        """Start a worker, or use the given one, and start another whenever it ends, until the server stops."""
         pause = _FIRST_PAUSE
         while worker is not None or not self._stopping.is_set():
             try:
@@ -151,12 +151,12 @@ class Supervisor:
             os.close(writing)
         worker = _Worker(process, self._tasks.create_task(_read_byte(reading)))
         self._workers.add(worker)
-        if self._stopping.is_set():  # since it was being started
+        if self._stopping.is_set():  # while it was being started
             worker.send(signal.SIGTERM)
         return worker
 
     def _stop(self) -> None:
-        """Stop the workers; called again, sooner."""
+        """Stop the workers; each further call makes them stop sooner."""
         self._stop_signals += 1
         if not self._stopping.is_set():
             self._stopping.set()
@@ -172,23 +172,23 @@ class Supervisor:
             worker.send(signal.SIGKILL)
 
     def _reload(self) -> None:
-        """Begin to replace the workers, unless that is under way or the server stops."""
+        """Start to replace the workers, unless a reload is in progress or the server stops."""
         if not self._stopping.is_set() and (self._reloading is None or self._reloading.done()):
             self._reloading = self._tasks.create_task(self._replace_workers())
 
     async def _replace_workers(self) -> None:
-        """Put a new worker in the place of each; keep the rest if a new one does not start."""
+        """Replace each worker with a new one; keep the remaining workers if a new one does not start."""
         for old in [worker for worker in self._workers if not worker.retired]:
             try:
                 new = await self._start()
             except OSError as error:
-                logger.error("the workers are not replaced: %s", error.strerror)  # noqa: TRY400  # one line
+                logger.error("reload failed, the old workers keep serving: %s", error.strerror)  # noqa: TRY400  # one line
                 return
             if not await new.started:
                 ended = await new.wait()
                 self._workers.discard(new)
                 if not self._stopping.is_set():
-                    logger.error("the workers are not replaced: %s", ended)
+                    logger.error("reload failed, the old workers keep serving: %s", ended)
                 return
             self._tasks.create_task(self._keep_running(new))
             old.retired = True
@@ -196,7 +196,7 @@ class Supervisor:
 
 
 async def _read_byte(pipe: int) -> bool:
-    """Return whether a byte arrived before the other end of the pipe was closed."""
+    """Return whether a byte arrives before the other end of the pipe is closed."""
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb", buffering=0)

@@ -1,7 +1,7 @@
 """`python -m service.processes.worker`: a process that serves, started by the supervisor.
 
-It takes the command line of BentoML's worker. The supervisor tells it two things in the environment: its own process
-id, and a pipe that expects one byte once the worker serves.
+Its command line is that of BentoML's worker. The supervisor passes two facts in the environment: its own process id,
+and a pipe to which the worker writes one byte when it serves.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def main() -> None:
-    """Run BentoML's worker, which imports and serves `service.app`."""
+    """Run BentoML's worker, which imports and serves `service.bento`."""
     end_with_supervisor()
     from _bentoml_impl.worker.service import main as run_bentoml_worker
 
@@ -26,20 +26,20 @@ def main() -> None:
 
 
 def end_with_supervisor() -> None:
-    """Have the kernel kill this process when the process that started it ends, however that ends.
+    """Have the kernel kill this process when its parent process ends in any way. Linux only, see prctl(2).
 
-    Otherwise a worker outlives a supervisor that was killed, and keeps the port. Linux only, see prctl(2).
+    Otherwise a worker would outlive a killed supervisor and keep the port.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     supervisor = os.environ.get(SUPERVISOR)
-    if supervisor is not None and os.getppid() != int(supervisor):  # it ended before the call above
+    if supervisor is not None and os.getppid() != int(supervisor):  # the supervisor ended before the call above
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def tell_started() -> None:
-    """Tell the supervisor, if there is one, that this worker serves."""
+def notify_started() -> None:
+    """Notify the supervisor, if there is one, that this worker serves."""
     if (pipe := os.environ.pop(STARTED, None)) is not None:
         os.write(int(pipe), b".")
         os.close(int(pipe))

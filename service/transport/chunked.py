@@ -22,7 +22,7 @@ class _Part(Enum):
 
 
 class ChunkedDecoder:
-    """Takes one body out of its chunks."""
+    """Decodes one chunked body."""
 
     __slots__ = ("_left", "_overhead", "_part", "complete")
 
@@ -31,17 +31,17 @@ class ChunkedDecoder:
         """Whether the end of the body has been read."""
         self._part = _Part.SIZE
         self._left = 0
-        """Bytes of the present chunk that are still to come."""
+        """Bytes of the present chunk that have not arrived."""
         self._overhead = 0
         """Bytes of extensions and trailers so far."""
 
     def decode(self, coded: bytes) -> tuple[bytes, bytes]:
-        """Return the part of the body that `coded` holds, and the bytes that are still to be decoded.
+        """Return the part of the body in `coded`, and the bytes that could not be decoded yet.
 
-        The latter belong before the bytes that arrive next, or, if the body is `complete`, to the next request.
+        Prepend the latter to the bytes that arrive next. If the body is `complete`, they belong to the next request.
 
         Raises:
-            Refusal: 400 if these are no chunks, 431 if extensions and trailers are too long.
+            Refusal: 400 if the chunks are malformed, 431 if extensions and trailers are too long.
         """
         data: list[bytes] = []
         at = 0
@@ -99,7 +99,7 @@ class ChunkedDecoder:
 
 
 def _malformed() -> Refusal:
-    return Refusal(400, "The body is not in chunks as HTTP/1.1 defines them.")
+    return Refusal(400, "The body does not have valid chunks.")
 
 
 def _too_long() -> Refusal:

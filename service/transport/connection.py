@@ -1,12 +1,12 @@
 """The protocol class that uvicorn makes for each connection, in place of its own: HTTP/1.1 between a socket and ASGI.
 
-It drives the state machine of `states`. A response leaves in one write, one timer watches a connection, and a client
-that hangs up cancels the task of its request. `load_tests.bench.protocol` measures its cost beside uvicorn's class.
+It drives the state machine of `states`. A response is sent in one write, each connection has one timer (`watchdog`),
+and a client that hangs up cancels the task of its request. `load_tests.bench.protocol` compares the cost of this class
+with uvicorn's own.
 """
 
 import asyncio
 import logging
-import math
 from typing import Any
 
 from starlette.types import Scope
@@ -34,26 +34,17 @@ from service.transport.states import (
     Event,
     State,
 )
+from service.transport.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 MAX_UNREAD_BYTES = 65536
-"""Bytes that are read before anybody asks for them: of a body, or of the requests after the present one. The packet
-that exceeds them is still held."""
-HEAD_SECONDS = 20.0
-"""From the first byte of a head to its last."""
-DRAIN_IDLE_SECONDS = 2.5
-"""How long a connection may wait for its next request while the server drains, and how often each wait is looked at."""
-WRITE_SECONDS = 60.0
-"""How long a client may leave a response unread."""
-QUIET_SECONDS = 5.0
-"""DISCARDING and LINGERING: how long a client may send nothing."""
-LINGER_SECONDS = 30.0
-"""DISCARDING and LINGERING: how long a client may send."""
+"""Bytes of a body, or of the requests after the present one, that are held before reading pauses. The packet that
+exceeds the limit is still held."""
 LINGER_BYTES = 64 * 2**20
-"""LINGERING: how much a client may send."""
+"""LINGERING: bytes that a client may send."""
 PROBE_SECONDS = 0.1
-"""How often a client is probed that has ended its side and waits for a response."""
+"""Interval of the probes of a client that has ended its side and waits for a response."""
 
 
 class Connection(asyncio.Protocol):
@@ -69,6 +60,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.loop = _loop or asyncio.get_running_loop()
         self.state: State = IDLE
+        self.in_head = False
+        """IDLE: whether the first bytes of a head have arrived."""
         self.write_blocked: asyncio.Future[None] | None = None
         self.is_closing = False
         self._options = options
@@ -78,24 +71,19 @@ class Connection(asyncio.Protocol):
         self._app_state = app_state
         self._reader = Reader(options.single_headers)
         self._exchange: Exchange | None = None
-        """The request that is received or answered; None in every other state."""
+        """The request that is being received or answered; None in every other state."""
         self._transport: asyncio.Transport
         self._common_scope: Scope
         self._common_headers: list[tuple[bytes, bytes]] | None = None
         self._common_lines = b""
-        """`_common_headers` as they are sent."""
+        """`_common_headers` as bytes."""
         self._is_admitted = False
-        """Whether the connection counts as one of those that may be open at once."""
+        """Whether the connection is counted against `Options.connections`."""
         self._reading = True
         self._eof = False
         """Whether the client has ended its side."""
-        self._in_head = False
-        """IDLE: whether the first bytes of a head have arrived."""
-        self._waiting_since = 0.0
-        """When the wait began that the timer watches."""
-        self._linger_until = 0.0
         self._lingered_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._watchdog = Watchdog(self.loop, self, options)
         self._probe_timer: asyncio.TimerHandle | None = None
 
     # asyncio calls these
@@ -104,15 +92,14 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._server.connections.add(self)  # type: ignore[arg-type]  # a set of uvicorn's own protocols
         self._common_scope = connection_scope(transport, self._root_path)
-        self._waiting_since = self.loop.time()
         connections = self._options.connections
         self._is_admitted = connections.take(1)
         if self._is_admitted:
-            self._watch()
+            self._watchdog.check()
         elif len(self._server.connections) <= 2 * connections.limit:
             self._refuse(Refusal(503, "The server has as many connections as it takes."))
         else:
-            self._abort()
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.state is LINGERING:
@@ -122,7 +109,7 @@ class Connection(asyncio.Protocol):
             self._read()
 
     def eof_received(self) -> bool:
-        """Keep the connection if the client waits for a response; else close it."""
+        """Keep the connection if the client waits for a response; otherwise close it."""
         self._eof = True
         if self.state is RESPONDING and self._transport.can_write_eof():
             self._probe_timer = self.loop.call_later(PROBE_SECONDS, self._probe)
@@ -136,14 +123,14 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         self._server.connections.discard(self)
         self._options.connections.give_back(int(self._is_admitted))
-        for timer in (self._timer, self._probe_timer):
-            if timer is not None:
-                timer.cancel()
+        self._watchdog.cancel()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
 
     def pause_writing(self) -> None:
         self.write_blocked = self.loop.create_future()
-        self._waiting_since = self.loop.time()
-        self._watch()
+        self._watchdog.restart()
+        self._watchdog.check()
 
     def resume_writing(self) -> None:
         if self.write_blocked is not None and not self.write_blocked.done():
@@ -153,7 +140,7 @@ class Connection(asyncio.Protocol):
     # uvicorn calls this
 
     def shutdown(self) -> None:
-        """Take no further request: close now if idle, else after the present response."""
+        """Accept no further request: close now if idle, otherwise after the present response."""
         self.is_closing = True
         if self.state is IDLE:
             self._close()
@@ -187,14 +174,24 @@ class Connection(asyncio.Protocol):
             self._linger()
             return
         self._move(RESPONSE)
-        self._waiting_since = self.loop.time()
+        self._watchdog.restart()
         if not self._reading:
             self.resume_reading()
         if self.state is DISCARDING:
-            self._linger_until = self._waiting_since + LINGER_SECONDS
-            self._watch()
+            self._watchdog.restart_lingering()
         if self._reader.buffer or self._eof:
             self._read()
+
+    # the watchdog calls these
+
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._move(CLOSE)
+        self._give_exchange_up()
+        self._transport.abort()
 
     # requests
 
@@ -205,7 +202,7 @@ class Connection(asyncio.Protocol):
         """Read what has arrived, as far as the state allows."""
         try:
             if self.state is DISCARDING:
-                self._waiting_since = self.loop.time()
+                self._watchdog.restart()
                 self._read_body()
             if self.state is IDLE:
                 self._read_head()
@@ -227,17 +224,17 @@ class Connection(asyncio.Protocol):
     def _read_head(self) -> None:
         head = self._reader.read_head()
         if head is not None:
-            self._in_head = False
+            self.in_head = False
             self._move(REQUEST)
             self._exchange = Exchange(
                 self, request_scope(self._common_scope, head, self._app_state), head, self._options
             )
         elif self._eof or self.is_closing:
             self._close()
-        elif self._reader.buffer and not self._in_head:
-            self._in_head = True
-            self._waiting_since = self.loop.time()
-            self._watch()
+        elif self._reader.buffer and not self.in_head:
+            self.in_head = True
+            self._watchdog.restart()
+            self._watchdog.check()
 
     def _read_body(self) -> None:
         data = self._reader.read_body()
@@ -249,7 +246,7 @@ class Connection(asyncio.Protocol):
                 self._exchange.end_body()
 
     async def _run(self, exchange: Exchange) -> None:
-        """Run the application; one that fails or ends early cannot leave its client waiting."""
+        """Run the application. If it fails or ends without a complete response, the client gets a 500."""
         task = exchange.task
         assert task is not None
         try:
@@ -263,12 +260,12 @@ class Connection(asyncio.Protocol):
                 self._refuse(Refusal(500, "The server failed to answer."))
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer in the application's place, and end the connection."""
+        """Send an error response in place of the application's, and end the connection."""
         exchange = self._exchange
         if exchange is not None:
             refusal.method, refusal.path = exchange.scope["method"], exchange.scope["path"]
-            if exchange.response_started:  # only a broken connection tells its client that the response is incomplete
-                self._abort()
+            if exchange.response_started:  # only an aborted connection shows the client that the response is incomplete
+                self.abort()
                 return
         self._give_exchange_up()
         response = self._options.refuse(refusal)
@@ -289,7 +286,7 @@ class Connection(asyncio.Protocol):
     # the end of the connection
 
     def _linger(self) -> None:
-        """End the server's side, and read on until the client ends its own (RFC 9112 section 9.6)."""
+        """End the server's side, and keep reading until the client ends its own (RFC 9112 section 9.6)."""
         nothing_follows = self.state is RESPONDING and not self._reader.buffer
         self._move(LAST_RESPONSE)
         self._reader.buffer = b""
@@ -299,65 +296,28 @@ class Connection(asyncio.Protocol):
             return
         if has_half_close:
             self._transport.write_eof()
-        self._waiting_since = self.loop.time()
-        self._linger_until = self._waiting_since + LINGER_SECONDS
         self.resume_reading()
-        self._watch()
+        self._watchdog.restart_lingering()
 
     def _drop(self, data: bytes) -> None:
-        self._waiting_since = self.loop.time()
+        self._watchdog.restart()
         self._lingered_bytes += len(data)
         if self._lingered_bytes > LINGER_BYTES:
-            self._abort()
+            self.abort()
 
     def _close(self) -> None:
-        """Close the connection once the client has what was written."""
+        """Close the connection once everything written has been sent."""
         self._move(CLOSE)
         self._give_exchange_up()
-        self._waiting_since = self.loop.time()
+        self._watchdog.restart()
         self._transport.close()
 
-    def _abort(self) -> None:
-        """Close the connection at once."""
-        self._move(CLOSE)
-        self._give_exchange_up()
-        self._transport.abort()
-
     def _probe(self) -> None:
-        """Find out whether a client that has ended its side is still there: one that has gone resets the connection.
+        """Send an interim response to a client that has ended its side: one that has gone resets the connection.
 
-        Every HTTP/1.1 client understands an interim response at any time (RFC 9110 section 15.2).
+        HTTP/1.1 clients accept an interim response at any time (RFC 9110 section 15.2).
         """
         exchange = self._exchange
         if exchange is not None and exchange.scope["http_version"] == "1.1" and not exchange.response_started:
             self.write(CONTINUE)
         self._probe_timer = self.loop.call_later(PROBE_SECONDS, self._probe)
-
-    # time
-
-    def _watch(self) -> None:
-        """End the connection if it has waited too long, else look again when it will have."""
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = self._deadline() - self.loop.time()
-        if delay > 0:
-            self._timer = self.loop.call_later(min(delay, self._idle_seconds, DRAIN_IDLE_SECONDS), self._watch)
-        else:
-            self._abort()
-
-    @property
-    def _idle_seconds(self) -> float:
-        seconds = self._options.keep_alive_seconds
-        return min(seconds, DRAIN_IDLE_SECONDS) if self._options.is_draining() else seconds
-
-    def _deadline(self) -> float:
-        """Return when the present wait has lasted too long, by the clock of the event loop."""
-        if self.write_blocked is not None or self.state is CLOSED:
-            return self._waiting_since + WRITE_SECONDS
-        if self.state is RECEIVING or self.state is RESPONDING:
-            return math.inf
-        if self._transport.get_write_buffer_size():
-            return self._waiting_since + WRITE_SECONDS
-        if self.state is IDLE:
-            return self._waiting_since + (HEAD_SECONDS if self._in_head else self._idle_seconds)
-        return min(self._waiting_since + QUIET_SECONDS, self._linger_until)

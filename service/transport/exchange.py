@@ -1,4 +1,4 @@
-"""One request and its response, as an ASGI application sees them: its `receive` and its `send`."""
+"""One request and its response: the `receive` and `send` of an ASGI application."""
 
 import asyncio
 from collections.abc import Iterable
@@ -11,19 +11,19 @@ from service.transport.options import Options
 from service.transport.response import BODILESS_STATUSES, CONTINUE, header_lines, status_line
 
 MAX_DISCARDED_BYTES = 65536
-"""Rest of a body that is read and dropped after the response, so that the connection can be kept; for a longer rest a
+"""Maximum remainder of a body that is read and dropped after the response to keep the connection. For a longer one, a
 new connection costs less."""
 
 _LENGTH, _CHUNKED, _NO_BODY, _TO_THE_END = "length", "chunked", "no body", "to the end of the connection"
-"""How the end of a response is marked (RFC 9112 section 6.3)."""
+"""How the end of a response is determined (RFC 9112 section 6.3)."""
 
 
 class Wire(Protocol):
-    """What an exchange needs of its connection."""
+    """The connection as an exchange uses it."""
 
     loop: asyncio.AbstractEventLoop
     write_blocked: asyncio.Future[None] | None
-    """Done when the client has read enough of what was written; None while it reads."""
+    """Done when the client has read enough for more to be written; None while writing is possible."""
     is_closing: bool
     """Whether the server shuts down."""
 
@@ -31,7 +31,7 @@ class Wire(Protocol):
         """Send bytes."""
 
     def resume_reading(self) -> None:
-        """Read on, if reading has been paused."""
+        """Resume reading if it is paused."""
 
     def common_headers(self) -> bytes:
         """Return the header lines of the server itself."""
@@ -40,7 +40,7 @@ class Wire(Protocol):
         """Return the bytes of the body that have not arrived; None if their number is unknown."""
 
     def end_response(self) -> None:
-        """Go on after the last byte of the response."""
+        """Continue with the next request after the last byte of the response."""
 
 
 class Exchange:
@@ -76,11 +76,11 @@ class Exchange:
         """Runs the application."""
         self.body_complete = False
         self.unread = 0
-        """Bytes of the body that have arrived and that the application has not taken."""
+        """Bytes of the body that have arrived and that the application has not received."""
         self.response_started = False
         self.response_complete = False
         self.is_detached = False
-        """Whether the connection has given the exchange up: nothing is sent or received any more."""
+        """Whether the connection has abandoned the exchange: nothing more is sent or received."""
         self._wire = wire
         self._options = options
         self._charged = 0
@@ -88,12 +88,12 @@ class Exchange:
         self._over_budget = False
         self._chunks: list[bytes] = []
         self._delivered = False
-        """Whether the application has taken the end of the body."""
+        """Whether the application has received the end of the body."""
         self._expects_continue = head.expects_continue
         self._waiter: asyncio.Future[None] | None = None
-        """What `receive` waits for."""
+        """The future that `receive` waits for."""
         self._pending_head: bytes | None = None
-        """The head of the response, which leaves together with the first bytes of its body."""
+        """The head of the response, which is sent with the first bytes of its body."""
         self._framing = _LENGTH
         self._unsent = 0
         """Bytes of the response that `Content-Length` announces and that have not been sent."""
@@ -101,7 +101,7 @@ class Exchange:
     # the connection calls these
 
     def add(self, chunk: bytes) -> None:
-        """Take a piece of the body."""
+        """Add a piece of the body."""
         if self._over_budget:
             return
         size = len(chunk)
@@ -119,13 +119,13 @@ class Exchange:
             self._wake()
 
     def end_body(self) -> None:
-        """Take the end of the body."""
+        """Mark the end of the body."""
         self.body_complete = True
         if self._waiter is not None:
             self._wake()
 
     def detach(self) -> None:
-        """Give the exchange up: the client has gone or gets another response."""
+        """Abandon the exchange: the client has disconnected or gets another response."""
         self.is_detached = True
         self._chunks.clear()
         self._give_back()
@@ -133,10 +133,10 @@ class Exchange:
     # the application calls these
 
     async def receive(self) -> Message:
-        """Return the body as far as it has arrived; after its end, wait for the end of the exchange.
+        """Return the part of the body that has arrived; after its end, wait for the end of the exchange.
 
         Raises:
-            Exception: what `Options.overloaded` makes, if the bodies of all connections are too much together.
+            Exception: from `Options.overloaded`, if the bodies of all connections exceed their limit.
         """
         while not self._chunks and (self._delivered or not self.body_complete):
             if self.response_complete or self.is_detached:
@@ -158,10 +158,10 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.body_complete}
 
     async def send(self, message: Message) -> None:
-        """Send the response; its head leaves with the first bytes of its body.
+        """Send the response; its head is sent with the first bytes of its body.
 
         Raises:
-            RuntimeError: the messages are not a response in ASGI, or not as long as `Content-Length` says.
+            RuntimeError: the messages are not an ASGI response, or their length is not that of `Content-Length`.
             ValueError: a header is not valid.
         """
         wire = self._wire
@@ -195,7 +195,7 @@ class Exchange:
             wire.end_response()
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """Decide how the response is framed and whether another may follow; return its head."""
+        """Choose the framing of the response and whether another may follow; return its head."""
         lines, length = header_lines(headers)
         if self.scope["method"] == "HEAD" or status in BODILESS_STATUSES:
             self._framing = _NO_BODY

@@ -1,9 +1,8 @@
 """The head of a request: its request line and headers, checked by httptools and against RFC 9110 and 9112.
 
-httptools (llhttp) rejects malformed header lines and ambiguous lengths. This module and
-`request_line` check what llhttp leaves open: target, method and version, `Host`, headers that must not repeat, transfer
-codings, expectations. It is given complete heads only, so
-that no verdict depends on how the bytes were split into packets.
+httptools (llhttp) rejects malformed header lines and ambiguous lengths. This module and `request_line` check the rest:
+target, method and version, `Host`, headers that must not repeat, transfer codings and expectations. httptools gets
+complete heads only, so that its verdict does not depend on how the bytes were split into packets.
 """
 
 import re
@@ -16,7 +15,7 @@ from service.transport.request_line import RequestLine, is_host, not_http, parse
 
 MAX_REQUEST_LINE_BYTES = 65536
 MAX_HEADER_BYTES = 65536
-"""Of all header lines of a request together, and of all its trailers."""
+"""Limit for all header lines of a request together, and for all its trailers together."""
 
 _SINGLE_HEADERS = frozenset((b"host", b"authorization", b"content-type", b"content-length", b"origin"))
 
@@ -45,7 +44,7 @@ def parse_head(raw: bytes, single_headers: frozenset[bytes]) -> Head:
 
     Args:
         raw: the bytes.
-        single_headers: lower-case names of headers that must not repeat, beside those of HTTP itself.
+        single_headers: lower-case names of headers that must not repeat, in addition to those of HTTP itself.
 
     Raises:
         Refusal: with status 400, 414, 417, 431, 501 or 505.
@@ -65,13 +64,13 @@ def parse_head(raw: bytes, single_headers: frozenset[bytes]) -> Head:
 
 
 def _check_syntax(raw: bytes, line: RequestLine, line_end: int) -> None:
-    """Have llhttp check the whole head. Where it finds no fault, each line is a header, and splitting is safe."""
-    if line.minor > 1:  # RFC 9110 section 2.5: served as the highest minor version that is known here
+    """Check the whole head with llhttp. If it accepts the head, each line is a header and can be split."""
+    if line.minor > 1:  # RFC 9110 section 2.5: process it as the highest known minor version
         raw = raw[: line_end - 1] + b"1" + raw[line_end:]
     try:
         httptools.HttpRequestParser(None).feed_data(raw)
     except httptools.HttpParserUpgrade:
-        pass  # the offer of another protocol is declined: RFC 9110 section 7.8
+        pass  # an upgrade offer is ignored: RFC 9110 section 7.8
     except httptools.HttpParserError as error:
         raise not_http() from error
 
@@ -100,11 +99,11 @@ def _interpret(line: RequestLine, headers: Headers, single_headers: frozenset[by
 
 
 def check_beginning(raw: bytes, fresh: int) -> None:
-    """Check what has arrived of a head whose end has not, so that nobody waits for the end of what is none.
+    """Check the beginning of an incomplete head, so that invalid bytes are rejected without waiting for the end.
 
     Args:
         raw: the beginning of the head.
-        fresh: where the bytes begin that have not been checked.
+        fresh: the index of the first byte that has not been checked.
 
     Raises:
         Refusal: as `parse_head` would.
@@ -146,7 +145,7 @@ def _check_not_repeated(headers: Headers, single_headers: frozenset[bytes]) -> N
 
 def _expects_continue(value: bytes | None) -> bool:
     if value is not None and value.lower() != b"100-continue":
-        raise Refusal(417, "The only expectation that is met here is 100-continue.")
+        raise Refusal(417, "The only supported expectation is 100-continue.")
     return value is not None
 
 
@@ -155,4 +154,4 @@ def _check_transfer_coding(value: bytes, minor: int) -> None:
     if minor == 0:
         raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding.")
     if value.lower() != b"chunked":
-        raise Refusal(501, "The only transfer coding that is known here is chunked.")
+        raise Refusal(501, "The only supported transfer coding is chunked.")

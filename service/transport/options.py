@@ -1,4 +1,4 @@
-"""What the service hands to its transport: limits, and callables in place of knowledge."""
+"""The configuration of the transport: limits, and callables that connect it to the service."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Refusal(Exception):
-    """Bytes that get an error response from the transport; no application sees them.
+    """An invalid request, which gets an error response from the transport instead of the application.
 
-    `method` and `path` are those of the request as far as they were read, else empty.
+    `method` and `path` are those of the request if they were read, otherwise empty.
     """
 
     def __init__(self, status: int, detail: str) -> None:
@@ -31,7 +31,7 @@ class Response:
 
 
 class Budget:
-    """A number of units that all connections of a process share: bytes of bodies, or connections."""
+    """A limit that all connections of a process share: bytes of bodies, or connections."""
 
     __slots__ = ("limit", "used")
 
@@ -56,16 +56,16 @@ class Options:
     """The configuration of all connections of a process."""
 
     refuse: Callable[[Refusal], Response]
-    """Renders a refusal, and counts it."""
+    """Render the error response of a refusal, and count it."""
     overloaded: Callable[[], Exception]
-    """Makes what `receive` raises once `body_bytes` are used up."""
+    """Return the exception that `receive` raises when `body_bytes` are used up."""
     is_draining: Callable[[], bool]
-    """Whether each response shall be the last on its connection."""
+    """Return whether each response should be the last on its connection."""
     keep_alive_seconds: float
     """How long a connection may wait for its next request."""
     connections: Budget
-    """Connections at once; one more gets a 503."""
+    """Limit of open connections; one more gets a 503."""
     body_bytes: Budget
-    """Bytes of request bodies that have arrived and whose responses are not complete."""
+    """Limit of bytes of request bodies whose responses are not complete."""
     single_headers: frozenset[bytes] = frozenset()
     """Lower-case names of headers that the application reads and that a request must not repeat."""

@@ -1,6 +1,6 @@
-"""Bytes to requests: takes the bytes of a connection in any portions, and gives heads and bodies when asked.
+"""Parse the bytes of a connection, which arrive in any portions, to heads and bodies.
 
-It reads no further than it is asked to: what a client has sent beyond the present request stays unread.
+Bytes after the present request stay unread until the connection asks for the next head.
 """
 
 import re
@@ -13,19 +13,19 @@ _EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 
 
 class Reader:
-    """The requests of one connection, one after the other."""
+    """Reads the requests of one connection in order."""
 
     __slots__ = ("_chunks", "_searched", "_single_headers", "buffer", "remaining")
 
     def __init__(self, single_headers: frozenset[bytes]) -> None:
-        """A reader without bytes; `single_headers` are those of `parse_head`."""
+        """Create a reader; `single_headers` are those of `parse_head`."""
         self.remaining: int | None = 0
-        """Bytes of the present body that have not been read; None if it comes in chunks and has not ended."""
+        """Bytes of the present body that have not been read; None for a chunked body that has not ended."""
         self._single_headers = single_headers
         self.buffer = b""
-        """Bytes that have arrived and not been read: the connection appends to it."""
+        """Bytes that have arrived and have not been read. The connection appends to it."""
         self._searched = 0
-        """Where the search for the end of an incomplete head goes on."""
+        """Index from which the search for the end of an incomplete head continues."""
         self._chunks: ChunkedDecoder | None = None
 
     def read_head(self) -> Head | None:
@@ -34,7 +34,7 @@ class Reader:
         The body of the request before must have been read to its end.
 
         Raises:
-            Refusal: it is not valid; nothing can be read after it.
+            Refusal: the head is not valid; nothing can be read after it.
         """
         data = self.buffer
         end = data.find(b"\r\n\r\n", self._searched) + 4
@@ -49,7 +49,7 @@ class Reader:
         return head
 
     def _await_head(self, data: bytes) -> Head | None:
-        """Drop empty lines before the head (RFC 9112 section 2.2), and check what there is of it."""
+        """Drop empty lines before the head (RFC 9112 section 2.2), and check the bytes that have arrived."""
         if data.startswith(b"\r\n"):
             self.buffer = _EMPTY_LINES.sub(b"", data, 1)
             self._searched = 0
@@ -60,7 +60,7 @@ class Reader:
         return None
 
     def read_body(self) -> bytes:
-        """Return what has arrived of the present body; after its last byte `remaining` is 0.
+        """Return the bytes of the present body that have arrived; after its last byte `remaining` is 0.
 
         Raises:
             Refusal: its chunks are not valid; nothing can be read after it.

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from service.transport.options import Refusal
 
 MAX_CACHED_BYTES = 256
-"""Clients send the same lines again and again: those of at most this length are parsed once."""
+"""Maximum length of request lines whose result is cached, since clients repeat them."""
 MAX_HOST_BYTES = 262
 """A name of 255 bytes, a colon and a port."""
 
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")}
-"""Those of RFC 9110 and 5789. CONNECT is missing: an origin server need not implement it."""
+"""The methods of RFC 9110 and 5789 without CONNECT, which an origin server need not implement."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION = re.compile(rb"HTTP/([0-9])(?:\.([0-9]))?")
@@ -28,19 +28,19 @@ class RequestLine(NamedTuple):
     method: str
     target: bytes
     path: bytes
-    """Of the target, still percent-encoded; `*` for `OPTIONS *`."""
+    """The path of the target, percent-encoded; `*` for `OPTIONS *`."""
     query: bytes
     minor: int
     """The minor version of HTTP/1."""
     authority: bytes | None
-    """Host and port of a target that is a URL: they take the place of the `Host` header."""
+    """Host and port of a target that is a URL; they replace the `Host` header."""
 
 
 def parse_request_line(line: bytes) -> RequestLine:
     """Parse a request line without its line end.
 
     Raises:
-        Refusal: 400 if it is malformed, 501 for a method that is unknown, 505 for a major version other than 1.
+        Refusal: 400 if it is malformed, 501 for an unknown method, 505 for a major version other than 1.
     """
     return _parse_cached(line) if len(line) <= MAX_CACHED_BYTES else _parse(line)
 
@@ -52,11 +52,11 @@ def _parse(line: bytes) -> RequestLine:
     if found is None or not target or not _TOKEN.fullmatch(name):
         raise not_http()
     if found[1] != b"1":
-        raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported.")
     if found[2] is None:
         raise not_http()
     if (method := _METHODS.get(name)) is None:
-        raise Refusal(501, "The method is unknown here.")
+        raise Refusal(501, "The method is not supported.")
     path, query, authority = _parse_target(method, target)
     return RequestLine(method, target, path, query, int(found[2]), authority)
 
@@ -97,5 +97,5 @@ def _matches_host(value: bytes) -> bool:
 
 
 def not_http() -> Refusal:
-    """Return the refusal of bytes that are no HTTP."""
+    """Return the refusal of bytes that are not HTTP."""
     return Refusal(400, "This is not HTTP/1.1.")

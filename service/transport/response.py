@@ -1,4 +1,4 @@
-"""The head of a response as bytes, and the proof that no header can end it early or add another."""
+"""Serialise the head of a response. Invalid headers are rejected, so that none can inject another one."""
 
 import re
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ BODILESS_STATUSES = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CHECKED_NAMES: set[bytes] = set()
-"""Valid names that have been sent, so that each is checked once."""
+"""Valid names, so that each is checked once."""
 MAX_CHECKED_NAMES = 1024
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, int | None]:
-    """Return headers as the lines that they are sent as, and the `Content-Length` among them.
+    """Return headers as header lines, and the value of `Content-Length` if it is one of them.
 
     Raises:
         ValueError: a name or a value is not valid (RFC 9110 section 5), such as a value with a line break.

@@ -13,7 +13,7 @@ _ESCAPED_SLASH = re.compile(rb"%2[Ff]")
 
 
 def connection_scope(transport: asyncio.Transport, root_path: str) -> Scope:
-    """Return what the scopes of all requests on a connection have in common."""
+    """Return the common part of the scopes of all requests on a connection."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -40,7 +40,7 @@ def request_scope(common: Scope, head: Head, state: dict[str, Any]) -> Scope:
 
 
 def decode_path(raw: bytes) -> str:
-    """Decode the escapes of a path, but for `%2F`: that is no separator, and routing could not tell it from one."""
+    """Decode the escapes of a path except `%2F`, which routing could not distinguish from a separator."""
     if b"%" not in raw:
         return raw.decode()
     return b"%2F".join(unquote_to_bytes(part) for part in _ESCAPED_SLASH.split(raw)).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""`python -m service doctor`: what a start here would come to, without one."""
+"""`python -m service doctor` reports whether the server would start and be ready."""
 
 import json
 import re
@@ -13,10 +13,10 @@ import pytest
 
 from load_tests.processes import free_ports
 from service.commands.startup import LIBRARIES
-from service.engine import gpu
+from service.engine.onnx import cuda as gpu
 from service.settings import Settings
 from tests.live.conftest import clean_environment
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 
 def doctor(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
+def test_the_report_of_a_start_that_would_succeed(models: Path) -> None:
     [port] = map(str, free_ports(1))
     done = doctor(
         "--json",
@@ -53,7 +53,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
         workers="auto",
         worker="3",
         version_policy=json.dumps({"digits": "latest 1"}),
-        cache=json.dumps({"sentiment": 1000}),
+        cache_bytes=json.dumps({"sentiment": 1000}),
         canary=json.dumps({"digits": {"version": "9", "share": 0.5}}),
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -66,7 +66,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert found["digits 1"] == ("ok", "not served: the version policy (latest 1) leaves it out")
     assert found["mammogram 1"] == ("ok", "CPUExecutionProvider, float32, answers by default")
     assert found["ignored"] == ("warn", "digits/latest: a version is a number, as in digits/1")
-    assert found["cache"] == ("warn", "names sentiment, a model that is not served")
+    assert found["cache_bytes"] == ("warn", "names sentiment, a model that is not served")
     assert found["canary"] == ("warn", "names version 9 of digits, which is not served")
     assert found["address"] == ("ok", f"127.0.0.1:{port} is free")
     assert found["TLS"] == ("ok", "off")
@@ -79,7 +79,7 @@ def test_a_start_that_would_succeed_is_told_in_full(models: Path) -> None:
     assert {f"DEEPSERVE_{name.upper()}" for name in Settings.model_fields} <= found.keys()
 
 
-def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) -> None:
+def test_all_failures_are_reported_at_once(models: Path) -> None:
     shutil.rmtree(models / "digits")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
     with socket.socket() as taken:
@@ -95,14 +95,14 @@ def test_all_that_keeps_a_server_from_being_ready_is_told_at_once(models: Path) 
     assert done.stderr == ""
 
 
-def test_a_model_that_cannot_be_read_is_told(models: Path) -> None:
+def test_a_model_that_cannot_be_read_is_a_failure(models: Path) -> None:
     (models / "sentiment").symlink_to("unmounted")
     done = doctor(port=str(free_ports(1)[0]), models_dir=str(models))
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL  sentiment    its files are missing (sentiment: No such file or directory)" in done.stdout
 
 
-def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_models_folder_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     done = doctor(port=str(free_ports(1)[0]), models_dir=str(tmp_path / "nowhere"))
     assert (done.returncode, done.stderr) == (1, "")
     assert (
@@ -111,21 +111,21 @@ def test_a_models_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_device_that_does_not_work_is_told_with_the_reason() -> None:
-    trouble = gpu.trouble("cuda")
+def test_a_device_that_does_not_work_is_a_failure_with_the_reason() -> None:
+    trouble = gpu.unavailable_reason("cuda")
     done = doctor("--json", port=str(free_ports(1)[0]), device="cuda")
     told = ("ok", "cuda works") if trouble is None else ("FAIL", f"DEEPSERVE_DEVICE: cuda does not work: {trouble}")
     assert done.returncode == (trouble is not None)
     assert checks(json.loads(done.stdout))["device"] == told
 
 
-def test_a_setting_that_is_wrong_is_told() -> None:
+def test_an_invalid_setting_is_a_failure() -> None:
     done = doctor(port="eighty")
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL  settings  DEEPSERVE_PORT: " in done.stdout
 
 
-def test_every_library_that_the_service_needs_is_told() -> None:
+def test_every_dependency_is_checked() -> None:
     needed = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
     assert needed is not None
     assert set(LIBRARIES) == set(re.findall(r'^    "([a-z-]+)', needed[1], re.MULTILINE))

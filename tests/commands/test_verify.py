@@ -1,4 +1,4 @@
-"""`python -m service verify`: what is wrong with a version is found before it is served, and scripts can tell."""
+"""`python -m service verify` finds faults of a version before it is deployed. Its exit status tells scripts."""
 
 import shutil
 import subprocess
@@ -11,8 +11,8 @@ import pytest
 
 from service.commands.verify import NothingThereError, check
 from service.commands.verify import verify as verify_here
-from service.engine.card import Card, Figure, digests
-from tests.places import MODELS, ROOT
+from service.registry.card import Card, Figure, digests
+from tests.paths import MODELS, ROOT
 
 DIGITS = MODELS / "digits"
 
@@ -33,7 +33,7 @@ def faults(version: Path) -> list[str]:
     return [f"{found.subject}: {found.finding}" for found in check(version) if found.failed]
 
 
-def test_what_is_shipped_passes() -> None:
+def test_the_shipped_models_pass() -> None:
     done = verify("models")
     assert (done.returncode, done.stderr) == (0, "")
     count = len(list(MODELS.glob("*/*/card.json")))
@@ -54,26 +54,26 @@ def test_one_version_that_fails_fails_the_command(version: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "digits/9", "empty", "digits/1/card.json"])
-def test_where_nothing_is_there_is_nothing_to_verify(version: Path, folder: str) -> None:
+def test_a_folder_without_versions_is_an_error(version: Path, folder: str) -> None:
     (version.parent.parent / "empty").mkdir()
     with pytest.raises(NothingThereError, match=folder):
         verify_here([version.parent.parent / folder])
 
 
-def test_a_model_that_cannot_be_read_is_not_passed_over(version: Path) -> None:
+def test_a_model_that_cannot_be_read_is_an_error(version: Path) -> None:
     (version.parent.parent / "sentiment").symlink_to("unmounted")
     with pytest.raises(NothingThereError, match="sentiment: No such file or directory"):
         verify_here([version.parent.parent])
 
 
-def test_a_wrong_command_line_is_told_from_a_version_that_fails() -> None:
+def test_the_exit_status_of_a_wrong_command_line_is_2() -> None:
     done = verify("models/digits", "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert "nowhere: there is no such folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_reference_that_is_not_served_is_verified_too(version: Path) -> None:
+def test_a_reference_graph_that_is_not_served_is_verified_too(version: Path) -> None:
     with np.load(version / "golden.npz") as golden:
         arrays = dict(golden)
     arrays["out:probabilities"] = arrays["out:probabilities"][::-1]
@@ -86,15 +86,15 @@ def test_a_reference_that_is_not_served_is_verified_too(version: Path) -> None:
 def test_a_model_without_a_task_fails(version: Path) -> None:
     letters = version.parent.rename(version.parent.with_name("letters")) / "1"
     Card.read(letters).model_copy(update={"name": "letters"}).write(letters)
-    assert faults(letters) == ["task: there is no predictor of letters"]
+    assert faults(letters) == ["task: there is no task of this name"]
 
 
-def test_a_place_where_no_server_would_look_fails(version: Path) -> None:
+def test_a_version_in_a_folder_that_servers_ignore_fails(version: Path) -> None:
     wrong = version.parent.rename(version.parent.with_name("Digits")) / "1"
     assert faults(wrong)[0].startswith("place: Digits/1")
 
 
-def test_a_card_without_distributions_is_told_and_passes(version: Path) -> None:
+def test_a_card_without_distributions_is_a_warning(version: Path) -> None:
     Card.read(version).model_copy(update={"distributions": {}}).write(version)
     [warning] = [found for found in check(version) if found.verdict != "ok"]
     assert (warning.subject, warning.verdict) == ("drift", "warn")
@@ -136,7 +136,7 @@ def leave_out(field: str) -> Callable[[Card], dict[str, object]]:
         ),
     ],
 )
-def test_what_the_card_does_not_tell_is_named(
+def test_what_is_missing_on_the_card_is_named(
     version: Path, change: Callable[[Card], dict[str, object]], fault: str
 ) -> None:
     card = Card.read(version)

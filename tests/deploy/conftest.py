@@ -18,7 +18,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.places import DIGIT, ROOT
+from tests.paths import DIGIT, ROOT
 
 OVERLAYS = sorted(path.parent.name for path in ROOT.glob("deploy/kubernetes/overlays/*/kustomization.yaml"))
 BASE = re.search(r"^ARG PYTHON=(\S+)$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)[1]  # type: ignore[index]

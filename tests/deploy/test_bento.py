@@ -11,7 +11,7 @@ import pytest
 from load_tests.processes import free_ports
 from tests.deploy.conftest import BASE, assert_answers, constraints, pinned, said, wait_until_ready
 from tests.live.conftest import clean_environment
-from tests.places import ROOT
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.deploy
 

@@ -33,7 +33,7 @@ from tests.deploy.conftest import (
     unbuildable,
     wait_until_ready,
 )
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 pytestmark = pytest.mark.deploy
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from service.observability import metrics
 from service.settings import PREFIX, Settings
-from service.telemetry import metrics
 from tests.deploy.conftest import OVERLAYS, Manifest, build, container, only, render
-from tests.places import ROOT
+from tests.paths import ROOT
 
 LONGEST_START = 60.0
 """Seconds from the start of a container on a core of its own to its first answer, with a lot to spare: 6 measured."""

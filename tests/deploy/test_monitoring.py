@@ -1,4 +1,4 @@
-"""What watches the service: every alert fires when it should and not when it should not, and panels are not empty."""
+"""The rules, the alerts and the dashboard for the metrics: alerts fire as expected, and no panel is empty."""
 
 import json
 import runpy
@@ -16,25 +16,24 @@ import yaml
 from PIL import Image
 
 from load_tests.processes import free_ports
-from service.telemetry import collecting
-from service.telemetry.batches import Batches
-from service.telemetry.drift import Drift
-from service.telemetry.series import Counter, Gauge, Histogram
+from service.observability import exposition
+from service.observability.series import Counter, Gauge, Histogram
 from tests.deploy.conftest import program, said
 from tests.live.conftest import serving
-from tests.places import ROOT
+from tests.paths import ROOT
 
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "deepserve.yaml").read_text())
 ALERTS = [rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
+RECORDED = [rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule]
 DASHBOARD = json.loads((MONITORING / "dashboards" / "deepserve.json").read_text())
 QUERIES = {
     f"{panel['title']}: {target['legendFormat']}": target["expr"]
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", ())
 }
-OF_GPUS = ("Memory of GPUs", "Memory of workers on GPUs")
-"""The panels that have nothing to show where the server runs on CPU, as it does here."""
+OF_GPUS = ("GPU memory in use", "GPU memory of workers")
+"""Panels that are empty on a machine without GPU."""
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -42,21 +41,16 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_the_dashboard_is_what_its_program_makes() -> None:
+def test_the_dashboard_is_generated_by_its_program() -> None:
     made = runpy.run_path(str(MONITORING / "dashboard.py"))
     assert made["dashboard"]() == DASHBOARD
 
 
-def test_rules_and_panels_ask_for_metrics_that_there_are() -> None:
+def test_rules_and_panels_query_existing_metrics() -> None:
     rules = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
-    suffixes = {
-        Batches: ("_total",),
-        Counter: ("_total",),
-        Gauge: ("",),
-        Drift: ("",),
-        Histogram: ("_bucket", "_sum", "_count"),
-    }
-    there = {f"{name}{end}" for name, each in collecting.series.FAMILIES.items() for end in suffixes[type(each)]}
+    suffixes = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}
+    families = exposition.FAMILIES.values()
+    there = {f"{each.name}{end}" for each in families if each.exposed for end in suffixes[type(each)]} | set(RECORDED)
     asked = {word.partition("{")[0] for text in (*rules, *QUERIES.values()) for word in _words(text)}
     assert {word for word in asked if word.startswith("deepserve_")} <= there
 
@@ -81,10 +75,14 @@ def test_every_alert_is_tested() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A Prometheus that scrapes a server under a little load, of which some is cached, copied and refused."""
+    """A Prometheus that scrapes a server with a few requests, some of them cached, shadowed or refused."""
     folder = tmp_path_factory.mktemp("prometheus")
     binary = program("prometheus", install="apt-get install prometheus")
-    settings = {"cache": '{"mammogram": 1000000}', "shadow": '{"digits": {"version": "1", "share": 1}}', "workers": "2"}
+    settings = {
+        "cache_bytes": '{"mammogram": 1000000}',
+        "shadow": '{"digits": {"version": "1", "share": 1}}',
+        "workers": "2",
+    }
     with serving(folder / "server.log", **settings) as server:
         [port] = free_ports(1)
         configuration = {
@@ -149,7 +147,7 @@ def test_the_dashboard_is_drawn_without_grafana(prometheus: httpx.Client, tmp_pa
 
 
 @pytest.mark.deploy
-def test_prometheus_reads_all_that_there_is_and_no_alert_fires(prometheus: httpx.Client) -> None:
+def test_prometheus_scrapes_without_errors_and_no_alert_fires(prometheus: httpx.Client) -> None:
     [target] = prometheus.get("/api/v1/targets").json()["data"]["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
     assert not result(prometheus, 'ALERTS{alertstate="firing"}')

@@ -17,7 +17,7 @@ from load_tests import questions
 from load_tests.processes import free_ports
 from tests.deploy.conftest import program
 from tests.live.conftest import clean_environment
-from tests.places import ROOT
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.deploy
 

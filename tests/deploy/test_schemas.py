@@ -9,7 +9,7 @@ import yaml
 
 from tests.deploy.conftest import OVERLAYS, Manifest, program, render
 from tests.environments import environment
-from tests.places import ROOT
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.deploy
 

@@ -1,4 +1,4 @@
-"""What a model with a cache promises: the answers of one without, and no more memory than it may take."""
+"""The cache: the same outputs as without it, and no more memory than configured."""
 
 import asyncio
 import threading
@@ -10,18 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.arrays import Tensors
-from service.engine.batching import Batcher, Limits
+from service.engine.batcher import Batcher
 from service.engine.cache import ARRAY_BYTES, ENTRY_BYTES, Cache, CachedBatcher
+from service.engine.queue import Limits
 from service.errors import Unavailable
+from service.observability.observer import Observer
+from service.tensors import Tensors
 
 pytestmark = pytest.mark.anyio
 
 ROOMY = 10**6
 
 
-class Counts:
-    """What a cache and its batchers tell, added up."""
+class Counts(Observer):
+    """Adds up the events of a cache and its batchers."""
 
     def __init__(self) -> None:
         self.bytes = self.evictions = self.hits = self.misses = 0
@@ -30,8 +32,8 @@ class Counts:
     def holds(self, size: int) -> None:
         self.bytes = size
 
-    def evicted(self, answers: int) -> None:
-        self.evictions += answers
+    def evicted(self, entries: int) -> None:
+        self.evictions += entries
 
     def hit(self, seconds: float) -> None:
         self.hits += 1
@@ -45,14 +47,14 @@ class Counts:
 
 
 class Model:
-    """Multiplies by `factor`, behind a batcher and a cache; counts its runs, and can be held up."""
+    """Multiplies by `factor`, behind a batcher and a cache; counts its runs, and can be blocked."""
 
     def __init__(self, cache: Cache, counts: Counts, factor: int = 2, queue_rows: int = 1024) -> None:
         self.factor = factor
         self.runs = 0
         self.gate = threading.Event()
         self.gate.set()
-        self.batcher = Batcher(self._run, Limits(queue_rows=queue_rows))
+        self.batcher = Batcher(self._run, Limits(max_queue_rows=queue_rows))
         self.cached = CachedBatcher(self.batcher, cache, str(factor).encode(), counts)
 
     def _run(self, inputs: Tensors) -> Tensors:
@@ -73,7 +75,7 @@ def outputs(size: int) -> Tensors:
     most=st.integers(0, 5000),
     steps=st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 3000)), max_size=40),
 )
-def test_it_never_holds_more_than_it_may(most: int, steps: Sequence[tuple[bool, int, int]]) -> None:
+def test_cache_never_exceeds_its_size(most: int, steps: Sequence[tuple[bool, int, int]]) -> None:
     counts = Counts()
     cache = Cache(most, counts)
     for puts, number, size in steps:
@@ -91,7 +93,7 @@ def test_it_never_holds_more_than_it_may(most: int, steps: Sequence[tuple[bool, 
         assert counts.bytes == cache.bytes
 
 
-def test_what_it_says_to_hold_is_what_it_takes() -> None:
+def test_reported_size_is_close_to_the_memory_taken() -> None:
     answers = 2000
     tracemalloc.start()
     try:
@@ -104,7 +106,7 @@ def test_what_it_says_to_hold_is_what_it_takes() -> None:
     assert taken <= cache.bytes <= 1.5 * taken
 
 
-def test_those_least_recently_used_leave_first() -> None:
+def test_least_recently_used_entries_are_evicted_first() -> None:
     counts = Counts()
     cache = Cache(3 * (ENTRY_BYTES + ARRAY_BYTES + 8), counts)
     for key in (b"a", b"b", b"c"):
@@ -115,7 +117,7 @@ def test_those_least_recently_used_leave_first() -> None:
     assert counts.evictions == 1
 
 
-def test_an_answer_that_does_not_fit_leaves_the_others_where_they_are() -> None:
+def test_entry_larger_than_the_cache_evicts_nothing() -> None:
     cache = Cache(ENTRY_BYTES + ARRAY_BYTES + 8)
     cache.put(b"a", outputs(8))
     cache.put(b"b", outputs(9))
@@ -123,7 +125,7 @@ def test_an_answer_that_does_not_fit_leaves_the_others_where_they_are() -> None:
     assert cache.get(b"a") is not None
 
 
-def test_an_answer_is_kept_apart_from_the_run_that_gave_it() -> None:
+def test_entry_is_a_read_only_copy_without_the_rest_of_its_batch() -> None:
     cache = Cache(ROOMY)
     batch = np.zeros((64, 10), np.float32)
     cache.put(b"a", {"y": batch[3:4]})
@@ -140,14 +142,16 @@ def test_an_answer_is_kept_apart_from_the_run_that_gave_it() -> None:
     most=st.sampled_from([0, ENTRY_BYTES + ARRAY_BYTES + 16, 3000, ROOMY]),
     requests=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.sampled_from([2, 3])), max_size=30),
 )
-def test_answers_are_those_without_a_cache(most: int, requests: Sequence[tuple[int, int, int]]) -> None:
+def test_outputs_are_the_same_as_without_a_cache(most: int, requests: Sequence[tuple[int, int, int]]) -> None:
     async def ask() -> None:
         counts = Counts()
         cache = Cache(most, counts)
         models = {factor: Model(cache, counts, factor) for factor in (2, 3)}
         for first, rows, factor in requests:
             inputs = {"x": np.arange(first, first + rows, dtype=np.float32)[:, None]}
-            found, computed = await models[factor].cached.submit(inputs), await models[factor].batcher.submit(inputs)
+            (found, _), (computed, _) = [
+                await each.submit(inputs) for each in (models[factor].cached, models[factor].batcher)
+            ]
             assert found.keys() == computed.keys()
             for name, values in computed.items():
                 assert found[name].dtype == values.dtype
@@ -161,16 +165,20 @@ def test_answers_are_those_without_a_cache(most: int, requests: Sequence[tuple[i
     asyncio.run(ask())
 
 
-async def test_the_same_asked_again_needs_no_run() -> None:
+async def test_repeated_request_needs_no_run_and_has_no_run_times() -> None:
     counts = Counts()
     model = Model(Cache(ROOMY, counts), counts)
-    first, again = await model.cached.submit(row(1, 2)), await model.cached.submit(row(1, 2))
+    first, timings = await model.cached.submit(row(1, 2))
+    again, no_timings = await model.cached.submit(row(1, 2))
+    assert timings is not None
+    assert 0 < timings.queued_at <= timings.started_at <= timings.ended_at
+    assert no_timings is None
     assert first["x out"].tolist() == again["x out"].tolist() == [[2, 4]]
     assert (model.runs, counts.hits, counts.misses) == (1, 1, 1)
     assert counts.seconds > 0
 
 
-async def test_inputs_of_the_same_bytes_but_another_shape_or_dtype_are_not_the_same() -> None:
+async def test_inputs_of_equal_bytes_but_different_shape_dtype_or_name_are_different() -> None:
     counts = Counts()
     model = Model(Cache(ROOMY, counts), counts)
     same = [
@@ -186,7 +194,7 @@ async def test_inputs_of_the_same_bytes_but_another_shape_or_dtype_are_not_the_s
     assert counts.hits == 0
 
 
-async def test_neither_the_order_of_inputs_nor_how_they_lie_in_memory_matters() -> None:
+async def test_order_and_memory_layout_of_the_inputs_do_not_matter() -> None:
     counts = Counts()
     model = Model(Cache(ROOMY, counts), counts)
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -195,15 +203,14 @@ async def test_neither_the_order_of_inputs_nor_how_they_lie_in_memory_matters() 
     assert counts.hits == 1
 
 
-async def test_a_version_never_answers_for_another() -> None:
+async def test_versions_do_not_share_entries() -> None:
     counts = Counts()
     cache = Cache(ROOMY, counts)
     double, triple = Model(cache, counts, 2), Model(cache, counts, 3)
-    assert (await double.cached.submit(row(1)))["x out"].tolist() == [[2]]
-    assert (await triple.cached.submit(row(1)))["x out"].tolist() == [[3]]
+    assert [(await each.cached.submit(row(1)))[0]["x out"].tolist() for each in (double, triple)] == [[[2]], [[3]]]
 
 
-async def test_a_full_queue_turns_away_only_what_has_no_answer_yet() -> None:
+async def test_full_queue_refuses_only_requests_that_are_not_cached() -> None:
     counts = Counts()
     cache = Cache(ROOMY, counts)
     await Model(cache, counts).cached.submit(row(1))
@@ -214,21 +221,21 @@ async def test_a_full_queue_turns_away_only_what_has_no_answer_yet() -> None:
         waiting.append(asyncio.create_task(model.cached.submit(row(value))))
         await asyncio.sleep(0.01)
     model.cached.check_room()
-    assert (await model.cached.submit(row(1)))["x out"].tolist() == [[2]]
+    assert (await model.cached.submit(row(1)))[0]["x out"].tolist() == [[2]]
     with pytest.raises(Unavailable):
         await model.cached.submit(row(4))
     model.gate.set()
-    assert [(await each)["x out"].tolist() for each in waiting] == [[[4]], [[6]]]
+    assert [(await each)[0]["x out"].tolist() for each in waiting] == [[[4]], [[6]]]
 
 
-async def test_who_leaves_does_not_take_the_answer_of_others_along() -> None:
+async def test_cancelled_request_does_not_affect_an_equal_one() -> None:
     counts = Counts()
     model = Model(Cache(ROOMY, counts), counts)
     model.gate.clear()
-    leaves, stays = (asyncio.create_task(model.cached.submit(row(1))) for _ in range(2))
+    cancelled, other = (asyncio.create_task(model.cached.submit(row(1))) for _ in range(2))
     await asyncio.sleep(0.01)
-    leaves.cancel()
+    cancelled.cancel()
     model.gate.set()
-    assert (await stays)["x out"].tolist() == [[2]]
-    assert (await model.cached.submit(row(1)))["x out"].tolist() == [[2]]
+    assert (await other)[0]["x out"].tolist() == [[2]]
+    assert (await model.cached.submit(row(1)))[0]["x out"].tolist() == [[2]]
     assert counts.hits == 1

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.engine import gpu
-from service.engine.inference import Runtime
+from service.engine.onnx import cuda as gpu
+from service.engine.session import Runtime
 
 RUNTIMES = {
     "cpu": Runtime("cpu", "float32"),
@@ -57,6 +57,6 @@ def tell(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
 
 def require_cuda(config: pytest.Config) -> None:
     """Ends the test if CUDA does not work."""
-    if (trouble := gpu.trouble("cuda")) is not None:
+    if (trouble := gpu.unavailable_reason("cuda")) is not None:
         message = f"cuda does not work: {trouble}"
         pytest.fail(message, pytrace=False) if config.getoption("--gpu", default=False) else pytest.skip(message)

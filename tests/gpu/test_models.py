@@ -13,18 +13,20 @@ import numpy as np
 import psutil
 import pytest
 
-from service.arrays import Tensors
-from service.engine import gpu
-from service.engine.card import Card
-from service.engine.fixed_shapes import FixedShapes
-from service.engine.inference import NoMemoryError, Runtime, Session
-from service.engine.onnx_runtime import ort
+from service.engine.onnx import cuda as gpu
+from service.engine.onnx.runtime import ort
+from service.engine.onnx.session import OnnxSession
+from service.engine.onnx.shape_buckets import ShapeBuckets
 from service.engine.queue import RUN_ELEMENTS
-from service.engine.verification import GOLDEN_TOLERANCE, verify
+from service.engine.session import OutOfMemoryError, Runtime
 from service.errors import Unavailable
-from service.telemetry import gpus
+from service.observability import gpus
+from service.registry.card import Card
+from service.registry.loader import open_verified
+from service.registry.verification import GOLDEN_TOLERANCE
+from service.tensors import Tensors
 from tests.gpu.conftest import RUNTIMES
-from tests.places import MODELS
+from tests.paths import MODELS
 
 EVERY = sorted(card.parent for card in MODELS.glob("*/*/card.json"))
 DIGITS, SENTIMENT = MODELS / "digits" / "2", MODELS / "sentiment" / "1"
@@ -36,12 +38,12 @@ LENGTHS = (1, 5, 16, 17, 100, 400, 1000)
 each_model = pytest.mark.parametrize("directory", EVERY, ids=lambda directory: "/".join(directory.parts[-2:]))
 
 
-def opened(directory: Path, runtime: Runtime) -> Session:
+def opened(directory: Path, runtime: Runtime) -> OnnxSession:
     """A session that runs as on a GPU: at fixed shapes in bound buffers, of the CPU where there is no other."""
     card = Card.read(directory)
-    session = Session(directory, card, runtime)
+    session = OnnxSession(directory, card, runtime)
     if runtime.device == "cpu":
-        session._shapes = FixedShapes(session._session, card.inputs, card.outputs, memory="cpu")
+        session._buckets = ShapeBuckets(session._session, card.inputs, card.outputs, memory="cpu")
     return session
 
 
@@ -75,14 +77,14 @@ def assert_alike(found: Tensors, expected: Tensors) -> None:
 @each_model
 def test_golden_cases_come_out(directory: Path, runtime: Runtime) -> None:
     """Once every shape that a run can have is warm."""
-    _, session = verify(directory, runtime)
+    _, session = open_verified(directory, runtime)
     expected = "CPUExecutionProvider" if runtime.device == "cpu" else gpu.PROVIDERS["cuda"]
     assert session.provider == expected
 
 
 @each_model
 def test_every_size_of_run_answers_as_on_the_cpu(directory: Path, runtime: Runtime) -> None:
-    reference = Session(directory, Card.read(directory), RUNTIMES["cpu"])
+    reference = OnnxSession(directory, Card.read(directory), RUNTIMES["cpu"])
     session = opened(directory, runtime)
     for batch in batches(directory):
         assert_alike(session.run(batch), reference.run(batch))
@@ -135,10 +137,10 @@ def little_memory(more: int) -> Iterator[None]:
 
 def test_a_run_without_memory_is_refused_and_smaller_ones_are_answered(runtime: Runtime) -> None:
     """Nothing but the limit keeps the large one from being answered: its first maps take a gigabyte."""
-    session, small = opened(DIGITS, replace(runtime, gpu_memory=256)), inputs(DIGITS, 32, 0)
+    session, small = opened(DIGITS, replace(runtime, gpu_memory_mib=256)), inputs(DIGITS, 32, 0)
     expected = session.run(small)
     with little_memory(200 * 2**20) if runtime.device == "cpu" else nullcontext():
-        with pytest.raises(NoMemoryError) as refusal:
+        with pytest.raises(OutOfMemoryError) as refusal:
             session.run({"pictures": np.zeros((20_000, 28, 28), np.uint8)})
         assert_alike(session.run(small), expected)
     assert isinstance(refusal.value, Unavailable)

@@ -17,11 +17,11 @@ import psutil
 import pytest
 import torch
 
-from service.engine import gpu
-from service.engine.inference import Runtime
-from service.telemetry import gpus
+from service.engine.onnx import cuda as gpu
+from service.engine.session import Runtime
+from service.observability import gpus
 from tests.live.conftest import clean_environment, serving
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 ADMIN = {"Authorization": "Bearer admin"}
 WORKERS = 2
@@ -40,7 +40,7 @@ def server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         cuda_graphs=str(runtime.cuda_graphs),
         precision="float32",
         workers=str(WORKERS),
-        gpu_memory="1024",
+        gpu_memory_mib="1024",
         threads="1",
         admin_keys="admin",
     ) as url:

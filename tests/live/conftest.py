@@ -1,4 +1,4 @@
-"""The real server: the process that `make serve` starts, on a free port, once for all live tests of a process."""
+"""The real server, the process that `make serve` starts, on a free port. All live tests of a process share one."""
 
 import os
 import signal
@@ -15,21 +15,23 @@ import pytest
 
 from load_tests.processes import free_ports
 from tests.environments import environment
-from tests.places import ROOT
+from tests.paths import ROOT
 
 CLIENTS = Path(__file__).parent / "clients"
-"""Programs that ask with clients which others have made."""
+"""Programs that use published client libraries."""
 
 
 def clean_environment() -> dict[str, str]:
-    """This process' environment without settings of the service that somebody has made."""
+    """Return the environment of this process without the settings of the service."""
     return {name: value for name, value in os.environ.items() if not name.startswith("DEEPSERVE_")}
 
 
 @contextmanager
 def serving(log: Path, *, ready: bool = True, seconds: float = 60, **settings: str) -> Iterator[str]:
-    """A server with these `DEEPSERVE_*` settings; yields its address once it is ready, or, if it is not to be, once it
-    answers, within `seconds`, and stops it by SIGTERM.
+    """Run a server with these `DEEPSERVE_*` settings, and stop it with SIGTERM.
+
+    Yields:
+        Its address, once `/readyz` succeeds or, with `ready=False`, gives any response, within `seconds`.
     """
     [port] = free_ports(1)
     environment = {
@@ -44,7 +46,7 @@ def serving(log: Path, *, ready: bool = True, seconds: float = 60, **settings: s
             [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
         try:
-            wait_until(url, process, log, ready=ready, seconds=seconds, certificate=certificate)
+            wait_for_server(url, process, log, ready=ready, seconds=seconds, certificate=certificate)
             yield url
         finally:
             process.send_signal(signal.SIGTERM)
@@ -52,11 +54,11 @@ def serving(log: Path, *, ready: bool = True, seconds: float = 60, **settings: s
 
 
 def trusting(certificate: str | Path | None) -> ssl.SSLContext:
-    """What a client verifies a server with that has this certificate of its own."""
+    """Return a client context that trusts this self-signed certificate."""
     return ssl.create_default_context(cafile=certificate)
 
 
-def wait_until(
+def wait_for_server(
     url: str,
     process: subprocess.Popen[bytes],
     log: Path,
@@ -65,7 +67,7 @@ def wait_until(
     seconds: float = 60,
     certificate: str | None = None,
 ) -> None:
-    """Waits until `/readyz` says that all workers are ready, or for its first answer."""
+    """Wait until `/readyz` says that all workers are ready or, with `ready=False`, for its first response."""
     end = time.monotonic() + seconds
     context = trusting(certificate)
     while time.monotonic() < end and process.poll() is None:
@@ -78,19 +80,19 @@ def wait_until(
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with default settings."""
+    """Return the address of a server with default settings."""
     with serving(tmp_path_factory.mktemp("server") / "log") as url:
         yield url
 
 
 @pytest.fixture
 def client(server: str) -> Iterator[httpx.Client]:
-    """A client of that server."""
+    """Return a client of that server."""
     with httpx.Client(base_url=server, timeout=30) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def clients_python() -> Path:
-    """The interpreter of the clients' own environment."""
+    """Return the Python interpreter of the clients' environment."""
     return environment(ROOT / ".venv-clients", CLIENTS / "requirements.txt", "--no-deps", "--no-compile") / "python"

@@ -1,4 +1,4 @@
-"""What the benchmark asks of the service: the answers are ONNX Runtime's own, and every request is accounted for."""
+"""The benchmark checks that responses equal ONNX Runtime's outputs, and counts every request."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from load_tests.bench.scenarios import Scenario, digits, sentiment
 
 
 @pytest.mark.parametrize("scenario", [digits, sentiment])
-def test_the_service_answers_as_onnx_runtime_does(server: str, scenario: Callable[[], Scenario]) -> None:
+def test_the_service_returns_the_outputs_of_onnx_runtime(server: str, scenario: Callable[[], Scenario]) -> None:
     asked = scenario()
     asked.check(server + asked.route)
 
 
-def test_an_overload_accounts_for_every_request(server: str) -> None:
+def test_an_overload_test_counts_every_request(server: str) -> None:
     scenario = digits()
     seen = asyncio.run(overload(server + scenario.route, scenario.bodies, rate=400, connections=8, seconds=1))
     assert seen.failed == 0

@@ -1,4 +1,4 @@
-"""What every endpoint of the running server has in common: ids, errors, limits and what cannot be reached."""
+"""The common behaviour of all endpoints: request ids, errors, limits and unknown paths."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.places import DIGIT
+from tests.paths import DIGIT
 
 TASKS = ("digits", "sentiment", "mammogram", "fashion")
 LIMIT = 10 * 2**20
@@ -20,7 +20,7 @@ REVIEW = {"reviews": ["A wonderful little film."]}
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, object]:
-    """The problem document of an error answer, its common parts checked."""
+    """Check the common parts of an error response; return its problem document."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     content: dict[str, object] = response.json()
@@ -32,7 +32,7 @@ def problem(response: httpx.Response, status: int) -> dict[str, object]:
     return content
 
 
-def test_every_answer_carries_model_version_and_request_id(client: httpx.Client) -> None:
+def test_every_response_has_model_version_and_request_id(client: httpx.Client) -> None:
     response = client.post("/v1/sentiment", json=REVIEW)
     assert response.status_code == 200
     assert response.json()["model"] == "sentiment"
@@ -40,7 +40,7 @@ def test_every_answer_carries_model_version_and_request_id(client: httpx.Client)
     assert len(response.headers["x-request-id"]) >= 16
 
 
-def test_the_clients_own_request_id_comes_back(client: httpx.Client) -> None:
+def test_the_request_id_of_the_client_is_returned(client: httpx.Client) -> None:
     response = client.get("/livez", headers={"X-Request-ID": "order 66/b"})
     assert response.headers["x-request-id"] == "order 66/b"
 
@@ -55,7 +55,7 @@ def test_an_unusable_request_id_is_replaced(client: httpx.Client, given: str) ->
 @pytest.mark.parametrize(
     "path", ["/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/", "/v1/models", "/schema.json"]
 )
-def test_operations_answer_get_and_head_and_nothing_else(client: httpx.Client, path: str) -> None:
+def test_operations_allow_get_and_head_only(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 200
     assert client.get(path, headers={"X-Request-ID": "mine"}).headers["x-request-id"] == "mine"
     head = client.head(path)
@@ -67,7 +67,7 @@ def test_operations_answer_get_and_head_and_nothing_else(client: httpx.Client, p
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_tasks_answer_post_and_nothing_else(client: httpx.Client, task: str) -> None:
+def test_tasks_allow_post_only(client: httpx.Client, task: str) -> None:
     for method in ("GET", "PUT", "DELETE", "PATCH"):
         refused = client.request(method, f"/v1/{task}")
         problem(refused, 405)
@@ -86,7 +86,7 @@ def test_tasks_answer_post_and_nothing_else(client: httpx.Client, task: str) -> 
         "/v1/models/x/y",
     ],
 )
-def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
+def test_an_unknown_path_is_a_404(client: httpx.Client, path: str) -> None:
     problem(client.post(path, json=REVIEW), 404)
 
 
@@ -133,11 +133,11 @@ BODIES = {
     "fashion": {"seed": 7, "count": None, "label": None, "truncation": None},
     "digits": {"images": [base64.b64encode(DIGIT.read_bytes()).decode()]},
 }
-"""A body of each task, whose optional fields are null where one is enough."""
+"""By task, a body with optional fields that are null."""
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_json_may_begin_with_a_byte_order_mark_and_is_utf_8_alone(client: httpx.Client, task: str) -> None:
+def test_json_may_begin_with_a_byte_order_mark_and_must_be_utf_8(client: httpx.Client, task: str) -> None:
     headers = {"Content-Type": "application/json"}
     text = json.dumps(BODIES[task])
     plain = client.post(f"/v1/{task}", content=text.encode(), headers=headers)
@@ -168,12 +168,12 @@ def test_json_may_begin_with_a_byte_order_mark_and_is_utf_8_alone(client: httpx.
         ('{"unknown": 1,}', 400),
     ],
 )
-def test_unusual_json_is_refused_by_the_contract(client: httpx.Client, task: str, text: str, status: int) -> None:
+def test_malformed_or_unusual_json_is_rejected(client: httpx.Client, task: str, text: str, status: int) -> None:
     body = text.replace("%s", json.dumps(BODIES[task])).encode()
     problem(client.post(f"/v1/{task}", content=body, headers={"Content-Type": "application/json"}), status)
 
 
-def test_of_a_field_that_is_there_twice_the_last_counts(client: httpx.Client) -> None:
+def test_the_last_of_duplicate_fields_counts(client: httpx.Client) -> None:
     body = b'{"seed": 1, "count": 2, "seed": 5}'
     answer = client.post("/v1/fashion", content=body, headers={"Content-Type": "application/json"})
     assert answer.headers["x-seed"] == "5"
@@ -192,7 +192,7 @@ def test_null_means_absent(client: httpx.Client, count: int) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("body", [[], 3, None, "x", {"unknown": 1}])
-def test_json_of_another_form_is_a_422_that_says_where(client: httpx.Client, task: str, body: object) -> None:
+def test_invalid_json_fields_are_a_422_with_their_location(client: httpx.Client, task: str, body: object) -> None:
     headers = {"Content-Type": "application/json"}
     content = problem(client.post(f"/v1/{task}", content=json.dumps(body), headers=headers), 422)
     assert content["errors"]
@@ -203,20 +203,20 @@ def test_faults_name_item_and_field(client: httpx.Client) -> None:
     assert [fault["loc"] for fault in content["errors"]] == [["reviews", 1]]  # type: ignore[attr-defined]
 
 
-def test_a_flood_of_faults_is_answered_briefly(client: httpx.Client) -> None:
+def test_a_flood_of_faults_gets_a_short_response(client: httpx.Client) -> None:
     response = client.post("/v1/mammogram", json={"masses": [{"age": "x", "shape": 9, "margin": 9}] * 64})
     assert len(problem(response, 422)["errors"]) <= 64  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("body", [b'{"seed": 5}', iter([b'{"seed"', b": 5}"])], ids=["whole", "chunked"])
-def test_an_offer_of_another_protocol_is_declined_and_the_request_answered(client: httpx.Client, body: bytes) -> None:
+def test_an_upgrade_offer_is_declined_and_the_request_is_answered(client: httpx.Client, body: bytes) -> None:
     headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
     answer = client.post("/v1/fashion", content=body, headers={**headers, "Content-Type": "application/json"})
     assert answer.headers["x-seed"] == "5"
     assert client.get("/livez", headers=headers).status_code == 200
 
 
-def test_what_a_client_wrote_comes_back_cut(client: httpx.Client) -> None:
+def test_input_in_error_messages_is_truncated(client: httpx.Client) -> None:
     refused = client.post("/v1/mammogram", json={"x" * 1_000_000: 0})
     problem(refused, 422)
     assert len(refused.content) < 10_000
@@ -225,7 +225,7 @@ def test_what_a_client_wrote_comes_back_cut(client: httpx.Client) -> None:
     assert len(unknown.content) < 10_000
 
 
-def test_a_million_faults_are_counted_not_listed(client: httpx.Client) -> None:
+def test_a_million_faults_are_counted_and_not_listed(client: httpx.Client) -> None:
     body = json.dumps({str(number): 0 for number in range(500_000)})
     content = problem(client.post("/v1/mammogram", content=body, headers={"Content-Type": "application/json"}), 422)
     assert "500,001" in str(content["detail"])
@@ -262,13 +262,13 @@ def test_a_declared_length_over_the_limit_is_refused_before_the_body_is_sent(ser
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_at_most_64_items_a_request(client: httpx.Client) -> None:
+def test_a_request_has_at_most_64_items(client: httpx.Client) -> None:
     assert client.post("/v1/sentiment", json={"reviews": ["good"] * 64}).status_code == 200
     problem(client.post("/v1/sentiment", json={"reviews": ["good"] * 65}), 422)
     problem(client.post("/v1/sentiment", json={"reviews": []}), 422)
 
 
-def test_characters_a_review(client: httpx.Client) -> None:
+def test_a_review_has_a_maximum_length(client: httpx.Client) -> None:
     assert client.post("/v1/sentiment", json={"reviews": ["x" * 20_000]}).status_code == 200
     problem(client.post("/v1/sentiment", json={"reviews": ["x" * 20_001]}), 422)
     problem(client.post("/v1/sentiment", json={"reviews": [""]}), 422)
@@ -282,7 +282,7 @@ def test_nan_and_infinities_are_a_422(client: httpx.Client, number: str) -> None
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "soon", "nan", "inf"])
-def test_a_timeout_that_is_no_time_is_a_422(client: httpx.Client, timeout: str) -> None:
+def test_an_invalid_timeout_is_a_422(client: httpx.Client, timeout: str) -> None:
     problem(client.post("/v1/sentiment", json=REVIEW, headers={"X-Request-Timeout": timeout}), 422)
 
 
@@ -301,7 +301,7 @@ def test_a_body_that_does_not_arrive_in_time_is_a_504(client: httpx.Client) -> N
     problem(client.post("/v1/sentiment", content=slowly(), headers=headers), 504)
 
 
-def test_a_client_that_hangs_up_halfway_harms_nobody(server: str, client: httpx.Client) -> None:
+def test_a_client_that_hangs_up_halfway_does_not_affect_others(server: str, client: httpx.Client) -> None:
     address = urlsplit(server)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(
@@ -310,7 +310,7 @@ def test_a_client_that_hangs_up_halfway_harms_nobody(server: str, client: httpx.
     assert client.post("/v1/sentiment", json=REVIEW).status_code == 200
 
 
-def test_the_api_page_needs_nothing_from_elsewhere(client: httpx.Client) -> None:
+def test_the_api_page_loads_no_external_resources(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -319,7 +319,7 @@ def test_the_api_page_needs_nothing_from_elsewhere(client: httpx.Client) -> None
         assert client.get(f"/{asset}").status_code == 200
 
 
-def test_the_documentation_covers_what_is_served(client: httpx.Client) -> None:
+def test_the_openapi_document_has_every_route(client: httpx.Client) -> None:
     document = json.loads(client.get("/docs.json").content)
     assert {f"/v1/{task}" for task in TASKS} <= document["paths"].keys()
     assert {"/livez", "/readyz", "/metrics", "/v1/models"} <= document["paths"].keys()

@@ -1,4 +1,4 @@
-"""A server tells by its metrics whether what it is asked is like what its models were made from, at either door."""
+"""The metrics of a server show how far its requests are from the data of its models, at every endpoint."""
 
 import shutil
 import time
@@ -9,21 +9,22 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
-from prometheus_client.parser import text_string_to_metric_families as parse
 
+from service.observability.exposition import FLUSH_SECONDS
+from tests.drift_index import indices
 from tests.live.conftest import serving
-from tests.places import MODELS
+from tests.paths import MODELS
 from training.data.images import MNIST, load_images
 from training.data.mammographic import load_masses
 
 MANY = 64
-"""Items of a request."""
+"""The number of rows of a request."""
 ROWS = 4000
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of both workers of a server that was asked nothing yet: each request has a connection of its own."""
+    """A client of a new server with two workers. Each request has its own connection, so that both workers get some."""
     folder = tmp_path_factory.mktemp("drift")
     for version in ("digits/2", "mammogram/1"):
         shutil.copytree(MODELS / version, folder / "models" / version)
@@ -35,23 +36,20 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         yield made
 
 
-def indices(client: httpx.Client, model: str, version: str) -> dict[str, float]:
-    """The index of each feature of a version."""
-    return {
-        sample.labels["feature"]: sample.value
-        for family in parse(client.get("/metrics").text)
-        for sample in family.samples
-        if family.name == "deepserve_drift_index"
-        and (sample.labels["model"], sample.labels["version"]) == (model, version)
-    }
+def metrics(client: httpx.Client) -> str:
+    """Wait until both workers have flushed, and return the text of `/metrics`."""
+    time.sleep(2 * FLUSH_SECONDS)
+    return client.get("/metrics").text
 
 
 def wait_until_far(client: httpx.Client, model: str, version: str, feature: str, ask: Callable[[], None]) -> None:
-    """Asks until the index of a feature is above 0.25."""
+    """Send requests until the index of a feature, of the rows from now on, is above 0.25."""
+    before = metrics(client)
     end = time.monotonic() + 30
-    while indices(client, model, version).get(feature, 0) <= 0.25:
-        assert time.monotonic() < end, indices(client, model, version)
-        ask()
+    while indices(before, text := metrics(client), model, version).get(feature, 0) <= 0.25:
+        assert time.monotonic() < end, indices(before, text, model, version)
+        for _ in range(10):
+            ask()
 
 
 def infer(client: httpx.Client, pictures: npt.NDArray[np.uint8]) -> None:
@@ -59,11 +57,12 @@ def infer(client: httpx.Client, pictures: npt.NDArray[np.uint8]) -> None:
     assert client.post("/v2/models/digits/versions/2/infer", json={"inputs": [tensor]}).status_code == 200
 
 
-def test_tensors_like_those_of_training_are_near_and_others_are_far(client: httpx.Client) -> None:
+def test_tensors_like_the_training_data_have_a_low_index_and_others_a_high_one(client: httpx.Client) -> None:
     pictures = load_images(MNIST)[1].pictures
+    before = metrics(client)
     for first in range(0, ROWS, MANY):
         infer(client, pictures[first : first + MANY])
-    found = indices(client, "digits", "2")
+    found = indices(before, metrics(client), "digits", "2")
     assert set(found) == {"ink", "off_centre", "prediction"}
     assert max(found.values()) < 0.1, found
     wait_until_far(client, "digits", "2", "ink", lambda: infer(client, 255 - pictures[:MANY]))
@@ -73,14 +72,15 @@ def predict(client: httpx.Client, masses: list[dict[str, float]]) -> None:
     assert client.post("/v1/mammogram", json={"masses": masses}).status_code == 200
 
 
-def test_requests_for_a_task_too(client: httpx.Client) -> None:
+def test_requests_for_a_task_are_counted_too(client: httpx.Client) -> None:
     names = ("age", "shape", "margin", "density")
     rows = load_masses().masses.tolist()
     masses = [{name: value for name, value in zip(names, row, strict=True) if value == value} for row in rows]
     every = cycle(masses)
+    before = metrics(client)
     for _ in range(0, ROWS, MANY):
         predict(client, list(islice(every, MANY)))
-    found = indices(client, "mammogram", "1")
+    found = indices(before, metrics(client), "mammogram", "1")
     assert set(found) == {*names, "prediction"}
     assert max(found.values()) < 0.1, found
     old = [mass for mass in masses if mass.get("age", 0) >= 65]

@@ -1,4 +1,4 @@
-"""Clients that generators make of the OpenAPI document work, for every operation."""
+"""Clients generated from the OpenAPI document work for every operation."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from tests.environments import environment
 from tests.live.conftest import serving
-from tests.places import DIGIT, ROOT
+from tests.paths import DIGIT, ROOT
 
 FOLDER = Path(__file__).parent / "generated"
 KEY = "an-admin-key"
@@ -18,13 +18,13 @@ KEY = "an-admin-key"
 
 @pytest.fixture(scope="module")
 def programs() -> Path:
-    """The generators' own environment."""
+    """Return the `bin` directory of the generators' environment."""
     return environment(ROOT / ".venv-generators", FOLDER / "requirements.txt", "--no-deps", "--no-compile")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server whose models may be changed."""
+    """Return the address of a server that allows changes of its models."""
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(log, admin_keys=KEY) as url:
         yield url
@@ -38,7 +38,7 @@ def document(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: str | Path) -> str:
-    """What a program says that succeeds."""
+    """Run a program that must succeed; return its output."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
     )
@@ -55,7 +55,7 @@ def test_the_document_is_valid(programs: Path, document: Path) -> None:
     assert "OK" in run(programs / "python", "-m", "openapi_spec_validator", document)
 
 
-def test_openapi_python_client_makes_a_client_of_everything(
+def test_openapi_python_client_generates_a_working_client(
     programs: Path, server: str, document: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.json"
@@ -67,7 +67,7 @@ def test_openapi_python_client_makes_a_client_of_everything(
     assert set(called.split()) == operations(document)
 
 
-def test_openapi_generator_makes_a_client_of_everything(
+def test_openapi_generator_generates_a_working_client(
     programs: Path, server: str, document: Path, tmp_path: Path
 ) -> None:
     nothing_else = "apis,models,supportingFiles,apiDocs=false,modelDocs=false,apiTests=false,modelTests=false"

@@ -1,4 +1,4 @@
-"""Limits over all connections of the real server: bytes of bodies under way, and connections."""
+"""Limits over all connections of the real server: total bytes of bodies, and open connections."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -26,13 +26,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def connect(url: str) -> Iterator[Callable[[], socket.socket]]:
-    """Opens connections, which end with the test."""
+    """Return a function that opens connections, which are closed after the test."""
     address = urlsplit(url)
     with ExitStack() as opened:
         yield lambda: opened.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))
 
 
-def test_bodies_that_are_too_large_together_get_a_503_and_small_ones_are_served(
+def test_bodies_over_the_total_limit_get_a_503_and_small_ones_are_served(
     url: str, connect: Callable[[], socket.socket]
 ) -> None:
     connections = [connect() for _ in range(10)]

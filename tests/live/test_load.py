@@ -1,4 +1,4 @@
-"""Load runs against the real server: users of every task over two processes, and a run that fails says so."""
+"""Load tests of the real server: users of every task, and a failing run that reports its reason."""
 
 import csv
 import subprocess
@@ -12,19 +12,19 @@ from load_tests.knee.round import Target
 from load_tests.prepare import main as prepare
 from load_tests.questions import TASKS, Question, read
 from tests.live.conftest import clean_environment
-from tests.places import ROOT
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a few of every task."""
+    """Return a file with a few questions of every task."""
     path = tmp_path_factory.mktemp("load") / "questions.jsonl"
     prepare(["--count", "24", "--out", str(path)])
     return path
 
 
 def locust(server: str, questions: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A run of ten seconds; its reports lie beside the questions."""
+    """Run a load test of ten seconds; its reports are written beside the questions."""
     command = [sys.executable, "-m", "locust", "--config", "load_tests/users/locust.conf", "--host", server]
     files = ["--questions", questions, "--html", questions.with_name("load.html"), "--csv", questions.with_name("load")]
     return subprocess.run(
@@ -38,7 +38,7 @@ def locust(server: str, questions: Path, *options: str) -> subprocess.CompletedP
     )
 
 
-def test_users_of_every_task_over_two_processes_all_get_their_own_right_answers(server: str, questions: Path) -> None:
+def test_concurrent_users_of_every_task_get_their_own_correct_responses(server: str, questions: Path) -> None:
     easy = ",".join(f"{task}=10000" for task in TASKS)
     done = locust(server, questions, "--processes", "2", "--shape", "soak", "--slo-growth", "1000", "--slo-p99", easy)
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,7 @@ def test_users_of_every_task_over_two_processes_all_get_their_own_right_answers(
     assert "<html" in questions.with_name("load.html").read_text()
 
 
-def test_a_run_that_breaks_objectives_fails_and_says_which(server: str, questions: Path) -> None:
+def test_a_load_test_that_misses_objectives_fails_and_names_them(server: str, questions: Path) -> None:
     unkept = ("--slo-p99", "digits=0.001", "--slo-growth", "-1000")
     done = locust(server, questions, "--shape", "soak", *unkept, "DigitsUser")
     assert done.returncode == 1
@@ -58,7 +58,7 @@ def test_a_run_that_breaks_objectives_fails_and_says_which(server: str, question
     assert "SLO breached: the server's memory has grown by" in done.stderr
 
 
-def test_the_answer_to_another_question_is_noticed(client: httpx.Client, questions: Path) -> None:
+def test_a_response_to_another_request_is_detected(client: httpx.Client, questions: Path) -> None:
     for asked in read(questions).values():
         answers = [_ask(client, question) for question in asked]
         assert [one.fault(200, one.name, own) for one, own in zip(asked, answers, strict=True)] == [None] * len(asked)
@@ -72,7 +72,7 @@ def _ask(client: httpx.Client, question: Question) -> bytes:
     return client.post(question.path, content=question.body, headers=headers).content
 
 
-def test_the_servers_histogram_counts_what_an_open_loop_has_sent(server: str, questions: Path) -> None:
+def test_the_servers_histogram_counts_the_requests_of_an_open_loop(server: str, questions: Path) -> None:
     target = Target(server, read(questions)["mammogram"], process=None, seconds=1.0)
     seen = target.round(100.0, seed=0)
     assert seen.failed == 0, seen.fault

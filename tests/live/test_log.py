@@ -1,4 +1,4 @@
-"""A server whose log nobody reads: it answers as ever, and the log says what is missing once it is read again."""
+"""A server whose log is not read continues to answer, and later logs the number of dropped lines."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx
 
-from service.telemetry.writer import MOST_LINES
+from service.observability.logging import MOST_LINES
 from tests.live.conftest import serving
 
 AT_ONCE = 100
 
 
 def ask(url: str, times: int) -> None:
-    """Sends requests without waiting for the answers before, and waits for all of those."""
+    """Send pipelined requests, and wait for all responses."""
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port or 80), timeout=30) as connection:
         for _ in range(times // AT_ONCE):
@@ -28,7 +28,7 @@ def ask(url: str, times: int) -> None:
             assert answers.count(b"HTTP/1.1 200 ") == AT_ONCE
 
 
-def test_who_does_not_read_the_log_stops_nobody(tmp_path: Path) -> None:
+def test_an_unread_log_does_not_block_the_server(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
     pipe = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
     said = bytearray()
@@ -39,7 +39,7 @@ def test_who_does_not_read_the_log_stops_nobody(tmp_path: Path) -> None:
             said.extend(more)
 
     reader = threading.Thread(target=read)
-    with serving(tmp_path / "log", log_requests="1", log_format="json") as url:
+    with serving(tmp_path / "log", log_requests_fraction="1", log_format="json") as url:
         ask(url, MOST_LINES + 3000)
         found = re.search(r"^deepserve_log_lines_dropped_total (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
         assert found is not None

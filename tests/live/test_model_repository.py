@@ -1,4 +1,4 @@
-"""Models are loaded and unloaded by those who have an admin key, in every worker, and by nobody else."""
+"""An admin key, and no other, allows loading and unloading models in every worker."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.live.conftest import CLIENTS, serving
-from tests.places import MODELS
+from tests.paths import MODELS
 
 ADMIN, CLIENT = "Bearer an-admin-key", "Bearer a-key"
 
@@ -23,7 +23,7 @@ Document = dict[str, object]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository of the server below."""
+    """Return the models directory of the server below."""
     directory = tmp_path_factory.mktemp("models")
     for name, version in EVERYTHING:
         shutil.copytree(MODELS / name / version, directory / name / version)
@@ -32,7 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with keys and two workers."""
+    """Return the address of a server with keys and two workers."""
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(log, models_dir=str(models), workers="2", api_keys="a-key", admin_keys="an-admin-key") as url:
         yield url
@@ -40,14 +40,14 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture(scope="module")
 def client(server: str) -> Iterator[httpx.Client]:
-    """A client of that server; with a connection for each request, so that many reach every worker."""
+    """Return a client of that server that uses a new connection per request, to reach every worker."""
     with httpx.Client(base_url=server, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)) as made:
         yield made
 
 
 @pytest.fixture
 def changed(client: httpx.Client, models: Path) -> Iterator[httpx.Client]:
-    """The same, for tests that change what is served; it is changed back."""
+    """Return a client for tests that change the loaded models, and restore them afterwards."""
     yield client
     shutil.rmtree(models / "digits" / "3", ignore_errors=True)
     for model in ("digits", "mammogram"):
@@ -73,13 +73,13 @@ def infer(client: httpx.Client, model: str = "digits", key: str = CLIENT) -> htt
 
 
 def answering(client: httpx.Client, model: str = "digits") -> set[str | int]:
-    """The versions that answer, or else the statuses, of as many connections as reach every worker."""
+    """Return the versions or error statuses of the responses on enough connections to reach every worker."""
     answers = [infer(client, model) for _ in range(12)]
     return {each.json()["model_version"] if each.status_code == 200 else each.status_code for each in answers}
 
 
 def ready(client: httpx.Client) -> list[tuple[str, str]]:
-    """The models and versions that the index says are ready."""
+    """Return the models and versions that are ready according to the index."""
     index = client.post("/v2/repository/index", json={"ready": True}, headers={"Authorization": CLIENT}).json()
     return [(each["name"], each["version"]) for each in index]
 
@@ -101,14 +101,14 @@ def test_the_extension_is_announced(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("what", ["load", "unload"])
 @pytest.mark.parametrize("key", [CLIENT, "Bearer another", "Basic an-admin-key", ""])
-def test_only_an_admin_key_opens_the_repository(client: httpx.Client, what: str, key: str) -> None:
+def test_the_repository_requires_an_admin_key(client: httpx.Client, what: str, key: str) -> None:
     answer = change(client, "digits", what, key=key)
     refused(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
     assert ready(client) == EVERYTHING
 
 
-def test_an_admin_key_does_not_open_the_models(client: httpx.Client) -> None:
+def test_an_admin_key_does_not_allow_inference(client: httpx.Client) -> None:
     refused(infer(client, key=ADMIN), 401)
 
 
@@ -121,14 +121,16 @@ def test_an_admin_key_does_not_open_the_models(client: httpx.Client) -> None:
         ({"all": {}}, ["1", "2"]),
     ],
 )
-def test_a_policy_chooses_what_every_worker_serves(changed: httpx.Client, chosen: Document, numbers: list[str]) -> None:
+def test_a_policy_selects_the_versions_of_every_worker(
+    changed: httpx.Client, chosen: Document, numbers: list[str]
+) -> None:
     assert change(changed, "digits", "load", with_policy(chosen)).status_code == 200
     assert answering(changed) == {numbers[-1]}
     assert policy(changed) == chosen
     assert [number for name, number in ready(changed) if name == "digits"] == numbers
 
 
-def test_what_was_taken_back_comes_again(changed: httpx.Client) -> None:
+def test_a_load_without_parameters_restores_the_configured_policy(changed: httpx.Client) -> None:
     before = policy(changed)
     change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}}))
     assert change(changed, "digits", "load").status_code == 200
@@ -146,7 +148,7 @@ def with_configuration(config: Document) -> Document:
     return {"parameters": {"config": json.dumps(config)}}
 
 
-def test_a_client_can_send_back_the_configuration_that_it_got(changed: httpx.Client) -> None:
+def test_a_client_can_load_with_the_configuration_that_the_server_returned(changed: httpx.Client) -> None:
     for version in ("1", "2"):
         got = configuration(changed, version)
         assert change(changed, "digits", "load", with_configuration(got)).status_code == 200
@@ -182,7 +184,7 @@ def test_a_policy_may_be_written_in_camel_case_and_in_strings(changed: httpx.Cli
         {"parameters": {"config": '{"version_policy": null}'}},
     ],
 )
-def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body: object) -> None:
+def test_null_in_a_load_request_means_absent(changed: httpx.Client, body: object) -> None:
     before = policy(changed)
     assert change(changed, "digits", "load", with_policy({"specific": {"versions": [1]}})).status_code == 200
     assert change(changed, "digits", "load", body).status_code == 200
@@ -192,12 +194,12 @@ def test_what_is_null_in_a_request_to_load_is_absent(changed: httpx.Client, body
 @pytest.mark.parametrize(
     "body", [b"", b"\xef\xbb\xbf{}", {"parameters": None}, {"parameters": {"unload_dependents": None}}]
 )
-def test_what_is_null_in_a_request_to_unload_is_absent(changed: httpx.Client, body: object) -> None:
+def test_null_in_an_unload_request_means_absent(changed: httpx.Client, body: object) -> None:
     assert change(changed, "mammogram", "unload", body).status_code == 200
     assert answering(changed, "mammogram") == {503}
 
 
-def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Client) -> None:
+def test_an_unloaded_model_is_unavailable_and_the_server_stays_ready(changed: httpx.Client) -> None:
     assert change(changed, "mammogram", "unload", {"parameters": {"unload_dependents": True}}).status_code == 200
     assert answering(changed, "mammogram") == {503}
     assert answering(changed) == {"2"}
@@ -207,16 +209,14 @@ def test_an_unloaded_model_answers_no_longer_and_is_not_missed(changed: httpx.Cl
     assert answering(changed, "mammogram") == {"1"}
 
 
-def test_a_version_that_fails_is_refused_with_its_reason_and_the_others_serve_on(
-    changed: httpx.Client, models: Path
-) -> None:
+def test_a_failed_load_gives_the_reason_and_leaves_other_versions_serving(changed: httpx.Client, models: Path) -> None:
     shutil.copytree(models / "digits" / "2", models / "digits" / "3")
     assert "version 3: card.json" in refused(change(changed, "digits", "load"), 400)
     assert answering(changed) == {"2"}
     assert ready(changed) == EVERYTHING
 
 
-def test_a_change_is_made_even_if_its_client_does_not_wait(changed: httpx.Client) -> None:
+def test_a_change_is_completed_even_if_its_client_hangs_up(changed: httpx.Client) -> None:
     body = json.dumps(with_policy({"specific": {"versions": [1]}}))
     head = f"POST /v2/repository/models/digits/load HTTP/1.1\r\nHost: deepserve\r\nAuthorization: {ADMIN}\r\n"
     head += f"X-Request-Timeout: 0.001\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -228,7 +228,7 @@ def test_a_change_is_made_even_if_its_client_does_not_wait(changed: httpx.Client
         assert time.monotonic() < end
 
 
-def test_tritonclient_rolls_a_model_back_and_forth(changed: httpx.Client, server: str, clients_python: Path) -> None:
+def test_tritonclient_can_load_and_unload_versions(changed: httpx.Client, server: str, clients_python: Path) -> None:
     command = [clients_python, CLIENTS / "roll_triton.py", server.removeprefix("http://"), "an-admin-key", "a-key"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -237,11 +237,11 @@ def test_tritonclient_rolls_a_model_back_and_forth(changed: httpx.Client, server
 
 @pytest.mark.parametrize("model", ["nothing", "Digits", "..", "%2e%2e", "a%2fb", "digits%00", "d" * 65])
 @pytest.mark.parametrize("what", ["load", "unload"])
-def test_only_models_of_the_repository_are_found(client: httpx.Client, model: str, what: str) -> None:
+def test_only_models_of_the_repository_can_be_loaded(client: httpx.Client, model: str, what: str) -> None:
     refused(change(client, model, what), 404)
 
 
-def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
+def test_a_missing_version_is_a_404(client: httpx.Client) -> None:
     assert "9" in refused(change(client, "digits", "load", with_policy({"specific": {"versions": [1, 9]}})), 404)
     assert ready(client) == EVERYTHING
 
@@ -272,13 +272,13 @@ def test_a_version_that_is_not_there_is_a_404(client: httpx.Client) -> None:
         (with_policy({"all": {}, "latest": {"num_versions": 1}}), "version_policy"),
     ],
 )
-def test_a_request_brings_a_version_policy_and_nothing_else(client: httpx.Client, body: object, word: str) -> None:
+def test_a_load_request_accepts_only_a_version_policy(client: httpx.Client, body: object, word: str) -> None:
     assert word in refused(change(client, "digits", "load", body), 400)
     assert ready(client) == EVERYTHING
 
 
 @pytest.mark.parametrize("parameters", [{"unload_dependents": "yes"}, {"config": "{}"}])
-def test_to_unload_takes_no_other_parameters(client: httpx.Client, parameters: Document) -> None:
+def test_an_unload_request_accepts_no_other_parameters(client: httpx.Client, parameters: Document) -> None:
     refused(change(client, "digits", "unload", {"parameters": parameters}), 400)
     assert ready(client) == EVERYTHING
 

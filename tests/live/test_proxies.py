@@ -1,4 +1,4 @@
-"""Behind nginx and HAProxy: responses that are sent before the body has arrived do no harm to any other request."""
+"""Behind nginx and HAProxy, responses that are sent before the body has arrived do not affect other requests."""
 
 import asyncio
 import random
@@ -66,7 +66,7 @@ PROXIES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """Requests of one kind, and the status that each must get."""
+    """Requests of one kind, and the expected status."""
 
     path: str
     status: int
@@ -96,7 +96,7 @@ WEIGHTS = (8, 8, 8, 8, 4, 4, 1, 4)
 
 
 async def ask(address: str, seed: int, left: Iterator[None], failures: Counter[str]) -> None:
-    """Send requests over a connection that is kept, each whole before its response is read, as most clients do."""
+    """Send requests on one connection. Like most clients, send each completely before reading its response."""
     host, _, port = address.rpartition(":")
     choose = random.Random(seed)
     writer = None
@@ -133,7 +133,7 @@ async def ask_all(address: str) -> Counter[str]:
 
 @contextmanager
 def proxy(name: str, options: str, server: str, folder: Path) -> Iterator[str]:
-    """A proxy in front of `server`; yields its address."""
+    """Run a proxy in front of `server`; yield its address."""
     command = program(name, install=f"apt-get install {name}")
     [front] = free_ports(1)
     configuration = folder / f"{name}.cfg"
@@ -161,14 +161,16 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="module")
 def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address, host and port, of a server that takes short bodies from those who have the key."""
+    """Return host and port of a server that requires a key and accepts short bodies."""
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(log, api_keys=KEY, max_body_bytes=str(MAX_BODY_BYTES), log_level="ERROR") as url:
         yield urlsplit(url).netloc
 
 
 @pytest.mark.parametrize("name", PROXIES)
-def test_no_request_fails_beside_requests_that_are_rejected(name: str, guarded_server: str, tmp_path: Path) -> None:
+def test_rejected_requests_do_not_make_others_fail_behind_a_proxy(
+    name: str, guarded_server: str, tmp_path: Path
+) -> None:
     with ExitStack() as stack:
         address = stack.enter_context(proxy(*PROXIES[name], guarded_server, tmp_path))
         failures = asyncio.run(ask_all(address))

@@ -1,4 +1,4 @@
-"""Every curl of the README gives the answer that is printed under it."""
+"""Every curl command in the README and in docs/ returns the response that is printed below it."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.live.conftest import serving
-from tests.places import ROOT
+from tests.paths import ROOT
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ ROLL = "Roll a version out, and take it back"
 
 
 def examples() -> list[Example]:
-    """Each `$ curl ...` of a console block, continuation lines included, and the lines below it."""
-    sections = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    """Return each `$ curl ...` of a console block, with its continuation lines and the lines below it."""
+    pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+    sections = re.split(r"^## ", "\n".join(page.read_text() for page in pages), flags=re.MULTILINE)
     return [example for section in sections for example in examples_of(*section.split("\n", 1))]
 
 

@@ -1,4 +1,4 @@
-"""Signals: whenever one comes that should stop the server, it stops; nothing outlives a supervisor that is killed."""
+"""Signals stop the server at any time, and its workers never outlive it."""
 
 import signal
 import socket
@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from load_tests.processes import free_ports
-from tests.live.conftest import clean_environment, wait_until
-from tests.places import MODELS, ROOT
+from tests.live.conftest import clean_environment, wait_for_server
+from tests.paths import MODELS, ROOT
+from tests.waiting import wait_until
 
 BODY = {"masses": [{"age": 50}]}
 
@@ -40,7 +41,7 @@ class Server:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Exit status, once it has ended, and what of the log tells of a fault."""
+        """Wait for the end. Return the exit status, and the log if it has errors."""
         status = self.process.wait(30)
         log = self.log.read_text()
         return status, log if "Traceback" in log or "ERROR" in log else ""
@@ -48,7 +49,7 @@ class Server:
 
 @contextmanager
 def started(tmp_path: Path, **settings: str) -> Iterator[Server]:
-    """A server that has just been started, and is killed at the end if it still runs."""
+    """Start a server with one model, and kill it at the end if it still runs."""
     [port] = free_ports(1)
     if not (tmp_path / "models").exists():
         copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
@@ -73,14 +74,14 @@ def started(tmp_path: Path, **settings: str) -> Iterator[Server]:
 
 @contextmanager
 def serving(tmp_path: Path, **settings: str) -> Iterator[Server]:
-    """The same once it is ready."""
+    """Start a server, and wait until it is ready."""
     with started(tmp_path, **settings) as server:
-        wait_until(server.url, server.process, server.log, ready=True)
+        wait_for_server(server.url, server.process, server.log, ready=True)
         yield server
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.8, 0.95])
-def test_a_server_that_is_told_to_stop_while_it_starts_stops(share: float, tmp_path: Path, seconds: float) -> None:
+def test_a_server_stops_on_a_signal_during_its_start(share: float, tmp_path: Path, seconds: float) -> None:
     with started(tmp_path) as server:
         time.sleep(share * seconds)
         server.send(signal.SIGTERM)
@@ -90,10 +91,10 @@ def test_a_server_that_is_told_to_stop_while_it_starts_stops(share: float, tmp_p
 
 @pytest.fixture(scope="module")
 def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """What a start takes here, now."""
+    """Return how long a start takes on this machine."""
     begun = time.monotonic()
     with serving(tmp_path_factory.mktemp("first")) as server:
-        server.send(signal.SIGHUP)  # and it is told to stop while it reloads
+        server.send(signal.SIGHUP)  # it has to stop while it reloads
         server.send(signal.SIGTERM)
         ready = time.monotonic() - begun
         assert server.end() == (0, "")
@@ -103,22 +104,20 @@ def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
 def test_the_second_signal_ends_the_drain(tmp_path: Path) -> None:
     with serving(tmp_path, drain_seconds="600", workers="2") as server:
         server.send(signal.SIGTERM)
-        while httpx.get(f"{server.url}/readyz").status_code == 200:
-            time.sleep(0.05)
+        wait_until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
         assert httpx.post(f"{server.url}/v1/mammogram", json=BODY).status_code == 200
         server.send(signal.SIGTERM)
         assert server.end() == (0, "")
 
 
-def test_a_reload_costs_no_request_and_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+def test_a_reload_fails_no_request_and_workers_end_with_a_killed_supervisor(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool, serving(tmp_path, workers="2") as server:
         old, enough = set(server.workers), Event()
         asked = pool.submit(ask, server.url, enough)
         try:
             server.send(signal.SIGHUP)
-            while old & set(server.workers) or len(server.workers) < 2:
-                time.sleep(0.05)
-            wait_until(server.url, server.process, server.log, ready=True)
+            wait_until(lambda: not old & set(server.workers) and len(server.workers) == 2)
+            wait_for_server(server.url, server.process, server.log, ready=True)
         finally:
             enough.set()
         statuses = asked.result()
@@ -133,7 +132,7 @@ def test_a_reload_costs_no_request_and_nothing_outlives_a_supervisor_that_is_kil
 
 
 def ask(url: str, enough: Event) -> list[int]:
-    """The status of each of the requests that follow each other on connections of their own."""
+    """Send requests one after the other, each on a new connection; return their statuses."""
     statuses = []
     while not enough.is_set():
         statuses.append(httpx.post(f"{url}/v1/mammogram", json=BODY, timeout=30).status_code)

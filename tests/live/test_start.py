@@ -1,21 +1,22 @@
-"""Starting: what is wrong is named, and the process ends with a failure; a broken model leaves the others serving."""
+"""The start of a server: faults are named and stop it, but a broken model does not affect the others."""
 
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from service.engine import gpu
-from service.engine.card import Card
+from service.engine.onnx import cuda as gpu
+from service.registry.card import Card
 from tests.live.conftest import clean_environment, serving
-from tests.places import DIGIT, MODELS, ROOT
+from tests.paths import DIGIT, MODELS, ROOT
 
 
 @pytest.mark.parametrize(
@@ -29,11 +30,11 @@ from tests.places import DIGIT, MODELS, ROOT
         ("DEEPSERVE_DEVICE", "tpu"),
         ("DEEPSERVE_MODELS_DIR", "/nowhere"),
         ("DEEPSERVE_MAX_BODY_BYTES", "-1"),
-        ("DEEPSERVE_RATE_LIMIT", "1e-300"),
+        ("DEEPSERVE_RATE_LIMIT_PER_SECOND", "1e-300"),
         ("DEEPSERVE_CANARY", '{"sentimant": {"version": "2", "share": 0.1}}'),
     ],
 )
-def test_a_wrong_setting_is_named_and_ends_the_start(name: str, value: str) -> None:
+def test_an_invalid_setting_is_named_and_stops_the_start(name: str, value: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "service"],
         cwd=ROOT,
@@ -49,8 +50,8 @@ def test_a_wrong_setting_is_named_and_ends_the_start(name: str, value: str) -> N
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_device_that_does_not_work_ends_the_start_with_the_reason(device: gpu.GPU) -> None:
-    if (trouble := gpu.trouble(device)) is None:
+def test_a_broken_device_stops_the_start_with_the_reason(device: gpu.GPU) -> None:
+    if (trouble := gpu.unavailable_reason(device)) is None:
         pytest.skip(f"{device} works here")
     ended = subprocess.run(
         [sys.executable, "-m", "service"],
@@ -65,10 +66,10 @@ def test_a_device_that_does_not_work_ends_the_start_with_the_reason(device: gpu.
     assert "Traceback" not in ended.stderr
 
 
-def test_auto_tells_what_every_version_runs_on(tmp_path: Path) -> None:
+def test_auto_logs_the_provider_of_every_version(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(MODELS / "mammogram" / "1", models / "mammogram" / "1")
-    provider = "CPUExecutionProvider" if gpu.trouble("cuda") else "CUDAExecutionProvider"
+    provider = "CPUExecutionProvider" if gpu.unavailable_reason("cuda") else "CUDAExecutionProvider"
     labels = f'device="auto",model="mammogram",precision="float32",provider="{provider}",version="1"'
     with serving(tmp_path / "log", models_dir=str(models), device="auto", workers="auto") as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
@@ -93,7 +94,7 @@ def test_a_broken_version_never_takes_a_good_one_down(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/v1/sentiment", json={"reviews": ["x"]}).status_code == 404
 
 
-def test_with_keys_only_their_holders_are_answered(tmp_path: Path) -> None:
+def test_configured_keys_are_required(tmp_path: Path) -> None:
     with serving(tmp_path / "log", api_keys="first-key, second-key") as url:
         for key, status in (("first-key", 200), ("second-key", 200), ("third-key", 401), ("", 401)):
             headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -109,7 +110,7 @@ def test_with_keys_only_their_holders_are_answered(tmp_path: Path) -> None:
             assert httpx.get(f"{url}{path}").status_code == 200
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_in_use_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -126,7 +127,7 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path) -> None:
+def test_two_workers_share_the_requests_and_their_metrics_are_summed(tmp_path: Path) -> None:
     body = {"masses": [{"age": 50}]}
     with serving(tmp_path / "log", workers="2", worker="3") as url:
         for _ in range(40):
@@ -143,15 +144,28 @@ def test_two_workers_share_the_requests_and_their_metrics_add_up(tmp_path: Path)
     assert log.count("DEEPSERVE_WORKER is not a setting; is DEEPSERVE_WORKERS meant?") == 1
 
 
-def test_an_answer_under_way_is_given_before_the_server_stops(tmp_path: Path) -> None:
-    body = {"reviews": [f"{i} " + "a long story " * 1500 for i in range(64)]}
+def test_a_server_completes_its_requests_before_it_stops(tmp_path: Path) -> None:
+    body = b'{"reviews": ["fine"]}'
+    head = f"POST /v1/sentiment HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    def send_body_when_it_stops(connection: socket.socket, url: str) -> bytes:
+        with suppress(httpx.TransportError):
+            while httpx.get(f"{url}/readyz", timeout=3).is_success:  # a stopping server accepts no connection
+                pass
+        with connection:
+            connection.sendall(body)
+            return connection.recv(65536)
+
     with ThreadPoolExecutor() as pool, serving(tmp_path / "log") as url:
-        under_way = pool.submit(httpx.post, f"{url}/v1/sentiment", json=body, timeout=30)
-        time.sleep(0.3)  # reading that much takes over a second
-    assert under_way.result().status_code == 200
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            connection.sendall(head.encode())
+            assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # the request is in progress
+            response = pool.submit(send_body_when_it_stops, connection.dup(), url)
+    assert response.result().startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_a_model_without_a_ready_version_keeps_the_server_from_being_ready(tmp_path: Path) -> None:
+def test_a_server_is_not_ready_if_a_model_has_no_ready_version(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(MODELS / "mammogram" / "1", models / "mammogram" / "1")
     (models / "mammogram" / "1" / "golden.npz").write_bytes(b"")
@@ -161,7 +175,7 @@ def test_a_model_without_a_ready_version_keeps_the_server_from_being_ready(tmp_p
         assert httpx.post(f"{url}/v1/mammogram", json={"masses": [{"age": 50}]}).status_code == 503
 
 
-def test_a_version_that_its_task_cannot_work_with_does_not_answer(tmp_path: Path) -> None:
+def test_a_version_that_does_not_fit_its_task_is_not_served(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(MODELS / "mammogram" / "1", models / "mammogram" / "1")
     shutil.copytree(MODELS / "digits" / "1", models / "mammogram" / "2")

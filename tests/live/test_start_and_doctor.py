@@ -18,25 +18,25 @@ import httpx
 import pytest
 
 from load_tests.processes import free_ports
-from service.commands.startup import LEAST_ADDRESS_SPACE, LEAST_OPEN_FILES
+from service.commands.startup import MIN_ADDRESS_SPACE, MIN_OPEN_FILES
 from tests.live.conftest import clean_environment
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 READ_ONLY = "mount -t tmpfs -o ro none"
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where and how a command is run."""
+    """Where and how a command runs."""
 
     variables: Mapping[str, str | None] = field(default_factory=dict)
-    """Of the environment; None for one that is not set. `{tmp}` is a folder of the test."""
+    """Environment variables; None removes one. `{tmp}` is a directory of the test."""
     shell: str = ""
-    """What a shell does before. If it mounts something, nobody else sees that."""
+    """Shell commands that run before. Their mounts are private."""
 
     @contextmanager
     def running(self, tmp: Path, *arguments: str, port: int | None = None) -> Iterator["subprocess.Popen[str]"]:
-        """`python -m service`, until the end of the block; what it writes goes to one pipe each."""
+        """Run `python -m service` until the end of the block, with pipes for its output and errors."""
         environment = {
             **clean_environment(),
             "DEEPSERVE_MODELS_DIR": str(tmp / "models"),
@@ -67,7 +67,7 @@ class Host:
 
 @cache
 def mount_namespace() -> list[str]:
-    """The command that runs another one in a mount namespace of its own."""
+    """Return the command that runs another one in a private mount namespace."""
     command = ["unshare", "--map-root-user", "--mount"]
     tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
@@ -77,7 +77,7 @@ def mount_namespace() -> list[str]:
 
 @pytest.fixture
 def tmp(tmp_path: Path) -> Path:
-    """A folder with one model."""
+    """Return a directory with one model."""
     shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
     return tmp_path
 
@@ -101,12 +101,12 @@ REFUSED = {
         Host({"TMPDIR": None, "DEEPSERVE_MODELS_DIR": str(MODELS)}, f"{READ_ONLY} /tmp; {READ_ONLY} /var/tmp"),
         "TMPDIR: /tmp: ",
     ),
-    "a TMPDIR with a dollar": (Host({"TMPDIR": "{tmp}/$HOME"}), "TMPDIR: {tmp}/$HOME: its name has a $"),
+    "a TMPDIR with a dollar": (Host({"TMPDIR": "{tmp}/$HOME"}), "TMPDIR: {tmp}/$HOME: the name contains a $"),
     "a working directory that is gone": (
         Host({"PYTHONPATH": str(ROOT)}, "mkdir -p {tmp}/gone; cd {tmp}/gone; rmdir {tmp}/gone"),
         "the working directory: No such file or directory",
     ),
-    "few files": (Host(shell=f"ulimit -n {LEAST_OPEN_FILES - 1}"), f"ulimit -n: {LEAST_OPEN_FILES - 1} open files"),
+    "few files": (Host(shell=f"ulimit -n {MIN_OPEN_FILES - 1}"), f"ulimit -n: {MIN_OPEN_FILES - 1} open files"),
     "little memory": (Host(shell="ulimit -v 300000"), "ulimit -v: 300000 KiB are too few"),
     "models that are a file": (Host({"DEEPSERVE_MODELS_DIR": "/etc/hosts"}), "DEEPSERVE_MODELS_DIR: "),
     "models in a path that is not UTF-8": (
@@ -118,11 +118,11 @@ REFUSED = {
         "OTEL_EXPORTER_OTLP_PROTOCOL: ",
     ),
 }
-"""Why a start is refused, where, and how what is said of it begins."""
+"""By reason, a host on which the start fails, and the beginning of its message."""
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_a_start_that_cannot_succeed_says_in_one_line_why_and_so_does_doctor(reason: str, tmp: Path) -> None:
+def test_serve_and_doctor_say_in_one_line_why_a_start_fails(reason: str, tmp: Path) -> None:
     host, message = REFUSED[reason]
     [port] = free_ports(1)
     status, output, errors = host.run(tmp, port=port)
@@ -135,7 +135,7 @@ def test_a_start_that_cannot_succeed_says_in_one_line_why_and_so_does_doctor(rea
     assert errors.removeprefix("deepserve: ").strip() in first
 
 
-def test_a_port_that_is_taken_is_told_by_doctor_and_by_the_start(tmp: Path) -> None:
+def test_serve_and_doctor_report_a_port_in_use(tmp: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         message = f"DEEPSERVE_HOST and DEEPSERVE_PORT: 127.0.0.1:{port}: Address already in use"
@@ -163,10 +163,10 @@ HARSH = Host(
         "PYTHONPATH": str(ROOT),
     },
     f"""cd {{tmp}} && mkdir -p 'für alles andere' && ln -sfn models 'die Modelle für hier' && {READ_ONLY} /dev/shm
-    cd {ROOT} && ulimit -n {LEAST_OPEN_FILES} && ulimit -v {2 * LEAST_ADDRESS_SPACE >> 10}
+    cd {ROOT} && ulimit -n {MIN_OPEN_FILES} && ulimit -v {2 * MIN_ADDRESS_SPACE >> 10}
     exec <&- """,
 )
-"""All that a start bears, at once."""
+"""The most restrictive host on which a start succeeds."""
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ HARSH = Host(
     ],
     ids=["harsh", "IPv6"],
 )
-def test_a_start_that_succeeds_is_what_doctor_promises(host: Host, address: str, tmp: Path) -> None:
+def test_a_server_starts_wherever_doctor_succeeds(host: Host, address: str, tmp: Path) -> None:
     if address == "[::1]" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     [port] = free_ports(1)
@@ -199,7 +199,7 @@ def has_ipv6() -> bool:
 
 
 def until_ready(url: str, process: "subprocess.Popen[str]") -> bool:
-    """Whether the server became ready."""
+    """Wait until the server is ready; return whether it is."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         with suppress(httpx.TransportError):

@@ -1,4 +1,4 @@
-"""The four tasks, asked as clients ask them: curl's raw and multipart bodies, JSON, BentoML's client, many at once."""
+"""The four tasks with all kinds of clients: raw and multipart bodies, JSON, BentoML's client, many at once."""
 
 import asyncio
 import base64
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.predictors.fashion import CLASSES
-from tests.places import DIFFICULT_DIGITS, DIGIT
+from service.tasks.fashion import CLASSES
+from tests.paths import DIFFICULT_DIGITS, DIGIT
 from training.data.images import MNIST, Pictures, load_images
 
 PNG = {"Content-Type": "image/png"}
@@ -30,7 +30,7 @@ def digits() -> Pictures:
     return load_images(MNIST)[1][:300]
 
 
-def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: httpx.Client) -> None:
+def test_a_raw_body_a_multipart_file_and_base64_give_the_same_digit(client: httpx.Client) -> None:
     picture = DIGIT.read_bytes()
     raw = client.post("/v1/digits", content=picture, headers=JPEG)
     part = client.post("/v1/digits", files=[("images", ("digit.jpg", picture, "image/png"))])
@@ -53,14 +53,14 @@ def test_a_digit_as_raw_body_as_part_and_as_base64_is_the_same_digit(client: htt
     ],
     ids=["in lines", "URL-safe", "data URI", "data URI in lines"],
 )
-def test_base64_is_read_however_it_is_written(client: httpx.Client, write: Callable[[bytes], str]) -> None:
+def test_base64_is_accepted_in_all_its_forms(client: httpx.Client, write: Callable[[bytes], str]) -> None:
     picture = DIGIT.read_bytes()
     plain = client.post("/v1/digits", content=picture, headers=JPEG)
     answer = client.post("/v1/digits", json={"images": [write(picture)]})
     assert answer.json() == plain.json()
 
 
-def test_many_digits_come_back_in_order(client: httpx.Client, digits: Pictures) -> None:
+def test_predictions_have_the_order_of_the_pictures(client: httpx.Client, digits: Pictures) -> None:
     files = [("images", (f"{i}.png", png(picture), "image/png")) for i, picture in enumerate(digits.pictures[:64])]
     predictions = client.post("/v1/digits", files=files).json()["predictions"]
     right = [p["digit"] == label for p, label in zip(predictions, digits.labels, strict=False)]
@@ -74,7 +74,7 @@ def test_difficult_pictures_get_one_prediction_each_in_order(client: httpx.Clien
     assert [prediction["digit"] for prediction in predictions] == [int(path.stem[-1]) for path in DIFFICULT_DIGITS]
 
 
-def test_each_version_of_digits_answers_for_itself(client: httpx.Client) -> None:
+def test_each_version_of_digits_can_be_requested(client: httpx.Client) -> None:
     picture = DIGIT.read_bytes()
     answers = {
         version: client.post(f"/v1/digits?version={version}", content=picture, headers=JPEG).json() for version in "12"
@@ -85,7 +85,7 @@ def test_each_version_of_digits_answers_for_itself(client: httpx.Client) -> None
 
 
 @pytest.mark.parametrize("body", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
-def test_a_broken_picture_is_a_422_that_names_it(client: httpx.Client, body: bytes) -> None:
+def test_a_damaged_picture_is_named_in_a_422(client: httpx.Client, body: bytes) -> None:
     good = DIGIT.read_bytes()
     response = client.post("/v1/digits", files=[("images", ("a", good)), ("images", ("b", body))])
     assert response.status_code == 422
@@ -107,7 +107,7 @@ def test_a_deadline_holds_while_a_large_picture_is_decoded(client: httpx.Client)
     assert client.post("/v1/digits", content=buffer.getvalue(), headers=headers).status_code == 504
 
 
-def test_at_most_64_pictures(client: httpx.Client) -> None:
+def test_a_request_has_at_most_64_pictures(client: httpx.Client) -> None:
     picture = DIGIT.read_bytes()
     for count, status in ((64, 200), (65, 422)):
         files = [("images", ("x.png", picture, "image/png"))] * count
@@ -161,7 +161,7 @@ def test_no_url_is_ever_fetched(client: httpx.Client) -> None:
     asyncio.run(check())
 
 
-def test_sentiment_tells_praise_from_scorn(client: httpx.Client) -> None:
+def test_sentiment_distinguishes_praise_from_criticism(client: httpx.Client) -> None:
     reviews = ["An absolute masterpiece, moving and funny.", "A dull, badly acted waste of two hours.", "?"]
     predictions = client.post("/v1/sentiment", json={"reviews": reviews}).json()["predictions"]
     assert [p["label"] for p in predictions[:2]] == ["positive", "negative"]
@@ -173,7 +173,7 @@ def test_sentiment_tells_praise_from_scorn(client: httpx.Client) -> None:
     assert not any(p["truncated"] for p in predictions)
 
 
-def test_mammogram_takes_names_codes_and_gaps(client: httpx.Client) -> None:
+def test_mammogram_accepts_names_codes_and_missing_values(client: httpx.Client) -> None:
     by_name = {"age": 67, "shape": "irregular", "margin": "spiculated", "density": "low"}
     by_code = {"age": 67, "shape": 4, "margin": 5, "density": 3}
     answer = client.post("/v1/mammogram", json={"masses": [by_name, by_code, {"age": 30}]}).json()
@@ -183,7 +183,7 @@ def test_mammogram_takes_names_codes_and_gaps(client: httpx.Client) -> None:
     assert "not a diagnosis" in answer["notice"]
 
 
-def test_fashion_draws_a_grid_or_pictures(client: httpx.Client) -> None:
+def test_fashion_returns_a_grid_or_single_pictures(client: httpx.Client) -> None:
     grid = client.post("/v1/fashion", json={"count": 10, "seed": 7})
     assert grid.headers["content-type"] == "image/png"
     assert grid.headers["x-seed"] == "7"
@@ -210,14 +210,14 @@ def test_fashion_draws_a_grid_or_pictures(client: httpx.Client) -> None:
         ("", "image/png"),
     ],
 )
-def test_fashion_answers_in_the_form_that_the_client_prefers(
+def test_fashion_returns_the_media_type_that_the_client_prefers(
     client: httpx.Client, accept: str, content_type: str
 ) -> None:
     response = client.post("/v1/fashion", json={"count": 1, "seed": 1}, headers={"Accept": accept})
     assert response.headers["content-type"] == content_type
 
 
-def test_fashion_with_a_seed_is_the_same_again_and_without_one_another(client: httpx.Client) -> None:
+def test_fashion_is_reproducible_with_a_seed_and_random_without(client: httpx.Client) -> None:
     assert client.post("/v1/fashion", json={"seed": 1}).content == client.post("/v1/fashion", json={"seed": 1}).content
     first, second = client.post("/v1/fashion"), client.post("/v1/fashion")
     assert first.headers["x-seed"] != second.headers["x-seed"]
@@ -234,7 +234,7 @@ def test_bentomls_own_client_works_on_every_task(server: str) -> None:
         assert len(client.fashion({"count": 3, "seed": 1})["predictions"]) == 3
 
 
-def test_the_catalogue_shows_every_card(client: httpx.Client) -> None:
+def test_the_models_endpoint_shows_every_card(client: httpx.Client) -> None:
     models = client.get("/v1/models").json()["models"]
     assert {"digits", "sentiment", "mammogram", "fashion"} <= {model["name"] for model in models}
     for model in models:

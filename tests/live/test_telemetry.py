@@ -1,4 +1,4 @@
-"""What an operator sees of a server: its metrics, whatever happens to a worker, its log, and traces of its requests."""
+"""Observability of a server: metrics, also when workers die, the log, and traces of requests."""
 
 import json
 import re
@@ -22,8 +22,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from service.observability.exposition import FLUSH_SECONDS
 from tests.live.conftest import clean_environment, serving
-from tests.places import MODELS, ROOT
+from tests.paths import MODELS, ROOT
 
 MASS = {"masses": [{"age": 50}]}
 PICTURES = {"name": "pictures", "datatype": "UINT8", "shape": [1, 28, 28], "data": [0] * 784}
@@ -33,14 +34,14 @@ PARENT = "00f067aa0ba902b7"
 
 @dataclass
 class Receiver:
-    """An OTLP receiver over HTTP: keeps the spans that it is sent."""
+    """An OTLP receiver over HTTP that keeps the spans it receives."""
 
     url: str = ""
     spans: list[Span] = field(default_factory=list)
     services: set[str] = field(default_factory=set)
 
     def of(self, request_id: str) -> dict[str, Span]:
-        """The spans of a request by name, once they are there."""
+        """Wait for the spans of a request; return them by name."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
             for root in list(self.spans):
@@ -86,14 +87,14 @@ def receiving() -> Iterator[Receiver]:
 
 @dataclass
 class Watched:
-    """A server that sends traces, and logs every request as JSON."""
+    """A server that exports traces, and logs every request as JSON."""
 
     client: httpx.Client
     log: Path
     receiver: Receiver
 
     def lines(self, request_id: str) -> list[dict[str, Any]]:
-        """What the log says of a request, once it does: it is written after the answer is sent."""
+        """Wait for the log lines of a request, which are written after the response, and return them."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
             lines = [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -112,7 +113,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         patch.setenv("OTEL_SERVICE_NAME", "deepserve-tested")
-        settings = {"models_dir": str(folder / "models"), "log_format": "json", "log_requests": "1"}
+        settings = {"models_dir": str(folder / "models"), "log_format": "json", "log_requests_fraction": "1"}
         with (
             serving(folder / "log", **settings) as url,
             httpx.Client(base_url=url, timeout=30) as client,
@@ -129,7 +130,7 @@ def predict(client: httpx.Client, headers: dict[str, str]) -> httpx.Response:
 
 
 @pytest.mark.parametrize("ask", [infer, predict])
-def test_an_answer_says_where_its_time_went(watched: Watched, ask: Any) -> None:
+def test_a_response_has_the_timings_of_its_stages(watched: Watched, ask: Any) -> None:
     started = time.perf_counter()
     timing = ask(watched.client, {}).headers["server-timing"]
     most = 1000 * (time.perf_counter() - started)
@@ -144,7 +145,7 @@ def test_an_answer_says_where_its_time_went(watched: Watched, ask: Any) -> None:
     ("ask", "route", "model", "version"),
     [(infer, "/v2/models/{name}/infer", "digits", "2"), (predict, "/v1/mammogram", "mammogram", "1")],
 )
-def test_a_trace_that_a_client_began_goes_on(watched: Watched, ask: Any, route: str, model: str, version: str) -> None:
+def test_the_trace_of_a_client_is_continued(watched: Watched, ask: Any, route: str, model: str, version: str) -> None:
     name = f"traced-{model}"
     answer = ask(watched.client, {"X-Request-ID": name, "traceparent": f"00-{TRACE}-{PARENT}-01"})
     assert answer.status_code == 200
@@ -165,7 +166,7 @@ def test_a_trace_that_a_client_began_goes_on(watched: Watched, ask: Any, route: 
     assert line["trace_id"] == TRACE
 
 
-def test_a_trace_that_its_client_does_not_follow_is_not_sent(watched: Watched) -> None:
+def test_an_unsampled_trace_is_not_exported(watched: Watched) -> None:
     predict(watched.client, {"X-Request-ID": "unsampled", "traceparent": f"00-{TRACE}-{PARENT}-00"})
     predict(watched.client, {"X-Request-ID": "after-it"})
     assert watched.receiver.of("after-it")
@@ -173,7 +174,7 @@ def test_a_trace_that_its_client_does_not_follow_is_not_sent(watched: Watched) -
 
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "text/plain; version=1.x", "*/*", ""])
-def test_metrics_come_in_a_form_of_their_own_where_another_is_asked_for(watched: Watched, accept: str) -> None:
+def test_metrics_have_a_default_format_for_unknown_media_types(watched: Watched, accept: str) -> None:
     answer = watched.client.get("/metrics", headers={"Accept": accept})
     assert answer.status_code == 200
     assert "version=abc" not in answer.headers["content-type"]
@@ -189,12 +190,12 @@ def test_metrics_come_in_a_form_of_their_own_where_another_is_asked_for(watched:
         ("text/html", "text/plain"),
     ],
 )
-def test_the_weights_in_accept_choose_the_form_of_the_metrics(watched: Watched, accept: str, media_type: str) -> None:
+def test_the_weights_in_accept_select_the_format_of_the_metrics(watched: Watched, accept: str, media_type: str) -> None:
     answer = watched.client.get("/metrics", headers={"Accept": accept})
     assert answer.headers["content-type"].partition(";")[0] == media_type
 
 
-def test_metrics_are_compressed_for_those_who_accept_it(watched: Watched) -> None:
+def test_metrics_are_compressed_if_the_client_accepts_it(watched: Watched) -> None:
     plain = watched.client.get("/metrics", headers={"Accept-Encoding": "gzip;q=0, br"})
     assert "content-encoding" not in plain.headers
     assert plain.headers["vary"] == "Accept"
@@ -206,7 +207,7 @@ def test_metrics_are_compressed_for_those_who_accept_it(watched: Watched) -> Non
         assert answer.num_bytes_downloaded < len(plain.content) / 4
 
 
-def test_metrics_have_examples_whose_traces_were_sent(watched: Watched) -> None:
+def test_metrics_have_exemplars_of_exported_traces(watched: Watched) -> None:
     predict(watched.client, {"X-Request-ID": "example"})
     [root] = [span for name, span in watched.receiver.of("example").items() if name.startswith("POST")]
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
@@ -217,7 +218,7 @@ def test_metrics_have_examples_whose_traces_were_sent(watched: Watched) -> None:
     assert root.trace_id.hex() in {example.labels["trace_id"] for example in examples}
 
 
-def test_the_log_has_a_line_a_request_and_nothing_of_what_was_in_it(watched: Watched) -> None:
+def test_the_log_has_one_line_per_request_without_its_content(watched: Watched) -> None:
     secret = "a-secret-that-is-sent"
     headers = {"X-Request-ID": "logged", "Authorization": f"Bearer {secret}"}
     assert watched.client.post(f"/v1/mammogram?note={secret}", json=MASS, headers=headers).status_code == 200
@@ -243,20 +244,20 @@ def test_the_log_has_a_line_a_request_and_nothing_of_what_was_in_it(watched: Wat
     assert secret not in watched.log.read_text()
 
 
-def test_nobody_forges_a_line_of_the_log(watched: Watched) -> None:
+def test_a_client_cannot_forge_a_log_line(watched: Watched) -> None:
     forged = '","outcome":"failed"} {"level":"ERROR"'
     watched.client.get("/v1/nothing", headers={"X-Request-ID": forged})
     [line] = watched.lines(forged)
     assert (line["level"], line["outcome"], line["status"]) == ("INFO", "invalid", 404)
 
 
-def test_all_that_the_server_says_is_json_and_said_once(watched: Watched) -> None:
+def test_all_log_lines_are_json_and_not_repeated(watched: Watched) -> None:
     said = Counter(json.loads(line)["message"] for line in watched.log.read_text().splitlines())
     assert said["model mammogram version 1 is ready on CPUExecutionProvider in float32"] == 1
     assert sum(message.startswith("listening on http://127.0.0.1:") for message in said) == 1
 
 
-def test_the_metrics_are_as_prometheus_wants_them(watched: Watched) -> None:
+def test_promtool_accepts_the_metrics(watched: Watched) -> None:
     predict(watched.client, {})
     text = watched.client.get("/metrics").text
     for stage in ("request", "decode", "queue", "run", "encode"):
@@ -266,7 +267,7 @@ def test_the_metrics_are_as_prometheus_wants_them(watched: Watched) -> None:
         assert not checked.stdout + checked.stderr
 
 
-def test_a_failed_version_is_told_and_one_that_nobody_wants_is_not(tmp_path: Path) -> None:
+def test_metrics_report_failed_versions_but_not_unselected_ones(tmp_path: Path) -> None:
     shutil.copytree(MODELS / "digits", tmp_path / "models" / "digits")
     with (tmp_path / "models" / "digits" / "2" / "model.onnx").open("ab") as graph:
         graph.write(b"x")
@@ -280,7 +281,7 @@ def test_a_failed_version_is_told_and_one_that_nobody_wants_is_not(tmp_path: Pat
 
 
 def processes(url: str) -> list[psutil.Process]:
-    """The workers of a server."""
+    """Return the workers of a server."""
     port = httpx.URL(url).port
     found = (
         each for each in psutil.Process().children(recursive=True) if each.environ().get("DEEPSERVE_PORT") == str(port)
@@ -288,7 +289,7 @@ def processes(url: str) -> list[psutil.Process]:
     return [each for each in found if "service.processes.worker" in each.cmdline()]
 
 
-def test_counters_never_fall_and_gauges_follow_when_workers_are_killed(tmp_path: Path) -> None:
+def test_counters_never_decrease_and_gauges_follow_when_workers_are_killed(tmp_path: Path) -> None:
     shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "models" / "mammogram" / "1")
 
     def asked() -> float:
@@ -304,16 +305,18 @@ def test_counters_never_fall_and_gauges_follow_when_workers_are_killed(tmp_path:
         text = httpx.get(f"{url}/metrics").text
         return dict(re.findall(r'deepserve_worker_resident_bytes{worker="(\d+)"} (\S+)', text))
 
-    with serving(tmp_path / "log", models_dir=str(tmp_path / "models"), workers="2", log_requests="0") as url:
+    with serving(tmp_path / "log", models_dir=str(tmp_path / "models"), workers="2", log_requests_fraction="0") as url:
         ask(20)
         for kills in range(1, 3):
             assert list(workers()) == ["0", "1"]
+            time.sleep(2 * FLUSH_SECONDS)  # a killed worker loses what it has not yet written
             victim = processes(url)[-1]
             victim.kill()
             victim.wait(10)
             assert asked() == 20 * kills
             assert len(workers()) < 2
             ask(20)
+            time.sleep(2 * FLUSH_SECONDS)
             assert asked() == 20 * (kills + 1)
             end = time.monotonic() + 60
             while len(workers()) < 2 or not httpx.get(f"{url}/readyz").is_success:
@@ -321,7 +324,7 @@ def test_counters_never_fall_and_gauges_follow_when_workers_are_killed(tmp_path:
                 time.sleep(0.1)
 
 
-def test_spans_that_wait_are_sent_before_the_server_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_spans_are_exported_before_the_server_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "models" / "mammogram", tmp_path / "models" / "mammogram")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
     with receiving() as receiver:
@@ -332,7 +335,7 @@ def test_spans_that_wait_are_sent_before_the_server_ends(tmp_path: Path, monkeyp
         assert receiver.of("the last")
 
 
-def test_an_endpoint_without_what_sends_to_it_is_refused() -> None:
+def test_an_unsupported_otlp_protocol_is_rejected() -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     ended = subprocess.run(
         [sys.executable, "-m", "service"],
@@ -343,5 +346,5 @@ def test_an_endpoint_without_what_sends_to_it_is_refused() -> None:
         timeout=60,
     )
     assert ended.returncode == 1
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL: grpc is not spoken here; http/protobuf is" in ended.stderr
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL: grpc is not supported; http/protobuf is" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from load_tests.processes import free_ports
-from tests.live.conftest import clean_environment, wait_until
-from tests.places import MODELS, ROOT
+from tests.live.conftest import clean_environment, wait_for_server
+from tests.paths import MODELS, ROOT
 from training.data.mammographic import MAMMOGRAPHIC_MASSES
 
 CALLS = "openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,connect,sendto,sendmsg,sendmmsg"
@@ -28,7 +28,7 @@ READS_MODEL = re.compile(r'openat\(.*/model(\.int8)?\.onnx", O_RDONLY')
 
 @dataclass(frozen=True)
 class Traced:
-    """What a command has done."""
+    """The system calls of a command."""
 
     lines: list[str]
 
@@ -38,19 +38,19 @@ class Traced:
 
     @property
     def created(self) -> set[str]:
-        """Files and folders that it has made, with the path of the folder that it named by a descriptor."""
+        """Return created files and directories, with the paths of directories given by descriptors."""
         return {next(filter(None, found.groups())) for line in self.lines if (found := CREATED.search(line))}
 
     @property
     def addresses(self) -> set[tuple[str, str]]:
-        """Hosts and ports that it has connected or sent to."""
+        """Return the hosts and ports of its connections and packets."""
         found = (match for line in self.lines for match in REMOTE.finditer(line))
         return {(match[2] or match[3], match[1]) for match in found}
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A folder of the test, with an empty home and a place for temporary files."""
+    """A directory of the test, with an empty home and a directory for temporary files."""
 
     folder: Path
 
@@ -69,12 +69,12 @@ class Sandbox:
         }
 
     def traced(self, *command: str) -> list[str]:
-        """The command, under strace."""
+        """Run the command under strace."""
         options = ["-f", "-qq", "-y", "-s", "256", "--seccomp-bpf", "-e", f"trace={CALLS}"]
         return ["strace", *options, "-o", str(self.folder / "trace"), sys.executable, "-m", *command]
 
     def check(self) -> None:
-        """Nothing was looked up, and nothing was made outside of the folder for temporary files and `out`."""
+        """Check that no host was looked up, and no file created except temporary ones and those in `out`."""
         traced = Traced.read(self.folder / "trace")
         assert any(map(READS_MODEL.search, traced.lines)), "the trace does not show that a model was read"
         allowed = ("/dev/", str(self.folder / "tmp"), str(self.folder / "out"))
@@ -96,13 +96,13 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["verify", "models/mammogram"]], ids=" ".join)
-def test_a_command_keeps_to_itself(command: list[str], sandbox: Sandbox) -> None:
+def test_a_command_opens_no_network_connection(command: list[str], sandbox: Sandbox) -> None:
     traced = sandbox.traced("service", *command)
     subprocess.run(traced, cwd=ROOT, env=sandbox.environment, capture_output=True, check=True, timeout=120)
     sandbox.check()
 
 
-def test_a_server_keeps_to_itself_and_listens_on_its_port_alone(sandbox: Sandbox) -> None:
+def test_a_server_opens_no_network_connection_and_listens_on_its_port_only(sandbox: Sandbox) -> None:
     environment = {**sandbox.environment, "DEEPSERVE_WORKERS": "2"}
     port = int(environment["DEEPSERVE_PORT"])
     log = sandbox.folder / "log"
@@ -111,7 +111,7 @@ def test_a_server_keeps_to_itself_and_listens_on_its_port_alone(sandbox: Sandbox
             sandbox.traced("service"), cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            wait_until(f"http://127.0.0.1:{port}", strace, log, ready=True, seconds=120)
+            wait_for_server(f"http://127.0.0.1:{port}", strace, log, ready=True, seconds=120)
             processes = psutil.Process(strace.pid).children(recursive=True)
             listening = {each.laddr.port for one in processes for each in one.net_connections("tcp") if not each.raddr}
         finally:
@@ -124,7 +124,7 @@ def test_a_server_keeps_to_itself_and_listens_on_its_port_alone(sandbox: Sandbox
     assert list((sandbox.folder / "tmp").iterdir()) == []
 
 
-def test_training_keeps_to_itself(sandbox: Sandbox) -> None:
+def test_training_opens_no_network_connection(sandbox: Sandbox) -> None:
     options = ["--smoke", "--device", "cpu", "--epochs", "2", "--folds", "2", "--repeats", "1"]
     traced = sandbox.traced(
         "training", "train", "mammogram", *options, "--out", str(sandbox.folder / "out" / "mammogram" / "1")
@@ -135,8 +135,8 @@ def test_training_keeps_to_itself(sandbox: Sandbox) -> None:
     sandbox.check()
 
 
-def test_what_the_operator_has_set_stays() -> None:
-    program = "import os, service.engine.onnx_runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+def test_variables_of_the_operator_are_kept() -> None:
+    program = "import os, service.engine.onnx.runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     for value in ("true", "1"):
         environment = {**clean_environment(), "ORT_DISABLE_TELEMETRY": value}
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Who answers: a canary its share, a shadow nobody, a cache those who ask again."""
+"""Canary, shadow and cache: which version answers a request, and which requests need no run."""
 
 import json
 import re
@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from service.engine.inference import Runtime
-from service.engine.verification import verify
-from service.http.v2.tensors import DATATYPES
-from service.predictors.sentiment import SentimentPredictor, SentimentRequest
-from service.serving.shadow import STAND_BACK
-from service.traffic import Diversion
+from service.api.v2.schema import DATATYPES
+from service.engine.session import Runtime
+from service.inference.shadow import BACK_OFF_SECONDS
+from service.registry.loader import open_verified
+from service.tasks.sentiment import SentimentRequest, SentimentTask
+from service.traffic_split import TrafficSplit
 from tests.live.conftest import serving
 from tests.live.test_batching import JSON, at_once, png
-from tests.places import MODELS
+from tests.paths import MODELS
 from training.data.images import MNIST, load_images
 
-CANARY = Diversion(version="1", share=0.3)
+CANARY = TrafficSplit(version="1", share=0.3)
 TINY = 3000
-"""Bytes: room for a few answers."""
+"""Bytes of a cache for a few responses."""
 
 ROWS = 64
 """Of a request."""
@@ -37,7 +37,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = {
         "canary": {"digits": CANARY.model_dump(), "mammogram": {"version": "9", "share": 1}},
         "shadow": {"digits": {"version": "1", "share": 1}, "sentiment": {"version": "9", "share": 1}},
-        "cache": {"sentiment": 2**20, "fashion": 2**20, "mammogram": TINY},
+        "cache_bytes": {"sentiment": 2**20, "fashion": 2**20, "mammogram": TINY},
     }
     log = tmp_path_factory.mktemp("traffic") / "log"
     with serving(log, **{name: json.dumps(value) for name, value in settings.items()}) as address:
@@ -51,14 +51,14 @@ def client(url: str) -> Iterator[httpx.Client]:
 
 
 def metric(client: httpx.Client, name: str, **labels: str) -> float:
-    """A sample; 0 before its first event."""
+    """Return the value of a sample; 0 before its first event."""
     text = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
     found = re.search(rf"^{name}{{{re.escape(text)}}} (\S+)", client.get("/metrics").text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
 def shadowed(client: httpx.Client, model: str, version: str, shadow: str) -> dict[str, float]:
-    """Rows of copies, by what became of them."""
+    """Return the rows of shadow copies by outcome."""
     return {
         outcome: metric(
             client, "deepserve_shadow_rows_total", model=model, version=version, shadow=shadow, outcome=outcome
@@ -68,7 +68,7 @@ def shadowed(client: httpx.Client, model: str, version: str, shadow: str) -> dic
 
 
 def looked_up(client: httpx.Client, model: str) -> tuple[float, float]:
-    """Hits and misses."""
+    """Return the number of cache hits and misses."""
     hits, misses = (
         metric(client, "deepserve_cache_requests_total", model=model, version="1", outcome=outcome)
         for outcome in ("hit", "miss")
@@ -77,7 +77,7 @@ def looked_up(client: httpx.Client, model: str) -> tuple[float, float]:
 
 
 def until_counted(client: httpx.Client, rows: float, *of: str) -> dict[str, float]:
-    """The rows of copies, once there are so many."""
+    """Wait until this number of shadow rows is counted; return them by outcome."""
     end = time.monotonic() + 20
     while sum((counts := shadowed(client, *of)).values()) < rows:
         assert time.monotonic() < end, f"{counts} are not {rows} rows"
@@ -91,7 +91,7 @@ def pictures(count: int) -> np.ndarray:
 
 
 def tensors(**inputs: np.ndarray) -> dict[str, Any]:
-    """An inference request."""
+    """Return an inference request."""
     return {
         "inputs": [
             {"name": name, "shape": each.shape, "datatype": DATATYPES[each.dtype.name], "data": each.ravel().tolist()}
@@ -101,7 +101,7 @@ def tensors(**inputs: np.ndarray) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/v1/digits", "/v2/models/digits/infer"])
-def test_a_canary_answers_its_share_and_always_the_same(client: httpx.Client, path: str) -> None:
+def test_a_canary_gets_its_share_and_a_request_id_always_gets_the_same_version(client: httpx.Client, path: str) -> None:
     picture = pictures(1)
     body = {"images": [png(picture[0])]} if path.startswith("/v1") else tensors(pictures=picture)
 
@@ -117,7 +117,7 @@ def test_a_canary_answers_its_share_and_always_the_same(client: httpx.Client, pa
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_who_asks_for_a_version_gets_it_whatever_the_canary(client: httpx.Client, version: str) -> None:
+def test_a_requested_version_overrides_the_canary(client: httpx.Client, version: str) -> None:
     body = {"images": [png(pictures(1)[0])]}
     for number in range(20):
         answer = client.post(
@@ -126,7 +126,7 @@ def test_who_asks_for_a_version_gets_it_whatever_the_canary(client: httpx.Client
         assert answer.headers["X-Model-Version"] == version
 
 
-def test_a_canary_that_is_not_ready_answers_nobody(client: httpx.Client) -> None:
+def test_a_canary_that_is_not_ready_gets_no_requests(client: httpx.Client) -> None:
     for age in range(20, 30):
         answer = client.post("/v1/mammogram", json={"masses": [{"age": age}]})
         assert answer.headers["X-Model-Version"] == "2"
@@ -134,15 +134,19 @@ def test_a_canary_that_is_not_ready_answers_nobody(client: httpx.Client) -> None
 
 @pytest.fixture(scope="module")
 def digits() -> dict[str, np.ndarray]:
-    """What either version makes of the same pictures, as probabilities."""
+    """Return the probabilities of each version for the same pictures."""
     return {
-        number: verify(MODELS / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})["probabilities"]
+        number: open_verified(MODELS / "digits" / number, Runtime())[1].run({"pictures": pictures(8 * ROWS)})[
+            "probabilities"
+        ]
         for number in ("1", "2")
     }
 
 
-def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
-    time.sleep(2 * STAND_BACK)
+def test_shadow_metrics_count_the_agreement_of_two_versions(
+    client: httpx.Client, digits: dict[str, np.ndarray]
+) -> None:
+    time.sleep(2 * BACK_OFF_SECONDS)
     before = shadowed(client, "digits", "2", "1")
     rows = sum(before.values())
     for first in range(0, 8 * ROWS, ROWS):
@@ -161,8 +165,8 @@ def test_a_shadow_agrees_as_often_as_the_two_versions_do(client: httpx.Client, d
     }
 
 
-def test_a_shadow_gets_tensors_as_they_are(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
-    time.sleep(2 * STAND_BACK)
+def test_a_shadow_gets_tensors_unchanged(client: httpx.Client, digits: dict[str, np.ndarray]) -> None:
+    time.sleep(2 * BACK_OFF_SECONDS)
     sample = "deepserve_shadow_difference_sum"
     before, differences = shadowed(client, "digits", "2", "1"), metric(client, sample, **LABELS)
     assert client.post("/v2/models/digits/versions/2/infer", json=tensors(pictures=pictures(ROWS))).status_code == 200
@@ -172,7 +176,7 @@ def test_a_shadow_gets_tensors_as_they_are(client: httpx.Client, digits: dict[st
     assert metric(client, sample, **LABELS) - differences == pytest.approx(abs(one - other).max(), abs=1e-4)
 
 
-def test_under_load_copies_are_dropped_and_clients_answered(
+def test_shadow_copies_are_dropped_under_load_and_clients_are_answered(
     url: str, client: httpx.Client, digits: dict[str, np.ndarray]
 ) -> None:
     before = shadowed(client, "digits", "2", "1")
@@ -185,14 +189,14 @@ def test_under_load_copies_are_dropped_and_clients_answered(
     assert after["failed"] == 0
 
 
-def test_a_shadow_that_is_not_there_costs_no_client_an_answer(client: httpx.Client) -> None:
+def test_a_missing_shadow_version_does_not_affect_clients(client: httpx.Client) -> None:
     before = shadowed(client, "sentiment", "1", "9")
     assert client.post("/v1/sentiment", json={"reviews": ["Fine.", "Awful."]}).status_code == 200
     after = until_counted(client, sum(before.values()) + 2, "sentiment", "1", "9")
     assert after["failed"] == before["failed"] + 2
 
 
-def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) -> None:
+def test_a_repeated_request_is_answered_from_the_cache(client: httpx.Client) -> None:
     body = {"reviews": ["Who would have thought that a film about chess could be so much fun?"]}
     ran = metric(client, "deepserve_run_rows_sum", model="sentiment", version="1")
     hits, misses = looked_up(client, "sentiment")
@@ -202,9 +206,9 @@ def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) 
     assert looked_up(client, "sentiment") == (hits + 4, misses + 1)
 
 
-def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
+def test_task_and_v2_requests_share_the_cache(client: httpx.Client) -> None:
     review = "A dull evening, and too long by an hour."
-    predictor = SentimentPredictor(MODELS / "sentiment" / "1")
+    predictor = SentimentTask(MODELS / "sentiment" / "1")
     inputs, _ = predictor.decode(SentimentRequest(reviews=[review]))
     asked = client.post("/v1/sentiment", json={"reviews": [review]}).json()["predictions"][0]
     hits, misses = looked_up(client, "sentiment")
@@ -213,7 +217,7 @@ def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
     assert answer["outputs"][0]["data"][1] == pytest.approx(asked["probability_positive"])
 
 
-def test_the_statistics_of_v2_tell_hits_and_misses(client: httpx.Client) -> None:
+def test_v2_statistics_count_cache_hits_and_misses(client: httpx.Client) -> None:
     for _ in range(2):
         client.post("/v1/sentiment", json={"reviews": ["Told and told again."]})
     hits, misses = looked_up(client, "sentiment")
@@ -223,7 +227,7 @@ def test_the_statistics_of_v2_tell_hits_and_misses(client: httpx.Client) -> None
     assert statistics["cache_miss"]["ns"] > 0
 
 
-def test_clothing_is_the_same_again_only_with_a_seed(client: httpx.Client) -> None:
+def test_fashion_is_cached_only_with_a_seed(client: httpx.Client) -> None:
     before = looked_up(client, "fashion")
     one, other = (client.post("/v1/fashion", json={"count": 1}).json() for _ in range(2))
     assert one["predictions"] != other["predictions"]
@@ -233,7 +237,7 @@ def test_clothing_is_the_same_again_only_with_a_seed(client: httpx.Client) -> No
     assert looked_up(client, "fashion") == (before[0] + 2, before[1] + 1)
 
 
-def test_a_cache_takes_no_more_memory_than_it_may(client: httpx.Client) -> None:
+def test_a_cache_stays_within_its_memory_limit(client: httpx.Client) -> None:
     answers = {age: client.post("/v1/mammogram", json={"masses": [{"age": age}]}).content for age in range(20, 60)}
     assert 0 < metric(client, "deepserve_cache_bytes", model="mammogram") <= TINY
     assert metric(client, "deepserve_cache_evictions_total", model="mammogram") > 30

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from load_tests.capacity.autoscaler import HPA, KEDA, Rules, Scaler
 from load_tests.capacity.fleet import Replica, fixed, simulate
 from load_tests.capacity.traffic import TRAFFIC, Series, day, spike
-from tests.places import ROOT
+from tests.paths import ROOT
 
 COMPONENTS = ROOT / "deploy" / "kubernetes" / "components"
 REPLICA = Replica(per_second=100.0, ready_seconds=20.0, most_waiting=200.0)

@@ -14,7 +14,7 @@ def histogram(values: np.ndarray, bounds: tuple[float, ...] = (0.005, 0.01, 0.02
     return Histogram({bound: float((values <= bound).sum()) for bound in bounds}, float(values.sum()))
 
 
-def test_what_came_between_two_scrapes_is_their_difference() -> None:
+def test_a_histogram_between_two_scrapes_is_their_difference() -> None:
     early, late = np.array([0.004, 0.03]), np.array([0.02] * 98 + [0.04] * 2)
     between = histogram(np.concatenate([early, late])).since(histogram(early))
     assert between.buckets == histogram(late).buckets
@@ -25,6 +25,6 @@ def test_what_came_between_two_scrapes_is_their_difference() -> None:
 
 
 @given(shift=st.floats(0, 0.02), seed=st.integers(0, 100))
-def test_how_much_later_a_client_sees_answers_is_found_in_buckets(shift: float, seed: int) -> None:
+def test_the_delay_of_a_client_is_found_in_buckets(shift: float, seed: int) -> None:
     values = np.random.default_rng(seed).gamma(2, 0.01, 5000)
     assert histogram(values).apart(values + shift) == pytest.approx(shift, abs=0.003)

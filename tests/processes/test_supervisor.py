@@ -1,6 +1,4 @@
-"""Supervision, with real processes and workers that do next to nothing: what each signal does, and what follows when a
-worker or the supervisor dies.
-"""
+"""The supervisor with real processes and minimal workers: the effect of each signal, and of the death of a process."""
 
 import os
 import signal
@@ -8,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.places import ROOT
+from tests.paths import ROOT
+from tests.waiting import wait_until
 
 SECONDS = 20.0
 
@@ -38,27 +37,38 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 WORKER = """
 import signal, sys, time
 from pathlib import Path
-from service.processes.worker import end_with_supervisor, tell_started
+from service.processes.worker import end_with_supervisor, notify_started
 
 end_with_supervisor()
 """
 
-SERVES = WORKER + "tell_started(); time.sleep(100)"
-"""Ends at SIGTERM."""
-NEVER_ENDS = WORKER + "signal.signal(signal.SIGTERM, signal.SIG_IGN); tell_started(); time.sleep(100)"
+SERVES = WORKER + "notify_started(); time.sleep(100)"
+"""Ends on SIGTERM."""
+NEVER_ENDS = WORKER + "signal.signal(signal.SIGTERM, signal.SIG_IGN); notify_started(); time.sleep(100)"
 FAILS = WORKER + "sys.exit(3)"
-FAILS_IF_TOLD = WORKER + "Path(sys.argv[1]).exists() and sys.exit(3); tell_started(); time.sleep(100)"
-DRAINS = (
+FAILS_IF_FILE_EXISTS = (
     WORKER
     + """
-Path(sys.argv[1]).write_text("")
-received = []
-signal.signal(signal.SIGTERM, lambda *_: received.append(1))
-tell_started()
-while len(received) < 2: time.sleep(0.01)
+if Path(sys.argv[1]).exists():
+    Path(sys.argv[1] + ".seen").touch()
+    sys.exit(3)
+notify_started()
+time.sleep(100)
 """
 )
-"""Ends at the second SIGTERM."""
+COUNTS_SIGNALS = (
+    WORKER
+    + """
+received = []
+def count(*_):
+    received.append("x")
+    Path(sys.argv[1]).write_text("".join(received))
+signal.signal(signal.SIGTERM, count)
+notify_started()
+while len(received) < int(sys.argv[2]): time.sleep(0.01)
+"""
+)
+"""Writes an x to a file for each SIGTERM, and ends after a number of them."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +86,14 @@ class Supervised:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Exit status and output, once it has ended."""
+        """Wait for its end; return exit status and output."""
         output, _ = self.process.communicate(timeout=SECONDS)
         return self.process.returncode, output
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.01)
-
-
 @contextmanager
 def supervised(worker: str, *arguments: str, workers: int = 1, stop_seconds: float = 60.0) -> Iterator[Supervised]:
-    """A supervisor of workers that run the program `worker`; all of them are killed at the end."""
+    """Run a supervisor of workers that execute the program `worker`; kill all of them at the end."""
     command = [sys.executable, "-c", SUPERVISOR, str(workers), str(stop_seconds), worker, *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     left = []
@@ -109,20 +112,20 @@ def supervised(worker: str, *arguments: str, workers: int = 1, stop_seconds: flo
 
 
 def serving(server: Supervised, workers: int = 1) -> set[int]:
-    """Wait until the supervisor knows that so many workers serve. Return their process ids."""
+    """Wait until the supervisor knows that this number of workers serves; return their process ids."""
     files = Path(f"/proc/{server.process.pid}/fd")
 
     def pipes() -> int:
-        """Those that the supervisor has open: one for each worker that has not told yet that it serves."""
+        """Return the number of the supervisor's open pipes: one per worker that does not serve yet."""
         names = [os.readlink(file) for file in files.iterdir() if int(file.name) > 2]
         return sum(name.startswith("pipe:") for name in names)
 
     def all_serve() -> bool:
-        with suppress(OSError):  # a file was closed meanwhile
+        with suppress(OSError):  # the file was closed in between
             return len(server.workers) == workers and pipes() == 0
         return False
 
-    until(all_serve)
+    wait_until(all_serve)
     return {worker.pid for worker in server.workers}
 
 
@@ -143,31 +146,36 @@ def test_a_signal_stops_all_workers(number: signal.Signals) -> None:
         [signal.SIGHUP, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
     ],
 )
-def test_it_ends_whenever_it_is_told_to(signals: list[signal.Signals], pause: float) -> None:
+def test_a_supervisor_stops_during_its_start_and_during_a_reload(signals: list[signal.Signals], pause: float) -> None:
     with supervised(SERVES, workers=2) as server:
-        until(lambda: len(server.workers) > 0)
+        wait_until(lambda: len(server.workers) > 0)
         time.sleep(pause)
         for number in signals:
             server.send(number)
         assert server.end() == (0, "")
 
 
-def test_the_second_signal_is_passed_on(tmp_path: Path) -> None:
-    with supervised(DRAINS, str(tmp_path / "started")) as server:
-        serving(server)
+def send_and_wait(server: Supervised, received: Path, count: int) -> None:
+    """Send SIGTERM until the worker has received it `count` times: pending signals of a process are merged into one."""
+    for number in range(1, count + 1):
         server.send(signal.SIGTERM)
-        with pytest.raises(subprocess.TimeoutExpired):
-            server.process.wait(0.5)
+        wait_until(lambda expected="x" * number: received.exists() and received.read_text() == expected)
+
+
+def test_the_second_signal_reaches_the_workers(tmp_path: Path) -> None:
+    with supervised(COUNTS_SIGNALS, str(tmp_path / "received"), "2") as server:
+        serving(server)
+        send_and_wait(server, tmp_path / "received", 1)
+        assert server.process.poll() is None
         server.send(signal.SIGTERM)
         assert server.end() == (0, "")
 
 
-def test_the_third_signal_kills() -> None:
-    with supervised(NEVER_ENDS) as server:
+def test_the_third_signal_kills_the_workers(tmp_path: Path) -> None:
+    with supervised(COUNTS_SIGNALS, str(tmp_path / "received"), "99") as server:
         [worker] = serving(server)
-        for _ in range(3):
-            server.send(signal.SIGTERM)
-            time.sleep(0.05)  # signals that wait are one
+        send_and_wait(server, tmp_path / "received", 2)
+        server.send(signal.SIGTERM)
         assert server.end() == (0, f"worker {worker} has not stopped in time: killing it\n")
 
 
@@ -182,14 +190,14 @@ def test_a_worker_that_dies_is_replaced() -> None:
     with supervised(SERVES, workers=2) as server:
         first, second = serving(server, 2)
         os.kill(first, signal.SIGKILL)
-        until(lambda: first not in {worker.pid for worker in server.workers} and len(server.workers) == 2)
+        wait_until(lambda: first not in {worker.pid for worker in server.workers} and len(server.workers) == 2)
         assert second in serving(server, 2)
         server.send(signal.SIGTERM)
         assert server.end() == (0, f"worker {first} was killed by SIGKILL\n")
 
 
 @pytest.mark.parametrize("pause", [0, 0.02, 0.1])
-def test_it_ends_while_it_replaces_a_worker(pause: float) -> None:
+def test_a_supervisor_stops_while_it_replaces_a_worker(pause: float) -> None:
     with supervised(SERVES, workers=2) as server:
         first, _ = serving(server, 2)
         os.kill(first, signal.SIGKILL)
@@ -198,7 +206,7 @@ def test_it_ends_while_it_replaces_a_worker(pause: float) -> None:
         assert server.end()[0] == 0
 
 
-def test_a_worker_that_cannot_start_ends_the_server_if_no_other_serves() -> None:
+def test_the_server_ends_if_a_worker_cannot_start_and_no_other_serves() -> None:
     with supervised(FAILS) as server:
         status, output = server.end()
     assert status == 1
@@ -206,49 +214,49 @@ def test_a_worker_that_cannot_start_ends_the_server_if_no_other_serves() -> None
     assert output.endswith(" exited with status 3 before it could serve\n")
 
 
-def test_a_worker_that_cannot_be_replaced_is_tried_again_while_others_serve(tmp_path: Path) -> None:
-    with supervised(FAILS_IF_TOLD, str(tmp_path / "fail"), workers=2) as server:
+def test_a_failed_start_is_repeated_while_other_workers_serve(tmp_path: Path) -> None:
+    with supervised(FAILS_IF_FILE_EXISTS, str(tmp_path / "fail"), workers=2) as server:
         first, second = serving(server, 2)
         (tmp_path / "fail").touch()
         os.kill(first, signal.SIGKILL)
-        until(lambda: {worker.pid for worker in server.workers} == {second})
-        time.sleep(0.3)
+        wait_until((tmp_path / "fail.seen").exists)
+        wait_until(lambda: {worker.pid for worker in server.workers} == {second})
         assert server.process.poll() is None
         (tmp_path / "fail").unlink()
         assert second in serving(server, 2)
         server.send(signal.SIGTERM)
         status, output = server.end()
     assert status == 0
-    assert output.count("exited with status 3 before it could serve") == 1
+    assert output.count("exited with status 3 before it could serve") >= 1
 
 
 def test_a_reload_replaces_every_worker() -> None:
     with supervised(SERVES, workers=2) as server:
         old = serving(server, 2)
         server.send(signal.SIGHUP)
-        until(lambda: not old & {worker.pid for worker in server.workers})
+        wait_until(lambda: not old & {worker.pid for worker in server.workers})
         assert len(serving(server, 2)) == 2
         server.send(signal.SIGTERM)
         assert server.end() == (0, "")
 
 
 def test_a_reload_keeps_the_old_workers_if_new_ones_cannot_start(tmp_path: Path) -> None:
-    with supervised(FAILS_IF_TOLD, str(tmp_path / "fail"), workers=2) as server:
+    with supervised(FAILS_IF_FILE_EXISTS, str(tmp_path / "fail"), workers=2) as server:
         old = serving(server, 2)
         (tmp_path / "fail").touch()
         server.send(signal.SIGHUP)
-        until(lambda: len(server.workers) == 3)
+        wait_until(lambda: len(server.workers) == 3)
         assert serving(server, 2) == old
         server.send(signal.SIGTERM)
         status, output = server.end()
     assert status == 0
-    assert output.startswith("the workers are not replaced: worker ")
+    assert output.startswith("reload failed, the old workers keep serving: worker ")
 
 
 @pytest.mark.parametrize("pause", [0, 0.05, 0.3])
-def test_workers_end_with_a_supervisor_that_is_killed(pause: float) -> None:
+def test_workers_end_when_their_supervisor_is_killed(pause: float) -> None:
     with supervised(NEVER_ENDS, workers=3) as server:
-        until(lambda: len(server.workers) == 3)
+        wait_until(lambda: len(server.workers) == 3)
         time.sleep(pause)
         workers = server.workers
         server.send(signal.SIGKILL)

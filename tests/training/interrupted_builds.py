@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from service.engine.card import Card, digests
-from service.engine.verification import verify_files
+from service.registry.card import Card, digests
+from service.registry.verification import verify_files
 from training.run import Run
 from training.version import VersionBuilder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.card import Card, digests
-from tests.places import MODELS, ROOT
+from service.registry.card import Card, digests
+from tests.paths import MODELS, ROOT
 from training import cards, evaluate
 from training.__main__ import main
 from training.ledger import earlier_uses, graph_digest, ledger_of, record_use

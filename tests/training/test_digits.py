@@ -10,10 +10,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from service.engine.card import GRAPHS, Card, Precision, digests
-from service.engine.onnx_runtime import ort
-from service.predictors.pictures import read_grey
-from tests.places import MODELS
+from service.engine.onnx.runtime import ort
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, Card, digests
+from service.tasks.images import read_grey
+from tests.paths import MODELS
 from training import version
 from training.data.images import MNIST, Pictures, load_images
 from training.digits import clutter, photographs, pictures_read

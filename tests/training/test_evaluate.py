@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from service.registry.binding import task
 
-from service.engine.card import PREDICTION, Card
-from service.engine.verification import verify_files
-from service.serving.binding import task
-from tests.places import MODELS
+from service.registry.card import PREDICTION, Card
+from service.registry.verification import verify_files
+from tests.paths import MODELS
 from training import evaluate
 from training.__main__ import main
 from training.ledger import ledger_of

@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from service.engine.card import Card
-from service.engine.onnx_runtime import ort
-from service.predictors.fashion import CLASSES, LATENT, FashionPredictor, FashionRequest, latents
-from tests.places import MODELS
+from service.engine.onnx.runtime import ort
+from service.registry.card import Card
+from service.tasks.fashion import CLASSES, LATENT, FashionRequest, FashionTask, latents
+from tests.paths import MODELS
 from training import version
 from training.data.images import FASHION_MNIST, Pictures, load_images
 from training.fashion.evaluate import JUDGE, diversity, fit_baselines, frechet_distance, judge_images, mean_distance
@@ -105,7 +105,7 @@ def test_no_piece_is_a_training_picture(drawn: Pictures) -> None:
 
 def test_truncation_draws_closer_together(graph: ort.InferenceSession) -> None:
     """Direction: the smaller, the more alike the pieces of a class; and all of the range draws clothing."""
-    predictor = FashionPredictor(MODEL)
+    predictor = FashionTask(MODEL)
     spreads, agreements = [], []
     for truncation in (0.1, 0.4, 1.0, 2.0):
         drawn = []

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.card import Card, digests
-from service.engine.onnx_runtime import ort
-from service.predictors.mammogram import LEVELS, SEVERITIES
-from tests.places import MODELS
+from service.engine.onnx.runtime import ort
+from service.registry.card import Card, digests
+from service.tasks.mammogram import LEVELS, SEVERITIES
+from tests.paths import MODELS
 from training import version
 from training.data.mammographic import Masses, load_masses
 from training.mammogram import evaluate

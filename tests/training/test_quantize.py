@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tests.places import MODELS
+from tests.paths import MODELS
 from training import quantize
 
 MODEL = MODELS / "digits" / "1"

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.card import GRAPHS, Card, Precision, digests
-from service.engine.onnx_runtime import ort
-from service.predictors.sentiment import ReviewReader, pad
-from tests.places import MODELS
+from service.engine.onnx.runtime import ort
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, Card, digests
+from service.tasks.sentiment import ReviewReader, pad
+from tests.paths import MODELS
 from training import version
 from training.data.imdb import Reviews, load_reviews
 from training.sentiment import onnx_graph as sentiment_graph

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from service.registry.repository import Repository
 
-from service.engine.card import Card
-from service.engine.inference import Runtime
-from service.engine.repository import Repository
-from tests.places import ROOT
+from service.engine.session import Runtime
+from service.registry.card import Card
+from tests.paths import ROOT
 from training.__main__ import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

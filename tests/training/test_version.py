@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from service.engine.card import Card
-from service.engine.verification import VerificationError, verify_files
-from tests.places import MODELS, ROOT
+from service.registry.card import Card
+from service.registry.verification import VerificationError, verify_files
+from tests.paths import MODELS, ROOT
 from tests.training.interrupted_builds import build
 from training.run import Run
 from training.version import (

@@ -21,7 +21,7 @@ TIMEOUT = 10.0
 
 
 class Overloaded(Exception):
-    """What `receive` raises when too many bytes are under way."""
+    """The exception of `receive` when the bodies exceed their limit."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Client:
             await self.writer.drain()
 
     async def response(self, *, to_head: bool = False) -> Received:
-        """Read the next response, whose end is marked by its length or by chunks."""
+        """Read the next response, which has a length or is chunked."""
         async with asyncio.timeout(TIMEOUT):
             head = await self.reader.readuntil(b"\r\n\r\n")
             lines = head.decode().split("\r\n")[:-2]
@@ -95,7 +95,7 @@ class Client:
         return Received(int(status[1]), headers, body)
 
     async def rest(self) -> bytes:
-        """Read to the end of the connection; a reset is an error."""
+        """Read to the end of the connection; a reset raises an error."""
         async with asyncio.timeout(TIMEOUT):
             return await self.reader.read()
 
@@ -155,14 +155,14 @@ async def serving(
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Both event loops: uvloop is what serves, asyncio defines what a transport is."""
+    """Run with both event loops: uvloop is used in production, asyncio defines the interface."""
     return "asyncio", {"use_uvloop": request.param == "uvloop"}
 
 
 def request(
     path: str = "/", body: bytes = b"", *lines: str, method: str = "POST", version: str = "1.1", host: str | None = "x"
 ) -> bytes:
-    """A request with `Content-Length`, in bytes; `lines` are more header lines."""
+    """Return a request with `Content-Length`; `lines` are further header lines."""
     head = [f"{method} {path} HTTP/{version}", *([f"Host: {host}"] if host is not None else [])]
     head += [*([f"Content-Length: {len(body)}"] if body else []), *lines]
     return "\r\n".join([*head, "", ""]).encode() + body
@@ -200,5 +200,5 @@ async def reject(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def closed_in_order(client: Client) -> bool:
-    """Whether the server ends its side of the connection without another byte and without a reset."""
+    """Return whether the server ends the connection without another byte and without a reset."""
     return await client.rest() == b""

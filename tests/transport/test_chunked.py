@@ -1,4 +1,4 @@
-"""Bodies in chunks, held against llhttp: what this decoder takes llhttp takes too, with the same body."""
+"""Chunked bodies, compared with llhttp: whatever this decoder accepts, llhttp accepts with the same result."""
 
 import httptools
 import pytest
@@ -12,7 +12,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Llhttp:
-    """What llhttp makes of a body."""
+    """Decode a body with llhttp."""
 
     def __init__(self, coded: bytes) -> None:
         self.body, self.complete, self.valid = b"", False, True
@@ -29,7 +29,7 @@ class Llhttp:
 
 
 def decode(*portions: bytes) -> tuple[bytes, bytes, bool]:
-    """The body, what follows it, and whether the body is complete."""
+    """Return the body, the bytes after it, and whether the body is complete."""
     decoder, body, left = ChunkedDecoder(), b"", b""
     for number, portion in enumerate(portions, 1):
         data, left = decoder.decode(left + portion)
@@ -50,7 +50,7 @@ def decode(*portions: bytes) -> tuple[bytes, bytes, bool]:
         (b"5\r\nhello\r\n0\r\nA: b\r\nC: d\r\n\r\n", b"hello"),
     ],
 )
-def test_chunks_are_put_together(coded: bytes, body: bytes) -> None:
+def test_chunks_are_joined(coded: bytes, body: bytes) -> None:
     assert decode(coded + b"GET") == (body, b"GET", True)
     assert decode(*(bytes([byte]) for byte in coded)) == (body, b"", True)
     assert Llhttp(coded).body == body
@@ -86,7 +86,7 @@ def test_chunks_are_put_together(coded: bytes, body: bytes) -> None:
         b"0\n\n",
     ],
 )
-def test_what_are_no_chunks_is_refused_however_it_is_split(coded: bytes) -> None:
+def test_invalid_chunks_are_rejected_in_any_portions(coded: bytes) -> None:
     with pytest.raises(Refusal) as refused:
         decode(coded)
     assert refused.value.status == 400
@@ -134,7 +134,7 @@ pieces = st.sampled_from(
 
 
 @given(st.lists(pieces, max_size=14).map(b"".join), st.integers(1, 5))
-def test_nothing_is_taken_that_llhttp_reads_otherwise(coded: bytes, step: int) -> None:
+def test_accepted_chunks_mean_the_same_to_llhttp(coded: bytes, step: int) -> None:
     portions = [coded[at : at + step] for at in range(0, len(coded), step)]
     try:
         body, left, complete = decode(*portions)
@@ -148,7 +148,7 @@ def test_nothing_is_taken_that_llhttp_reads_otherwise(coded: bytes, step: int) -
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.integers(1, 20))
-def test_every_valid_body_is_taken_in_any_portions(chunks: list[bytes], step: int) -> None:
+def test_every_valid_body_is_decoded_in_any_portions(chunks: list[bytes], step: int) -> None:
     coded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
     portions = [coded[at : at + step] for at in range(0, len(coded), step)]
     assert decode(*portions) == (b"".join(chunks), b"", True)

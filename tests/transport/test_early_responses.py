@@ -1,4 +1,4 @@
-"""Responses that are sent before the body has arrived: every client gets them, and its connection ends in order."""
+"""Clients get responses that are sent before the body has arrived, and their connections close in order."""
 
 import asyncio
 import ssl
@@ -11,7 +11,7 @@ import pytest
 import requests
 from starlette.types import Receive, Scope, Send
 
-from service.transport import connection
+from service.transport import connection, watchdog
 from service.transport.exchange import MAX_DISCARDED_BYTES
 from tests.transport.conftest import closed_in_order, reject, request, respond, serving
 
@@ -22,7 +22,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    """Return a self-signed certificate for 127.0.0.1 and its key."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
@@ -33,7 +33,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture
 def tls(certificate: tuple[str, str]) -> ssl.SSLContext:
-    """The server's side."""
+    """Return the TLS context of the server."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
     return context
@@ -41,12 +41,12 @@ def tls(certificate: tuple[str, str]) -> ssl.SSLContext:
 
 @pytest.fixture
 def trusting(certificate: tuple[str, str]) -> ssl.SSLContext:
-    """The client's side."""
+    """Return the TLS context of the client."""
     return ssl.create_default_context(cafile=certificate[0])
 
 
 @pytest.mark.parametrize("rest", [1, 1000, MAX_DISCARDED_BYTES])
-async def test_after_a_short_rest_the_connection_is_used_again(rest: int) -> None:
+async def test_a_connection_is_reused_after_a_short_unread_body(rest: int) -> None:
     async with serving(reject) as server:
         client = await server.connect()
         for _ in range(3):
@@ -70,7 +70,7 @@ async def test_a_short_body_and_the_next_request_in_one_packet_are_both_answered
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("paces", [False, True], ids=["at once", "paced"])
-async def test_a_long_body_ends_the_connection_in_order(
+async def test_a_long_unread_body_closes_the_connection_in_order(
     size: int, headers: tuple[str, ...], version: str, paces: bool
 ) -> None:
     async with serving(reject) as server:
@@ -89,7 +89,7 @@ async def test_a_long_body_ends_the_connection_in_order(
 
 @pytest.mark.parametrize("size", [1000, 100_000, MIB, 4 * MIB])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_client_that_sends_everything_before_it_reads_gets_the_response(size: int, version: str) -> None:
+async def test_a_client_that_sends_everything_before_reading_gets_the_response(size: int, version: str) -> None:
     async with serving(reject) as server:
         client = await server.connect()
         await client.send(request("/nope", b"x" * size, version=version) + request("/echo", b"hello"))
@@ -101,7 +101,7 @@ async def test_a_client_that_sends_everything_before_it_reads_gets_the_response(
             assert (await client.response()).body == b"/echo hello"
 
 
-async def test_a_body_of_unknown_length_ends_the_connection_in_order() -> None:
+async def test_a_body_of_unknown_length_closes_the_connection_in_order() -> None:
     async with serving(reject) as server:
         client = await server.connect()
         await client.send(b"POST /nope HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -120,7 +120,7 @@ async def test_a_body_in_chunks_that_is_complete_keeps_the_connection() -> None:
             assert (received.status, received.closes) == (404, False)
 
 
-async def test_a_refused_head_with_a_long_body_ends_the_connection_in_order() -> None:
+async def test_a_rejected_head_with_a_long_body_closes_the_connection_in_order() -> None:
     async with serving(reject) as server:
         client = await server.connect()
         await client.send(request("/nope", b"x" * 4 * MIB, host=None))
@@ -128,7 +128,7 @@ async def test_a_refused_head_with_a_long_body_ends_the_connection_in_order() ->
         assert await closed_in_order(client)
 
 
-async def test_a_response_while_the_body_is_read_ends_the_connection_in_order() -> None:
+async def test_a_response_during_the_body_closes_the_connection_in_order() -> None:
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await respond(send, 413)
@@ -149,7 +149,7 @@ async def test_the_response_is_not_delayed_until_the_body_has_arrived() -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("size", [1000, 100_000, MIB, 4 * MIB])
-async def test_over_tls_the_client_gets_the_response_and_an_orderly_end(
+async def test_over_tls_the_client_gets_the_response_and_an_orderly_close(
     size: int, version: str, tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
     async with serving(reject, tls=tls) as server:
@@ -161,10 +161,10 @@ async def test_over_tls_the_client_gets_the_response_and_an_orderly_end(
         await server.until(lambda: not server.connections)
 
 
-async def test_over_tls_the_server_ends_a_connection_that_the_client_leaves_open(
+async def test_over_tls_the_server_closes_a_connection_that_the_client_leaves_open(
     tls: ssl.SSLContext, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "QUIET_SECONDS", 0.2)
     async with serving(reject, tls=tls) as server:
         client = await server.connect(ssl=trusting)
         await client.send(request("/nope", b"x" * MIB))
@@ -204,7 +204,7 @@ def ask_httpx(url: str, verify: str | bool) -> list[int]:
 
 @pytest.mark.parametrize("ask", [ask_requests, ask_httpx])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
-async def test_sessions_of_requests_and_httpx_see_every_response(
+async def test_sessions_of_requests_and_httpx_get_every_response(
     ask: Callable[[str, str | bool], list[int]], secure: bool, tls: ssl.SSLContext, certificate: tuple[str, str]
 ) -> None:
     async with serving(reject, tls=tls if secure else None) as server:
@@ -213,7 +213,7 @@ async def test_sessions_of_requests_and_httpx_see_every_response(
         assert statuses == [404, 200, 404, 404, 200]
 
 
-async def test_a_client_that_sends_for_ever_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_sends_without_end_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "LINGER_BYTES", MIB)
     async with serving(reject) as server:
         client = await server.connect()
@@ -225,10 +225,10 @@ async def test_a_client_that_sends_for_ever_is_cut_off(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("limit", ["QUIET_SECONDS", "LINGER_SECONDS"])
 @pytest.mark.parametrize("length", [1000, 10**9], ids=["DISCARDING", "LINGERING"])
-async def test_a_client_that_never_ends_its_body_is_cut_off(
+async def test_a_client_that_never_completes_its_body_is_disconnected(
     limit: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, limit, 0.3)
+    monkeypatch.setattr(watchdog, limit, 0.3)
     async with serving(reject) as server:
         client = await server.connect()
         await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
@@ -240,8 +240,8 @@ async def test_a_client_that_never_ends_its_body_is_cut_off(
         assert 0.25 < asyncio.get_running_loop().time() - started < 2
 
 
-async def test_while_bytes_arrive_a_client_is_not_cut_off_as_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "QUIET_SECONDS", 0.2)
+async def test_a_client_that_sends_slowly_is_not_disconnected_as_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "QUIET_SECONDS", 0.2)
     async with serving(reject) as server:
         client = await server.connect()
         await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n")
@@ -251,7 +251,7 @@ async def test_while_bytes_arrive_a_client_is_not_cut_off_as_quiet(monkeypatch: 
         assert (await client.ask(request("/echo", b"hello"))).body == b"/echo hello"
 
 
-async def test_a_thousand_early_responses_leave_nothing_behind() -> None:
+async def test_a_thousand_early_responses_leak_nothing() -> None:
     async with serving(reject) as server:
 
         async def ask() -> None:

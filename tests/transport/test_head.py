@@ -1,4 +1,4 @@
-"""Heads: which are valid, what they say, and what each invalid one is answered."""
+"""Parsing of heads: the values of valid ones, and the error status of invalid ones."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def status(*lines: str, line: str = "POST /a?b=c HTTP/1.1", host: str | None = "
     return refused.value.status
 
 
-def test_a_head_says_what_is_asked() -> None:
+def test_a_head_is_parsed() -> None:
     found = head("X-Some:  value with spaces \t", "Content-Length: 12")
     assert found == Head(
         line=RequestLine("POST", b"/a?b=c", b"/a", b"b=c", 1, None),
@@ -34,7 +34,7 @@ def test_a_head_says_what_is_asked() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
-def test_methods_of_http_are_left_to_the_application(method: str) -> None:
+def test_known_methods_are_passed_to_the_application(method: str) -> None:
     assert head(line=f"{method} / HTTP/1.1").line.method == method
 
 
@@ -43,7 +43,7 @@ def test_an_unknown_method_is_a_501(method: str) -> None:
     assert status(line=f"{method} / HTTP/1.1") == 501
 
 
-def test_connect_with_its_own_form_of_target_is_a_501() -> None:
+def test_connect_with_an_authority_target_is_a_501() -> None:
     assert status(line="CONNECT example.org:443 HTTP/1.1") == 501
 
 
@@ -83,13 +83,13 @@ def test_a_later_minor_version_is_served_as_1_1(minor: int) -> None:
 
 
 @pytest.mark.parametrize("lines", [(), ("Connection: keep-alive",)])
-def test_http_1_0_is_one_request_a_connection(lines: tuple[str, ...]) -> None:
+def test_http_1_0_closes_the_connection_after_a_request(lines: tuple[str, ...]) -> None:
     found = head(*lines, line="GET / HTTP/1.0", host=None)
     assert (found.line.minor, found.keep_alive) == (0, False)
 
 
 @pytest.mark.parametrize("value", ["close", "Close", "foo, close", "keep-alive, close"])
-def test_a_client_may_end_the_connection(value: str) -> None:
+def test_connection_close_ends_the_connection(value: str) -> None:
     assert not head(f"Connection: {value}").keep_alive
     assert not head("Connection: keep-alive", f"Connection: {value}").keep_alive
 
@@ -105,12 +105,12 @@ def test_a_client_may_end_the_connection(value: str) -> None:
         ("//a/b", b"//a/b", b""),
     ],
 )
-def test_a_target_may_be_a_url(target: str, path: bytes, query: bytes) -> None:
+def test_a_target_in_absolute_form_is_parsed(target: str, path: bytes, query: bytes) -> None:
     found = head(line=f"GET {target} HTTP/1.1")
     assert (found.line.path, found.line.query) == (path, query)
 
 
-def test_the_host_of_a_url_takes_the_place_of_the_header() -> None:
+def test_the_host_of_a_url_replaces_the_header() -> None:
     assert head(line="GET http://b.example:80/ HTTP/1.1", host="a.example").headers == [(b"host", b"b.example:80")]
 
 
@@ -131,17 +131,17 @@ def test_the_host_of_a_url_takes_the_place_of_the_header() -> None:
         "example.org:80",
     ],
 )
-def test_a_target_that_is_neither_path_nor_url_is_a_400(target: str) -> None:
+def test_a_malformed_target_is_a_400(target: str) -> None:
     assert status(line=f"GET {target} HTTP/1.1") == 400
 
 
-def test_the_asterisk_is_for_options_alone() -> None:
+def test_the_asterisk_target_is_for_options_only() -> None:
     assert head(line="OPTIONS * HTTP/1.1").line.path == b"*"
     for method in ("GET", "POST", "HEAD", "DELETE"):
         assert status(line=f"{method} * HTTP/1.1") == 400
 
 
-def test_http_1_1_needs_a_host() -> None:
+def test_http_1_1_requires_a_host() -> None:
     assert status(host=None) == 400
     assert status(host=None, line="GET http://example.org/ HTTP/1.1") == 400
     assert head(host=None, line="GET / HTTP/1.0").headers == []
@@ -187,24 +187,24 @@ def test_a_malformed_host_is_a_400(host: str, version: str) -> None:
     "host",
     ["a", "a:80", "a.b-c_d.example:3000", "127.0.0.1", "[::1]", "[2001:db8::1]:443", "xn--bcher-kva.example", "", "a:"],
 )
-def test_a_valid_host_is_taken(host: str) -> None:
+def test_a_valid_host_is_accepted(host: str) -> None:
     assert is_host(host.encode())
     assert head(host=host).headers == [(b"host", host.encode())]
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Content-Length", "Origin", "Host"])
-def test_a_header_that_has_one_value_must_not_repeat(name: str) -> None:
+def test_a_single_value_header_must_not_repeat(name: str) -> None:
     assert status(f"{name}: 1", f"{name.lower()}: 1") == 400
 
 
-def test_the_application_names_more_of_them() -> None:
+def test_the_application_can_name_further_single_value_headers() -> None:
     raw = b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: 1\r\nX-Request-Id: 1\r\n\r\n"
     assert len(parse_head(raw, NO_MORE).headers) == 3
     with pytest.raises(Refusal, match="X-Request-Id"):
         parse_head(raw, frozenset((b"x-request-id",)))
 
 
-def test_a_list_may_be_sent_in_several_headers() -> None:
+def test_a_list_header_may_repeat() -> None:
     assert head("Accept: a/b", "Accept: c/d").headers[1:] == [(b"accept", b"a/b"), (b"accept", b"c/d")]
 
 
@@ -243,7 +243,7 @@ def test_a_body_may_come_in_chunks(coding: str) -> None:
     assert head(f"Transfer-Encoding: {coding}").body_bytes is None
 
 
-def test_another_transfer_coding_is_a_501() -> None:
+def test_an_unknown_transfer_coding_is_a_501() -> None:
     assert status("Transfer-Encoding: gzip, chunked") == 501
 
 
@@ -279,11 +279,11 @@ def test_a_value_may_be_empty_or_latin() -> None:
 
 
 @pytest.mark.parametrize("value", ["100-continue", "100-Continue", "100-continue "])
-def test_a_client_may_wait_for_a_go_ahead(value: str) -> None:
+def test_expect_100_continue_is_recognised(value: str) -> None:
     assert head(f"Expect: {value}").expects_continue
 
 
-def test_another_expectation_is_a_417() -> None:
+def test_an_unknown_expectation_is_a_417() -> None:
     assert status("Expect: 200-ok") == 417
 
 
@@ -292,11 +292,11 @@ def test_an_expectation_from_http_1_0_is_ignored(value: str) -> None:
     assert not head(f"Expect: {value}", line="POST / HTTP/1.0").expects_continue
 
 
-def test_an_offer_of_another_protocol_is_no_obstacle() -> None:
+def test_an_upgrade_offer_is_ignored() -> None:
     assert head("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 3").body_bytes == 3
 
 
-def test_a_refusal_says_what_was_asked() -> None:
+def test_a_refusal_has_method_and_path() -> None:
     with pytest.raises(Refusal) as refused:
         head("Content-Type: a", "Content-Type: b", line="HEAD /v2/models?x HTTP/1.1")
     assert (refused.value.method, refused.value.path) == ("HEAD", "/v2/models")
@@ -314,5 +314,5 @@ def test_a_refusal_says_what_was_asked() -> None:
         (b"/%zz%", "/%zz%"),
     ],
 )
-def test_escapes_are_decoded_but_for_slashes(raw: bytes, path: str) -> None:
+def test_escapes_are_decoded_except_slashes(raw: bytes, path: str) -> None:
     assert decode_path(raw) == path

@@ -1,4 +1,4 @@
-"""Limits: connections, bytes of bodies over all of them, and how long a client may keep one waiting."""
+"""Limits of connections, of the total bytes of bodies, and of the time that a client may keep a connection waiting."""
 
 import asyncio
 from contextlib import suppress
@@ -6,14 +6,14 @@ from contextlib import suppress
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service.transport import connection
+from service.transport import watchdog
 from tests.transport.conftest import Overloaded, closed_in_order, echo, read_body, request, respond, serving
 
 pytestmark = pytest.mark.anyio
 
 
 async def careful(scope: Scope, receive: Receive, send: Send) -> None:
-    """Do as `echo`, but send 503 where there is no room for the body."""
+    """Do as `echo`, but send 503 if the body exceeds the limit."""
     try:
         content = await read_body(receive)
     except Overloaded:
@@ -37,14 +37,14 @@ async def test_a_connection_too_many_gets_a_503() -> None:
         assert (await (await server.connect()).ask(request())).status == 200
 
 
-async def test_connections_that_are_refused_are_bounded_too() -> None:
+async def test_rejected_connections_are_limited_too() -> None:
     async with serving(echo, connections=2) as server:
         clients = [await server.connect() for _ in range(10)]
         await server.until(lambda: len(server.connections) <= 4)
         assert (await clients[0].ask(request())).status == 200
 
 
-async def test_a_body_that_does_not_fit_beside_the_others_is_refused_and_they_are_not() -> None:
+async def test_a_body_over_the_total_limit_is_rejected_and_others_are_not() -> None:
     async with serving(careful, body_bytes=100_000) as server:
         first, second = await server.connect(), await server.connect()
         whole = request("/a", b"x" * 60_000)
@@ -60,7 +60,7 @@ async def test_a_body_that_does_not_fit_beside_the_others_is_refused_and_they_ar
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_that_alone_is_too_long_is_refused_while_it_arrives(chunked: bool) -> None:
+async def test_a_body_over_the_limit_is_rejected_while_it_arrives(chunked: bool) -> None:
     async with serving(careful, body_bytes=100_000) as server:
         client = await server.connect()
         data = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFF\r\n" + b"x" * 300_000
@@ -71,7 +71,7 @@ async def test_a_body_that_alone_is_too_long_is_refused_while_it_arrives(chunked
 
 
 @pytest.mark.parametrize("ends", ["response", "hang-up", "failure"])
-async def test_bytes_are_free_again_once_the_request_ends(ends: str) -> None:
+async def test_bytes_are_released_when_the_request_ends(ends: str) -> None:
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         if ends == "failure":
             await receive()
@@ -91,7 +91,7 @@ async def test_bytes_are_free_again_once_the_request_ends(ends: str) -> None:
         await server.until(lambda: server.options.body_bytes.used == 0)
 
 
-async def test_an_application_that_reads_no_body_does_not_hold_it() -> None:
+async def test_an_unread_body_is_released() -> None:
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await respond(send)
 
@@ -113,8 +113,8 @@ async def test_an_idle_connection_is_closed(asked: bool) -> None:
         assert 0.1 < asyncio.get_running_loop().time() - started < 1
 
 
-async def test_while_the_server_drains_an_idle_connection_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "DRAIN_IDLE_SECONDS", 0.2)
+async def test_a_draining_server_closes_idle_connections_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "DRAIN_IDLE_SECONDS", 0.2)
     async with serving(echo) as server:
         client = await server.connect()
         await client.ask(request())
@@ -124,7 +124,7 @@ async def test_while_the_server_drains_an_idle_connection_is_closed_soon(monkeyp
         assert await closed_in_order(client)
 
 
-async def test_a_request_that_takes_longer_than_that_is_answered() -> None:
+async def test_a_request_longer_than_the_keep_alive_time_is_answered() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.5)
         await echo(scope, receive, send)
@@ -135,8 +135,8 @@ async def test_a_request_that_takes_longer_than_that_is_answered() -> None:
         assert [(await client.response()).status for _ in range(2)] == [200, 200]
 
 
-async def test_half_a_head_does_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+async def test_an_incomplete_head_does_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.2)
     async with serving(echo) as server:
         client = await server.connect()
         await client.ask(request())
@@ -151,8 +151,8 @@ async def test_half_a_head_does_not_hold_a_connection(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("complete", [False, True])
-async def test_a_client_that_does_not_read_is_cut_off(complete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WRITE_SECONDS", 0.3)
+async def test_a_client_that_does_not_read_is_disconnected(complete: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "WRITE_SECONDS", 0.3)
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         if complete:

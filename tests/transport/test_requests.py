@@ -1,4 +1,4 @@
-"""Requests and responses on a connection: what uvicorn's own tests ask of a protocol class, and what HTTP/1.1 does."""
+"""Requests and responses on a connection: the behaviour that uvicorn's tests and HTTP/1.1 require."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ async def scope_echo(scope: Scope, receive: Receive, send: Send) -> None:  # noq
 
 
 def raises(*messages: dict[str, Any]) -> Any:
-    """An application that sends these messages; `failed` holds the exception that it got."""
+    """An application that sends these messages; `failed` has the exception that `send` raised."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         try:
@@ -48,7 +48,7 @@ async def test_a_request_is_answered() -> None:
         assert (received.status, received.body, received.closes) == (200, b"/a hello", False)
 
 
-async def test_the_scope_is_that_of_asgi() -> None:
+async def test_the_scope_has_the_fields_of_asgi() -> None:
     found: Scope = {}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +121,7 @@ async def test_empty_lines_before_a_request_are_ignored(ends: bytes) -> None:
         assert (await client.ask(request("/a"))).status == 200
 
 
-async def test_requests_sent_without_waiting_are_answered_in_order() -> None:
+async def test_pipelined_requests_are_answered_in_order() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.01 if scope["path"].endswith("0") else 0)
         await echo(scope, receive, send)
@@ -133,7 +133,7 @@ async def test_requests_sent_without_waiting_are_answered_in_order() -> None:
             assert (await client.response()).body == b"/%d %b" % (number, b"x" * number)
 
 
-async def test_requests_are_answered_one_at_a_time() -> None:
+async def test_pipelined_requests_are_processed_one_at_a_time() -> None:
     under_way: list[int] = [0, 0]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,7 +151,7 @@ async def test_requests_are_answered_one_at_a_time() -> None:
     assert under_way[1] == 1
 
 
-async def test_a_long_body_is_read_as_fast_as_the_application_takes_it() -> None:
+async def test_a_long_body_is_read_at_the_speed_of_the_application() -> None:
     go = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,7 +169,7 @@ async def test_a_long_body_is_read_as_fast_as_the_application_takes_it() -> None
         assert (await client.response()).body == b"/ " + content
 
 
-async def test_many_requests_ahead_are_not_all_held() -> None:
+async def test_pipelined_requests_are_held_up_to_a_limit() -> None:
     go = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,7 +188,7 @@ async def test_many_requests_ahead_are_not_all_held() -> None:
         await sending
 
 
-async def test_a_client_that_reads_slowly_gets_every_byte_and_holds_the_application_up() -> None:
+async def test_a_slow_reader_gets_every_byte_and_slows_the_application() -> None:
     sent = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
@@ -206,7 +206,7 @@ async def test_a_client_that_reads_slowly_gets_every_byte_and_holds_the_applicat
         assert received.body == b"".join(bytes([number % 256]) * 2**16 for number in range(400))
 
 
-async def test_a_response_of_unknown_length_comes_in_chunks() -> None:
+async def test_a_response_of_unknown_length_is_chunked() -> None:
     app = raises(start(), body(b"hello ", more=True), body(b"", more=True), body(b"world"))
     async with serving(app) as server:
         client = await server.connect()
@@ -215,13 +215,13 @@ async def test_a_response_of_unknown_length_comes_in_chunks() -> None:
             assert (received.headers["transfer-encoding"], received.body) == ("chunked", b"hello world")
 
 
-async def test_a_response_in_chunks_may_be_empty() -> None:
+async def test_a_chunked_response_may_be_empty() -> None:
     async with serving(raises(start(), body())) as server:
         client = await server.connect()
         assert (await client.ask(request())).body == b""
 
 
-async def test_a_response_of_unknown_length_to_http_1_0_ends_with_the_connection() -> None:
+async def test_a_response_of_unknown_length_to_http_1_0_ends_at_the_close() -> None:
     async with serving(raises(start(), body(b"hello ", more=True), body(b"world"))) as server:
         client = await server.connect()
         await client.send(request(version="1.0"))
@@ -242,7 +242,7 @@ async def test_the_response_to_head_has_no_body(app: Any) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_a_status_without_body_has_none(status: int) -> None:
+async def test_a_bodiless_status_has_no_body(status: int) -> None:
     async with serving(raises(start(status), body(b"lost"))) as server:
         client = await server.connect()
         for _ in range(2):
@@ -251,7 +251,7 @@ async def test_a_status_without_body_has_none(status: int) -> None:
             assert not {"content-length", "transfer-encoding"} & received.headers.keys()
 
 
-async def test_a_status_that_nobody_has_named_is_sent() -> None:
+async def test_an_unregistered_status_is_sent() -> None:
     async with serving(raises(start(299, (b"content-length", b"0")), body())) as server:
         client = await server.connect()
         assert (await client.ask(request())).status == 299
@@ -264,7 +264,7 @@ async def test_headers_may_be_an_iterator() -> None:
         assert (await client.ask(request())).headers["content-length"] == "0"
 
 
-async def test_the_headers_of_the_server_itself_come_with_each_response() -> None:
+async def test_each_response_has_the_headers_of_the_server() -> None:
     async with serving(echo) as server:
         server.state.default_headers = [(b"date", b"today")]
         client = await server.connect()
@@ -284,14 +284,14 @@ async def test_a_header_cannot_split_the_response(value: bytes, by_name: bool) -
 
 
 @pytest.mark.parametrize("name", [b"a b", b"a:", b"(a)", b"", b"\xe4"])
-async def test_a_name_of_a_header_is_checked(name: bytes) -> None:
+async def test_an_invalid_header_name_is_rejected(name: bytes) -> None:
     async with serving(raises(start(200, (name, b"x")), body())) as server:
         client = await server.connect()
         assert (await client.ask(request())).status == 500
 
 
 @pytest.mark.parametrize("value", [b"a b", b"a\tb", b"\xc2\xb5", b""])
-async def test_a_value_of_a_header_may_be_any_text(value: bytes) -> None:
+async def test_a_header_value_may_be_any_text(value: bytes) -> None:
     async with serving(raises(start(200, (b"x", value), (b"content-length", b"0")), body())) as server:
         client = await server.connect()
         assert (await client.ask(request())).headers["x"] == value.decode()
@@ -310,7 +310,7 @@ async def test_a_value_of_a_header_may_be_any_text(value: bytes) -> None:
     ],
     ids=["none", "head only", "no head", "two heads", "too long", "too short", "no length"],
 )
-async def test_an_application_that_sends_no_response_gets_a_500_sent(messages: tuple[Any, ...]) -> None:
+async def test_an_application_without_a_response_results_in_a_500(messages: tuple[Any, ...]) -> None:
     async with serving(raises(*messages)) as server:
         client = await server.connect()
         received = await client.ask(request())
@@ -318,7 +318,7 @@ async def test_an_application_that_sends_no_response_gets_a_500_sent(messages: t
         assert await closed_in_order(client)
 
 
-async def test_an_application_that_raises_gets_a_500_sent() -> None:
+async def test_an_exception_of_the_application_results_in_a_500() -> None:
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise ValueError
 
@@ -339,7 +339,7 @@ async def test_an_application_that_raises_gets_a_500_sent() -> None:
     ],
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_response_that_breaks_off_breaks_the_connection(messages: tuple[Any, ...], version: str) -> None:
+async def test_an_incomplete_response_aborts_the_connection(messages: tuple[Any, ...], version: str) -> None:
     async with serving(raises(*messages)) as server:
         client = await server.connect()
         await client.send(request(version=version))
@@ -349,7 +349,7 @@ async def test_a_response_that_breaks_off_breaks_the_connection(messages: tuple[
         await server.until(lambda: not server.connections)
 
 
-async def test_nothing_can_be_sent_after_a_response() -> None:
+async def test_sending_after_the_response_is_an_error() -> None:
     app = raises(start(200, (b"content-length", b"0")), body(), body())
     async with serving(app) as server:
         client = await server.connect()
@@ -358,7 +358,7 @@ async def test_nothing_can_be_sent_after_a_response() -> None:
         assert isinstance(app.failed, RuntimeError)
 
 
-async def test_what_an_application_returns_does_not_matter() -> None:
+async def test_the_return_value_of_the_application_is_ignored() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> Any:
         await echo(scope, receive, send)
         return 123
@@ -368,7 +368,7 @@ async def test_what_an_application_returns_does_not_matter() -> None:
         assert (await client.ask(request())).status == 200
 
 
-async def test_after_the_response_receive_says_that_the_client_has_gone() -> None:
+async def test_receive_returns_a_disconnect_after_the_response() -> None:
     messages = []
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -425,7 +425,7 @@ async def test_a_client_that_resets_the_connection_cancels_its_request() -> None
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("seconds", [0.0, 0.35])
-async def test_a_client_that_has_ended_its_side_gets_its_responses(count: int, seconds: float) -> None:
+async def test_a_client_that_half_closes_gets_its_responses(count: int, seconds: float) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(seconds)
         await echo(scope, receive, send)
@@ -453,7 +453,7 @@ async def test_http_1_0_never_gets_an_interim_response() -> None:
 
 
 @pytest.mark.parametrize("data", [request()[:-2], request("/", b"hello")[:-1], CHUNKED + b"5\r\nhel"])
-async def test_a_request_that_breaks_off_gets_no_response(data: bytes) -> None:
+async def test_an_incomplete_request_gets_no_response(data: bytes) -> None:
     async with serving(echo) as server:
         client = await server.connect()
         await client.send(data)
@@ -462,7 +462,7 @@ async def test_a_request_that_breaks_off_gets_no_response(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [request("/", b"", "Connection: close"), request(version="1.0")])
-async def test_the_last_response_says_so(data: bytes) -> None:
+async def test_the_last_response_has_connection_close(data: bytes) -> None:
     async with serving(echo) as server:
         client = await server.connect()
         received = await client.ask(data)
@@ -470,7 +470,7 @@ async def test_the_last_response_says_so(data: bytes) -> None:
         assert await closed_in_order(client)
 
 
-async def test_no_request_is_served_after_the_last_one() -> None:
+async def test_no_request_is_processed_after_the_last_response() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         await client.send(request("/a") + request("/b", b"", "Connection: close") + request("/c"))
@@ -478,20 +478,20 @@ async def test_no_request_is_served_after_the_last_one() -> None:
         assert await closed_in_order(client)
 
 
-async def test_chunks_are_put_together_and_a_request_may_follow_them() -> None:
+async def test_a_chunked_body_is_joined_and_another_request_may_follow() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         await client.send(CHUNKED + b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: x\r\n\r\n" + request("/next"))
         assert [(await client.response()).body for _ in range(2)] == [b"/c hello!", b"/next "]
 
 
-async def test_a_trailer_is_no_header() -> None:
+async def test_a_trailer_is_not_a_header() -> None:
     async with serving(scope_echo) as server:
         client = await server.connect()
         assert b"evil" not in (await client.ask(CHUNKED + b"0\r\nX-Request-ID: evil\r\n\r\n")).body
 
 
-async def test_chunks_that_break_get_a_400() -> None:
+async def test_invalid_chunks_get_a_400() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         await client.send(CHUNKED + b"5\r\nhello\r\n")
@@ -501,7 +501,7 @@ async def test_chunks_that_break_get_a_400() -> None:
         assert await closed_in_order(client)
 
 
-async def test_a_client_is_told_to_go_ahead_once_the_body_is_wanted() -> None:
+async def test_continue_is_sent_when_the_application_reads_the_body() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         for _ in range(2):
@@ -512,7 +512,7 @@ async def test_a_client_is_told_to_go_ahead_once_the_body_is_wanted() -> None:
             assert (await client.response()).body == b"/a hello"
 
 
-async def test_a_client_that_does_not_wait_is_not_told() -> None:
+async def test_continue_is_not_sent_to_a_client_that_does_not_wait() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         assert (await client.ask(request("/a", b"hello", "Expect: 100-continue"))).status == 200
@@ -527,7 +527,7 @@ async def test_an_expectation_from_http_1_0_is_ignored() -> None:
         assert (await client.response()).status == 200
 
 
-async def test_a_client_that_waits_and_is_rejected_need_not_send_its_body() -> None:
+async def test_a_rejected_client_that_waits_need_not_send_its_body() -> None:
     async with serving(scope_echo) as server:
         client = await server.connect()
         received = await client.ask(request("/a", b"hello", "Expect: 100-continue")[:-5])
@@ -536,7 +536,7 @@ async def test_a_client_that_waits_and_is_rejected_need_not_send_its_body() -> N
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0"])
-async def test_an_offer_of_another_protocol_is_declined(upgrade: str) -> None:
+async def test_an_upgrade_offer_is_declined(upgrade: str) -> None:
     async with serving(echo) as server:
         client = await server.connect()
         offer = request("/a", b"hello", "Connection: Upgrade", f"Upgrade: {upgrade}")
@@ -564,7 +564,7 @@ async def test_an_offer_of_another_protocol_is_declined(upgrade: str) -> None:
 )
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("portions", [1, 1000])
-async def test_garbage_is_refused_after_the_requests_before_it(
+async def test_garbage_is_rejected_after_the_requests_before_it(
     garbage: bytes, status: int, before: int, portions: int
 ) -> None:
     async with serving(echo) as server:
@@ -593,7 +593,7 @@ async def test_garbage_is_refused_after_the_requests_before_it(
     ids=["URI", "URI without end", "header", "header without end", "headers without end", "just short enough"],
 )
 @pytest.mark.parametrize("portion", [1000, 16_384, 10**6])
-async def test_a_head_has_the_same_limits_however_it_arrives(head: bytes, status: int, portion: int) -> None:
+async def test_the_limits_of_a_head_do_not_depend_on_its_portions(head: bytes, status: int, portion: int) -> None:
     async with serving(scope_echo) as server:
         client = await server.connect()
         for at in range(0, len(head), portion):
@@ -602,7 +602,7 @@ async def test_a_head_has_the_same_limits_however_it_arrives(head: bytes, status
         assert (await client.response()).status == status
 
 
-async def test_a_body_before_a_head_does_not_count_against_it() -> None:
+async def test_a_previous_body_does_not_count_against_the_head_limits() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         await client.send(request("/a", b"x" * 200_000) + request("/b")[:-2])
@@ -610,14 +610,14 @@ async def test_a_body_before_a_head_does_not_count_against_it() -> None:
         assert (await client.ask(b"\r\n")).body == b"/b "
 
 
-async def test_a_refusal_of_head_has_no_body() -> None:
+async def test_an_error_response_to_head_has_no_body() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         await client.send(request(method="HEAD", host=None))
         assert (await client.rest()).endswith(b"\r\n\r\n")
 
 
-async def test_a_server_that_drains_ends_each_connection_after_a_response() -> None:
+async def test_a_draining_server_closes_each_connection_after_a_response() -> None:
     async with serving(echo) as server:
         client = await server.connect()
         assert not (await client.ask(request())).closes
@@ -635,7 +635,7 @@ async def test_a_shutdown_closes_idle_connections() -> None:
         assert [await closed_in_order(client) for client in clients] == [True, True]
 
 
-async def test_a_shutdown_waits_for_the_response_under_way() -> None:
+async def test_a_shutdown_waits_for_the_present_response() -> None:
     go = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,8 +1,23 @@
-"""The state machine: which states there are, and that no connection can be caught in one."""
+"""The state machine of a connection: the complete table, and what follows from it."""
+
+from itertools import product
 
 import pytest
 
 from service.transport.states import TRANSITIONS, Event, State
+
+IDLE, RECEIVING, RESPONDING, DISCARDING, LINGERING, CLOSED = State
+INVALID = None
+
+#             REQUEST    BODY_END    RESPONSE    LAST_RESPONSE  CLOSE
+TABLE = {
+    IDLE: (RECEIVING, INVALID, INVALID, LINGERING, CLOSED),
+    RECEIVING: (INVALID, RESPONDING, DISCARDING, LINGERING, CLOSED),
+    RESPONDING: (INVALID, INVALID, IDLE, LINGERING, CLOSED),
+    DISCARDING: (INVALID, IDLE, INVALID, INVALID, CLOSED),
+    LINGERING: (INVALID, INVALID, INVALID, INVALID, CLOSED),
+    CLOSED: (INVALID, INVALID, INVALID, INVALID, CLOSED),
+}
 
 
 def reachable(start: State) -> set[State]:
@@ -14,30 +29,25 @@ def reachable(start: State) -> set[State]:
     return found
 
 
-def test_every_state_is_reached() -> None:
-    assert reachable(State.IDLE) == set(State)
+@pytest.mark.parametrize(("state", "event"), [*product(State, Event)])
+def test_each_event_in_each_state_has_the_next_state_of_the_table_or_is_invalid(state: State, event: Event) -> None:
+    assert TRANSITIONS[state].get(event) is TABLE[state][list(Event).index(event)]
 
 
-@pytest.mark.parametrize("state", State)
-def test_every_state_can_close(state: State) -> None:
-    assert TRANSITIONS[state][Event.CLOSE] is State.CLOSED
+def test_every_state_can_be_reached_from_a_new_connection() -> None:
+    assert reachable(IDLE) == set(State)
 
 
-def test_nothing_leaves_the_closed_state() -> None:
-    assert reachable(State.CLOSED) == {State.CLOSED}
+def test_no_event_leaves_the_closed_state() -> None:
+    assert reachable(CLOSED) == {CLOSED}
 
 
-def test_nothing_but_the_end_follows_a_last_response() -> None:
-    after = {following[Event.LAST_RESPONSE] for following in TRANSITIONS.values() if Event.LAST_RESPONSE in following}
-    assert after == {State.LINGERING}
-    assert reachable(State.LINGERING) == {State.LINGERING, State.CLOSED}
+def test_a_connection_only_closes_after_its_last_response() -> None:
+    assert reachable(LINGERING) == {LINGERING, CLOSED}
 
 
-def test_a_connection_is_used_again_only_once_response_and_body_are_complete() -> None:
+def test_a_connection_takes_another_request_only_after_the_complete_response_and_body() -> None:
     into_idle = {
-        (state, event)
-        for state, following in TRANSITIONS.items()
-        for event, next_state in following.items()
-        if next_state is State.IDLE
+        (state, event) for state, following in TRANSITIONS.items() for event in following if following[event] is IDLE
     }
-    assert into_idle == {(State.RESPONDING, Event.RESPONSE), (State.DISCARDING, Event.BODY_END)}
+    assert into_idle == {(RESPONDING, Event.RESPONSE), (DISCARDING, Event.BODY_END)}

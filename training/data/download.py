@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pooch
 
-from service.engine.card import DataSource
+from service.registry.card import DataSource
 
 
 class DataError(Exception):

@@ -11,8 +11,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from service.engine.card import GRAPHS, PREDICTION, Card, Distribution, Figure, Precision, TensorSpec
-from service.predictors.digits import DigitsPredictor
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure
+from service.tasks.digits import DigitsTask
+from service.tensors import TensorSpec
 from training import metrics, plots
 from training.data.images import MNIST, Labels, Pictures, load_images
 from training.digits import photographs, pictures_read
@@ -129,7 +131,7 @@ def measure_distributions(directory: Path, data_dir: Path | None) -> dict[str, D
 
 def distributions(graph: Path, training: Pictures) -> dict[str, Distribution]:
     """Return the distributions of the features of the training images and of the graph's predictions."""
-    features = DigitsPredictor.features({"pictures": training.pictures})
+    features = DigitsTask.features({"pictures": training.pictures})
     how = f"{len(training):,} pictures of the training split"
     return metrics.measure_distributions({**features, PREDICTION: read(graph, training).argmax(1)}, how)
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from service.arrays import Array, Tensors
 from service.errors import Invalid
-from service.predictors.digits import Candidates, DigitsPredictor, DigitsRequest
+from service.tasks.digits import Candidates, DigitsRequest, DigitsTask
+from service.tensors import Array, Tensors
 from training.data.images import Labels
 from training.version import open_session
 
 RUN_ROWS = 1000
 """Rows of a run, for the sake of memory."""
 
-PREDICTOR = DigitsPredictor(Path("models/digits/2"))
+TASK = DigitsTask(Path("models/digits/2"))
 """All versions preprocess alike."""
 
 
@@ -35,7 +35,7 @@ def preprocess(pictures: Iterable[bytes], description: str) -> list[Preprocessed
 
 def _preprocess(picture: bytes) -> Preprocessed | None:
     try:
-        return Preprocessed(*PREDICTOR.decode(DigitsRequest.model_construct(images=[picture])))
+        return Preprocessed(*TASK.preprocess(DigitsRequest.model_construct(images=[picture])))
     except Invalid:
         return None
 
@@ -59,5 +59,5 @@ def _run(graph: Path, pictures: Array) -> Array:
 
 
 def _chosen(picture: Preprocessed, probabilities: Array) -> int:
-    rows = PREDICTOR.select({"probabilities": probabilities}, picture.candidates)
+    rows = TASK.select({"probabilities": probabilities}, picture.candidates)
     return int(probabilities[0 if rows is None else rows[0]].argmax())

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, Card
+from service.registry.card import GRAPHS, Card
+from service.tensors import Tensors
 from training import cards, quantize, version
 from training.data.images import MNIST, Pictures
 from training.digits import evaluate, int8

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.engine.card import GRAPHS
+from service.registry.card import GRAPHS
 from training.data.images import MNIST, Pictures, load_images
 from training.digits import clutter, pictures_read
 from training.digits.clutter import KINDS

@@ -11,8 +11,10 @@ from scipy import linalg
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
-from service.engine.card import GRAPHS, Card, Distribution, Figure, Precision, TensorSpec
-from service.predictors.fashion import CLASSES, LATENT, FashionPredictor, latents
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, Card, Distribution, Figure
+from service.tasks.fashion import CLASSES, LATENT, FashionTask, latents
+from service.tensors import TensorSpec
 from training import metrics
 from training.data.images import FASHION_MNIST, Bytes, Labels, Pictures, load_images
 from training.metrics import Figures, Measurement
@@ -147,7 +149,7 @@ def measure_distributions(directory: Path, _data_dir: Path | None) -> dict[str, 
 
 def distributions(seed: int) -> dict[str, Distribution]:
     """Return the distributions of the features of latents."""
-    features = FashionPredictor.features({"latent": latents(seed, DISTRIBUTION_LATENTS)})
+    features = FashionTask.features({"latent": latents(seed, DISTRIBUTION_LATENTS)})
     return metrics.measure_distributions(
         features, f"{DISTRIBUTION_LATENTS:,} latents, drawn as in training, with seed {seed}"
     )

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.predictors.fashion import CLASSES
+from service.tasks.fashion import CLASSES
 from training import version
 from training.data.images import FASHION_MNIST, Pictures, load_images
 from training.fashion.evaluate import judge_images

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from service.predictors.fashion import CLASSES, LATENT
+from service.tasks.fashion import CLASSES, LATENT
 
 
 class ClassNorm(nn.Module):

@@ -22,10 +22,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, Card
-from service.engine.onnx_runtime import ort
-from service.predictors.fashion import CLASSES, LATENT, latents
+from service.engine.onnx.runtime import ort
+from service.registry.card import GRAPHS, Card
+from service.tasks.fashion import CLASSES, LATENT, latents
+from service.tensors import Tensors
 from training import cards, plots, version
 from training.data.images import FASHION_MNIST, Bytes, Labels, Pictures, load_images
 from training.fashion import evaluate

@@ -16,17 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedKFold
 
-from service.engine.card import (
-    GRAPHS,
-    PREDICTION,
-    Card,
-    Distribution,
-    Figure,
-    OperatingPoint,
-    Precision,
-    TensorSpec,
-)
-from service.predictors.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramPredictor
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, PREDICTION, Card, Distribution, Figure, OperatingPoint
+from service.tasks.mammogram import LEVELS, MEASUREMENTS, SEVERITIES, MammogramTask
+from service.tensors import TensorSpec
 from training import metrics, plots
 from training.data.mammographic import Labels, Masses, load_masses
 from training.mammogram.fit import Hyperparameters, fit
@@ -288,7 +281,7 @@ def measure_distributions(directory: Path, data_dir: Path | None) -> dict[str, D
 def distributions(graph: Path, data: Masses) -> dict[str, Distribution]:
     """Return the distributions of the measurements and of the graph's predictions."""
     features = {
-        **MammogramPredictor.features({INPUT.name: data.masses}),
+        **MammogramTask.features({INPUT.name: data.masses}),
         PREDICTION: _read(graph, data.masses).argmax(1),
     }
     return metrics.measure_distributions(features, f"all {len(data.masses)} rows")

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from service.predictors.mammogram import LEVELS, OLDEST
+from service.tasks.mammogram import LEVELS, OLDEST
 
 CODES = tuple(len(names) for names in LEVELS.values())
 """Number of levels of shape, margin and density; their codes count from 1."""

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.engine.card import GRAPHS, Card
-from service.predictors.mammogram import SEVERITIES
+from service.registry.card import GRAPHS, Card
+from service.tasks.mammogram import SEVERITIES
 from training import cards, version
 from training.data.mammographic import MAMMOGRAPHIC_MASSES, Masses, load_masses
 from training.mammogram import evaluate

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from service.engine.card import GRAPHS, PREDICTION, Distribution, Precision
-from service.predictors.sentiment import ReviewReader, SentimentPredictor
+from service.engine.session import Precision
+from service.registry.card import GRAPHS, PREDICTION, Distribution
+from service.tasks.sentiment import ReviewReader, SentimentTask
 from training import metrics, plots
 from training.data.imdb import load_reviews
 from training.metrics import Figures, Measurement
@@ -89,7 +90,7 @@ def distributions(graph: Path, test: Corpus) -> dict[str, Distribution]:
 
     They are those of the test split: the vocabulary was made from the training split, which has fewer unknown words.
     """
-    features = SentimentPredictor.features({"tokens": padded(test.ids, range(len(test.ids))).numpy()})
+    features = SentimentTask.features({"tokens": padded(test.ids, range(len(test.ids))).numpy()})
     prediction = read(graph, test)[0].argmax(1)
     how = f"{len(test.ids):,} reviews of the test split, from which the vocabulary was not made"
     return metrics.measure_distributions({**features, PREDICTION: prediction}, how)

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.predictors.sentiment import PADDING
+from service.tasks.sentiment import PADDING
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

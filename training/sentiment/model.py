@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.predictors.sentiment import PADDING, UNKNOWN
+from service.tasks.sentiment import PADDING, UNKNOWN
 from training.run import Hyperparameters
 from training.sentiment.linear import LinearModel, bigrams, distinct
 

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from service.engine.card import GRAPHS, Precision, TensorSpec
-from service.predictors.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
+from service.engine.session import Precision
+from service.registry.card import GRAPHS
+from service.tasks.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
+from service.tensors import TensorSpec
 from training.graph_builder import MICROSOFT, Graph
 from training.quantize import quantize_weights
 from training.sentiment.linear import MULTIPLIER

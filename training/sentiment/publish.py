@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from service.arrays import Tensors
-from service.engine.card import GRAPHS, Card, Figure
-from service.predictors.sentiment import MAX_TOKENS, ReviewReader, pad
+from service.registry.card import GRAPHS, Card, Figure
+from service.tasks.sentiment import MAX_TOKENS, ReviewReader, pad
+from service.tensors import Tensors
 from training import cards, quantize, version
 from training.data.imdb import IMDB, archive_name
 from training.run import Run

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from service.predictors.sentiment import MAX_TOKENS, UNKNOWN, ReviewReader, pad
+from service.tasks.sentiment import MAX_TOKENS, UNKNOWN, ReviewReader, pad
 from training.data.imdb import Reviews
 
 TOKEN = r"\d+(?:\.\d+)?/\d+|\w+(?:'\w+)*|\.\.+|[!?]+|[^\w\s]"

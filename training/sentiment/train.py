@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.predictors.sentiment import ReviewReader
+from service.tasks.sentiment import ReviewReader
 from training.data.imdb import load_reviews
 from training.run import Precision, Run, restore_generators
 from training.sentiment.linear import count, fit_linear

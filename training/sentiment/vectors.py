@@ -7,7 +7,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
-from service.predictors.sentiment import UNKNOWN
+from service.tasks.sentiment import UNKNOWN
 
 Floats = npt.NDArray[np.float32]
 Counts = sp.csr_matrix

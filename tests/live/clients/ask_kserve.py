@@ -1,4 +1,4 @@
-"""Asks a server all that kserve's `InferenceRESTClient` can ask: `python ask_kserve.py HOST:PORT MODELS`."""
+"""Use every method of kserve's `InferenceRESTClient`: `python ask_kserve.py HOST:PORT MODELS`."""
 
 import asyncio
 import sys
@@ -29,7 +29,7 @@ async def infers(client: InferenceRESTClient, base: str, case: Case, *, binary: 
 
 
 def reads_the_response_to_a_request_without_id(base: str, case: Case) -> None:
-    """`InferResponse` takes no response without an id."""
+    """`InferResponse` requires an id."""
     tensors = [
         {"name": name, "shape": values.shape, "datatype": DATATYPES[values.dtype.name], "data": values.ravel().tolist()}
         for name, values in case.without_nan().inputs.items()
@@ -39,7 +39,7 @@ def reads_the_response_to_a_request_without_id(base: str, case: Case) -> None:
 
 
 async def refusal(client: InferenceRESTClient, base: str) -> httpx.HTTPStatusError | None:
-    """What a tensor of another shape is answered."""
+    """A tensor of the wrong shape gets an error."""
     tensor = InferInput("pictures", [1, 2], "UINT8")
     tensor.set_data_from_numpy(np.zeros((1, 2), np.uint8), binary_data=False)
     try:

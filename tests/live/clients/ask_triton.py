@@ -1,4 +1,4 @@
-"""Asks a server all that `tritonclient.http` can ask: `python ask_triton.py HOST:PORT MODELS`."""
+"""Use every method of `tritonclient.http`: `python ask_triton.py HOST:PORT MODELS`."""
 
 import sys
 from collections.abc import Callable
@@ -109,7 +109,7 @@ def classifies(client: InferenceServerClient, case: Case) -> None:
 
 
 def tracks(client: InferenceServerClient, case: Case) -> None:
-    """Statistics grow by what is asked."""
+    """Statistics count the requests."""
 
     def statistics() -> dict[str, int]:
         [found] = client.get_inference_statistics(case.model, case.version)["model_stats"]
@@ -133,7 +133,7 @@ def refusal_of(ask: Callable[[], object]) -> InferenceServerException | None:
 
 
 def refusal(client: InferenceServerClient, model: str, version: str) -> InferenceServerException | None:
-    """What a tensor of another shape is answered."""
+    """A tensor of the wrong shape gets an error."""
     tensor = InferInput("pictures", [1, 28, 27], "UINT8")
     tensor.set_data_from_numpy(np.zeros((1, 28, 27), np.uint8))
     return refusal_of(lambda: client.infer(model, [tensor], model_version=version))

@@ -12,7 +12,7 @@ TOLERANCE = {"f": 1e-4, "u": 1, "i": 0}
 
 
 class Case(NamedTuple):
-    """A version of a model with inputs, and the outputs that they have."""
+    """Inputs of a version of a model, and their outputs."""
 
     model: str
     version: str
@@ -21,20 +21,20 @@ class Case(NamedTuple):
     classes: list[str]
 
     def of(self, rows: np.ndarray) -> "Case":
-        """Some of the rows."""
+        """Return some of the rows."""
         return self._replace(
             inputs={name: values[rows] for name, values in self.inputs.items()},
             outputs={name: values[rows] for name, values in self.outputs.items()},
         )
 
     def without_nan(self) -> "Case":
-        """The rows that can be written in JSON."""
+        """Return the rows without NaN, which JSON cannot represent."""
         known = [~np.isnan(values.reshape(len(values), -1).astype(float)).any(1) for values in self.inputs.values()]
         return self.of(np.flatnonzero(np.all(known, axis=0))[:3])
 
 
 def cases(models: Path) -> Iterator[Case]:
-    """One of every version under `models`."""
+    """Yield one case for every version in `models`."""
     for directory in sorted(models.glob("*/*/")):
         card = json.loads((directory / "card.json").read_text())
         expected = "int8:" if (card.get("int8") or {}).get("served") else "out:"
@@ -47,6 +47,6 @@ def cases(models: Path) -> Iterator[Case]:
 
 
 def agree(found: np.ndarray, expected: np.ndarray) -> None:
-    """The same shape, dtype and, to the tolerance of golden cases, numbers."""
+    """Check that shape, dtype and, within the tolerance of golden cases, values are equal."""
     assert found.dtype == expected.dtype, (found.dtype, expected.dtype)
     np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=TOLERANCE[expected.dtype.kind])

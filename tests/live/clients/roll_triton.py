@@ -15,7 +15,7 @@ ONLY_1 = json.dumps({"version_policy": {"specific": {"versions": [1]}}})
 
 
 def refusal(ask: Callable[[], None]) -> str | None:
-    """The status of the refusal, if it is refused."""
+    """Return the status of the error, or None on success."""
     try:
         ask()
     except InferenceServerException as error:

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calls import Call, calls
+from calls import RequestContext, calls
 
 
-def answer_to(openapi: Any, client: Any, call: Call) -> tuple[int, Any]:
-    """The status and what the client makes of the body."""
+def answer_to(openapi: Any, client: Any, call: RequestContext) -> tuple[int, Any]:
+    """Return the status and the parsed body."""
     api = getattr(openapi, f"{call.tag.capitalize()}Api")(client)
     arguments: dict[str, Any] = dict(call.arguments)
     if call.schema:

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 
 def complies(document: dict[str, Any], content: dict[str, Any], body: bytes) -> bool:
-    """Whether a JSON body is what the document says of it."""
+    """Return whether a JSON body matches the document."""
     [[media_type, described]] = [each for each in content.items() if "json" in each[0]] or [*content.items()][:1]
     if "json" not in media_type:
         return bool(body)

@@ -1,4 +1,4 @@
-"""What a client of every operation of the OpenAPI document sends, and which status it gets."""
+"""Calls of every operation of the OpenAPI document, with the expected status."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ INFER = {"inputs": [TENSOR], "outputs": [{"name": "probabilities", "parameters":
 CONFIG = json.dumps({"versionPolicy": {"specific": {"versions": ["1", "2"]}}})
 
 ARGUMENTS = {"name": "digits", "version": "2", "region": "mine"}
-"""The parameters of paths."""
+"""Path parameters."""
 
 STATUSES = {
     "v2_system_shared_memory_region_status": 404,
@@ -20,11 +20,11 @@ STATUSES = {
     "v2_cuda_shared_memory_register": 400,
     **{f"v2_{verb}_{what}_settings": 400 for verb in ("get", "update") for what in ("trace", "model_trace", "log")},
 }
-"""Of the operations that do not succeed."""
+"""Statuses of the operations that fail."""
 
 
 def bodies(picture: Path) -> dict[str, Any]:
-    """The bodies of the operations that take one; `picture` shows a digit."""
+    """Return the bodies of the operations that have one; `picture` shows a digit."""
     return {
         "digits": {"images": [base64.b64encode(picture.read_bytes()).decode()]},
         "sentiment": {"reviews": ["A wonderful film."]},
@@ -38,22 +38,22 @@ def bodies(picture: Path) -> dict[str, Any]:
     }
 
 
-class Call(NamedTuple):
-    """One operation, called."""
+class RequestContext(NamedTuple):
+    """A call of an operation."""
 
     operation_id: str
     tag: str
     arguments: dict[str, str]
     schema: str
-    """Of its body; empty if it takes none."""
+    """Media type of the body; empty if it has none."""
     body: Any
     status: int
     answer: dict[str, Any]
-    """The content of its response."""
+    """The body of the response."""
 
 
-def calls(document: dict[str, Any], picture: Path) -> Iterator[Call]:
-    """Every operation of the document; a model is loaded last, after it was unloaded."""
+def calls(document: dict[str, Any], picture: Path) -> Iterator[RequestContext]:
+    """Yield a call of every operation; the unloaded model is loaded last."""
     sent = bodies(picture)
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     for operation in sorted(operations, key=lambda each: each["operationId"] == "v2_repository_load"):
@@ -63,7 +63,7 @@ def calls(document: dict[str, Any], picture: Path) -> Iterator[Call]:
         reference = content.get("application/json", {}).get("schema", {}).get("$ref", "")
         assert bool(content) == (operation_id in sent), operation_id
         status = STATUSES.get(operation_id, 200)
-        yield Call(
+        yield RequestContext(
             operation_id,
             operation["tags"][0],
             {name: ARGUMENTS[name] for name in names},

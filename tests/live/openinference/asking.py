@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol as plain HTTP has them, and what comes back."""
+"""Requests and responses of the Open Inference Protocol over plain HTTP."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ import httpx
 import numpy as np
 import pytest
 
-from service.engine.card import Card
-from service.engine.verification import GOLDEN_TOLERANCE
-from service.http.v2.tensors import DATATYPES
-from tests.places import MODELS
+from service.api.v2.schema import DATATYPES
+from service.registry.card import Card
+from service.registry.verification import GOLDEN_TOLERANCE
+from tests.paths import MODELS
 
 Tensors = dict[str, np.ndarray]
 Document = dict[str, Any]
@@ -23,7 +23,7 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 def golden(directory: Path) -> tuple[Tensors, Tensors]:
-    """The golden inputs of a version, and what the graph that is served makes of them."""
+    """Return the golden inputs of a version, and the outputs of the served graph."""
     kinds = ("in:", "int8:" if "int8" in Card.read(directory).precisions else "out:")
     with np.load(directory / "golden.npz") as cases:
         inputs, outputs = (
@@ -37,7 +37,7 @@ def address(directory: Path) -> str:
 
 
 def described(name: str, values: np.ndarray, **more: Any) -> Document:
-    """The head of an input tensor."""
+    """Return an input tensor without its data."""
     return {"name": name, "shape": list(values.shape), "datatype": DATATYPES[values.dtype.name], **more}
 
 
@@ -46,25 +46,25 @@ def in_json(name: str, values: np.ndarray) -> Document:
 
 
 def in_bytes(tensors: Tensors) -> dict[str, Any]:
-    """What httpx needs to send every input, and ask for every output, in bytes."""
+    """Return the arguments of httpx for a request with binary inputs and outputs."""
     inputs = [described(name, each, parameters={"binary_data_size": each.nbytes}) for name, each in tensors.items()]
     return binary({"inputs": inputs, "parameters": {"binary_data_output": True}}, *tensors.values())
 
 
 def picture(rows: int = 1) -> Document:
-    """Empty pictures for digits."""
+    """Return a tensor of blank pictures for digits."""
     return in_json("pictures", np.zeros((rows, 28, 28), np.uint8))
 
 
 def binary(request: Document, *tensors: np.ndarray) -> dict[str, Any]:
-    """What httpx needs to send JSON and bytes behind it."""
+    """Return the arguments of httpx for a JSON body with appended binary data."""
     head = json.dumps(request).encode()
     body = b"".join([head, *(values.tobytes() for values in tensors)])
     return {"content": body, "headers": {JSON_LENGTH: str(len(head))}}
 
 
 def outputs_of(response: httpx.Response) -> Tensors:
-    """The outputs of an answer, from its JSON and from what stands behind it."""
+    """Return the outputs of a response, from its JSON and the binary data after it."""
     assert response.status_code == 200, response.text
     size = int(response.headers.get(JSON_LENGTH, len(response.content)))
     assert response.headers["content-type"] == (
@@ -93,7 +93,7 @@ def agree(found: Tensors, expected: Tensors) -> None:
 
 
 def refused(response: httpx.Response, status: int) -> str:
-    """The message of an error answer."""
+    """Check the status of an error response; return its message."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]

@@ -1,4 +1,4 @@
-"""Every model answers in tensors, in JSON or in bytes, as its golden cases have it."""
+"""V2 inference of every model, in JSON and binary, gives the outputs of the golden cases."""
 
 import gzip
 import json
@@ -25,12 +25,12 @@ from tests.live.openinference.asking import (
     picture,
     refused,
 )
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 @every_version
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
-def test_the_golden_cases_come_out_of_json(client: httpx.Client, directory: Path, nested: bool) -> None:
+def test_golden_cases_match_in_json(client: httpx.Client, directory: Path, nested: bool) -> None:
     inputs, expected = golden(directory)
     # JSON has no NaN.
     rows = np.flatnonzero([not any(np.isnan(value[row]).any() for value in inputs.values()) for row in range(20)])[:4]
@@ -47,7 +47,7 @@ def test_the_golden_cases_come_out_of_json(client: httpx.Client, directory: Path
 
 
 @every_version
-def test_the_golden_cases_come_out_of_bytes(client: httpx.Client, directory: Path) -> None:
+def test_golden_cases_match_in_binary(client: httpx.Client, directory: Path) -> None:
     inputs, expected = golden(directory)
     answer = client.post(f"{address(directory)}/infer", **in_bytes(inputs))
     assert JSON_LENGTH in answer.headers
@@ -55,7 +55,7 @@ def test_the_golden_cases_come_out_of_bytes(client: httpx.Client, directory: Pat
 
 
 @every_version
-def test_nothing_but_the_bytes_of_one_row_is_a_request_too(client: httpx.Client, directory: Path) -> None:
+def test_a_raw_binary_request_holds_the_bytes_of_one_row(client: httpx.Client, directory: Path) -> None:
     inputs, expected = golden(directory)
     body = b"".join(values[:1].tobytes() for values in inputs.values())
     answer = client.post(f"{address(directory)}/infer", content=body, headers={JSON_LENGTH: "0"})
@@ -65,7 +65,7 @@ def test_nothing_but_the_bytes_of_one_row_is_a_request_too(client: httpx.Client,
     agree(outputs_of(answer), {name: values[:1] for name, values in expected.items()})
 
 
-def test_json_and_bytes_mix(client: httpx.Client) -> None:
+def test_json_and_binary_inputs_can_be_mixed(client: httpx.Client) -> None:
     directory = MODELS / "fashion" / "1"
     inputs, expected = golden(directory)
     for behind in (("latent",), ("label",), ("label", "latent")):
@@ -80,7 +80,7 @@ def test_json_and_bytes_mix(client: httpx.Client) -> None:
         agree(outputs_of(client.post("/v2/models/fashion/infer", **request)), expected)
 
 
-def test_outputs_are_those_asked_for_in_the_form_asked_for(client: httpx.Client) -> None:
+def test_requested_outputs_have_the_requested_form(client: httpx.Client) -> None:
     inputs, expected = golden(MODELS / "sentiment" / "1")
     asked = {
         "inputs": [in_json("tokens", inputs["tokens"][:2])],
@@ -110,13 +110,13 @@ def test_every_response_has_an_id(client: httpx.Client) -> None:
         assert head["id"] == "of the request"
 
 
-def test_the_id_of_a_request_comes_back(client: httpx.Client) -> None:
+def test_the_id_of_a_request_is_returned(client: httpx.Client) -> None:
     for given in ("42", "\u00e9\u4e2d\U0001f600", "x" * 1000):
         answer = client.post("/v2/models/digits/infer", json={"id": given, "inputs": [picture()]})
         assert answer.json()["id"] == given
 
 
-def test_classes_come_with_their_labels(client: httpx.Client) -> None:
+def test_classification_outputs_have_labels(client: httpx.Client) -> None:
     inputs, expected = golden(MODELS / "mammogram" / "2")
     known = [row for row in range(20) if not np.isnan(inputs["masses"][row]).any()][:3]
 
@@ -140,7 +140,7 @@ def test_classes_come_with_their_labels(client: httpx.Client) -> None:
     assert ask(0)["datatype"] == "FP32"
 
 
-def test_a_mass_gets_the_same_answer_in_tensors_as_from_its_task(client: httpx.Client) -> None:
+def test_v2_and_the_task_give_the_same_prediction(client: httpx.Client) -> None:
     mass = {"age": 67, "shape": "irregular", "margin": "spiculated", "density": "low"}
     task = client.post("/v1/mammogram", json={"masses": [mass]}).json()["predictions"][0]["probability_malignant"]
     tensor = in_json("masses", np.array([[67, 4, 5, 3]], np.float32))
@@ -149,7 +149,7 @@ def test_a_mass_gets_the_same_answer_in_tensors_as_from_its_task(client: httpx.C
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_bodies_and_answers_may_be_compressed(client: httpx.Client, coding: str) -> None:
+def test_requests_and_responses_may_be_compressed(client: httpx.Client, coding: str) -> None:
     inputs, expected = golden(MODELS / "fashion" / "1")
     sent = in_bytes(inputs)
     sent["headers"] |= {"Content-Encoding": coding, "Accept-Encoding": coding}
@@ -160,13 +160,13 @@ def test_bodies_and_answers_may_be_compressed(client: httpx.Client, coding: str)
     agree(outputs_of(answer), expected)
 
 
-def test_an_answer_is_not_compressed_unasked(client: httpx.Client) -> None:
+def test_a_response_is_compressed_only_on_request(client: httpx.Client) -> None:
     request = {"inputs": [picture(32)]}
     for accepted in ("", "identity", "br", "gzip;q=0"):
         answer = client.post("/v2/models/digits/infer", json=request, headers={"Accept-Encoding": accepted})
         assert "content-encoding" not in answer.headers
 
 
-def test_without_a_version_the_newest_answers(client: httpx.Client) -> None:
+def test_the_newest_version_is_the_default(client: httpx.Client) -> None:
     answer = client.post("/v2/models/digits/infer", json={"inputs": [picture()]})
     assert answer.json()["model_version"] == max((d.name for d in VERSIONS if d.parent.name == "digits"), key=int)

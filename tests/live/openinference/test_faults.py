@@ -1,4 +1,4 @@
-"""What is wrong with a request for tensors is said, and how: limits, faults, what is not there."""
+"""Errors of V2 requests: limits, invalid bodies, and unknown paths."""
 
 import gzip
 import json
@@ -47,14 +47,14 @@ def test_the_body_limit(client: httpx.Client) -> None:
     outputs_of(client.post("/v2/models/digits/infer", content=padded.rstrip().ljust(1_000_000)))
 
 
-def test_at_most_64_rows_a_request(client: httpx.Client) -> None:
+def test_a_request_has_at_most_64_rows(client: httpx.Client) -> None:
     found = outputs_of(client.post("/v2/models/digits/infer", json={"inputs": [picture(64)]}))
     assert found["probabilities"].shape == (64, 10)
     assert "65 rows" in refused(client.post("/v2/models/digits/infer", json={"inputs": [picture(65)]}), 400)
     assert "64 rows" in refused(client.post("/v2/models/digits/infer", json={"inputs": [picture(2000)]}), 413)
 
 
-def test_a_sequence_is_as_long_as_the_model_reads(client: httpx.Client) -> None:
+def test_a_sequence_has_at_most_the_length_that_the_model_reads(client: httpx.Client) -> None:
     for length, status in ((1, 200), (1024, 200), (1025, 400), (0, 400)):
         tensor = in_json("tokens", np.ones((1, length), np.int64))
         assert client.post("/v2/models/sentiment/infer", json={"inputs": [tensor]}).status_code == status
@@ -79,13 +79,19 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
     ("data are text", lambda r: r["inputs"][0].update(data="AAAA"), "str"),
     ("too few data", lambda r: r["inputs"][0]["data"].pop(), "783 elements"),
     ("too many data", lambda r: r["inputs"][0]["data"].append(0), "785 elements"),
-    ("256", lambda r: r["inputs"][0]["data"].__setitem__(7, 256), "256 at 7, which is no UINT8"),
-    ("a negative number", lambda r: r["inputs"][0]["data"].__setitem__(7, -1), "-1 at 7, which is no UINT8"),
-    ("a fraction", lambda r: r["inputs"][0]["data"].__setitem__(7, 0.5), "0.5 at 7, which is no UINT8"),
+    ("256", lambda r: r["inputs"][0]["data"].__setitem__(7, 256), "element 7 is 256, which UINT8 cannot hold"),
+    (
+        "a negative number",
+        lambda r: r["inputs"][0]["data"].__setitem__(7, -1),
+        "element 7 is -1, which UINT8 cannot hold",
+    ),
+    ("a fraction", lambda r: r["inputs"][0]["data"].__setitem__(7, 0.5), "element 7 is 0.5, which UINT8 cannot hold"),
     ("a truth value", lambda r: r["inputs"][0]["data"].__setitem__(7, True), "bool"),
     ("a hole", lambda r: r["inputs"][0]["data"].__setitem__(7, None), "null"),
     ("NaN", lambda r: r["inputs"][0]["data"].__setitem__(7, float("nan")), "malformed"),
-    ("a nested row", lambda r: r["inputs"][0]["data"].__setitem__(7, [0]), "array"),
+    ("a nested row", lambda r: r["inputs"][0]["data"].__setitem__(7, [0]), "element 7 is [0]"),
+    ("two nested rows", lambda r: r["inputs"][0].update(data=[[0] * 28] * 28), "not nested as its shape"),
+    ("six nested rows", lambda r: r["inputs"][0].update(data=[[[[[[0]]]]]]), "array"),
     ("binary and data", lambda r: r["inputs"][0].update(parameters={"binary_data_size": 784}), "needs one of data"),
     ("a negative binary size", lambda r: r["inputs"][0].update(parameters={"binary_data_size": -1}), ">= 0"),
     ("shared memory", lambda r: r["inputs"][0].update(parameters={"shared_memory_region": "x"}), "shared memory"),
@@ -109,13 +115,13 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
         lambda r: r["inputs"][0].update(parameters={"binary_data_size": 10**30}),
         "binary_data_size",
     ),
-    ("a number of many digits", lambda r: r["inputs"][0]["data"].__setitem__(7, 10**4000), "no UINT8"),
+    ("a number of many digits", lambda r: r["inputs"][0]["data"].__setitem__(7, 10**4299), "UINT8 cannot hold"),
     ("a negative priority", lambda r: r.update(parameters={"priority": -1}), "priority"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "message"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG])
-def test_what_is_wrong_with_a_request_is_said(
+def test_an_invalid_request_gets_the_reason(
     client: httpx.Client, spoil: Callable[[Document], object], message: str
 ) -> None:
     request = {"inputs": [picture()]}
@@ -144,27 +150,27 @@ def test_what_is_wrong_with_a_request_is_said(
         *(b'{"inputs": [], "x": 1e999}', b'{"inputs": [], "x": NaN}', b'{"inputs": [],}', b"{'inputs': []}"),
     ],
 )
-def test_a_body_that_is_no_request_is_a_400(client: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_not_an_inference_request_is_a_400(client: httpx.Client, body: bytes) -> None:
     refused(client.post("/v2/models/digits/infer", content=body), 400)
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "1.5", "999999", "9" * 400, "+3", "\u00b2".encode().decode("latin-1")])
-def test_a_json_length_that_cannot_be_is_a_400(client: httpx.Client, length: str) -> None:
+def test_an_impossible_json_length_is_a_400(client: httpx.Client, length: str) -> None:
     sent = client.build_request(
         "POST", "/v2/models/digits/infer", content=b"{}", headers={JSON_LENGTH: length.encode("latin-1")}
     )
     refused(client.send(sent), 400)
 
 
-def test_bytes_that_are_missing_or_left_are_a_400(client: httpx.Client) -> None:
+def test_missing_or_excess_bytes_are_a_400(client: httpx.Client) -> None:
     values = np.zeros((1, 28, 28), np.uint8)
-    for size, sent, message in ((784, 783, "783 bytes"), (784, 785, "1 bytes behind"), (785, 785, "785 bytes")):
+    for size, sent, message in ((784, 783, "783 bytes"), (784, 785, "1 bytes after"), (785, 785, "785 bytes")):
         head = {"inputs": [described("pictures", values, parameters={"binary_data_size": size})]}
         request = binary(head, np.zeros(sent, np.uint8))
         assert message in refused(client.post("/v2/models/digits/infer", **request), 400)
 
 
-def test_inputs_of_different_rows_are_a_400(client: httpx.Client) -> None:
+def test_inputs_with_different_numbers_of_rows_are_a_400(client: httpx.Client) -> None:
     tensors = [in_json("latent", np.zeros((2, 64), np.float32)), in_json("label", np.zeros(3, np.int64))]
     assert "number of rows" in refused(client.post("/v2/models/fashion/infer", json={"inputs": tensors}), 400)
 
@@ -177,7 +183,7 @@ def test_values_that_the_graph_cannot_compute_are_a_400(client: httpx.Client, la
         assert "from 0 to 9" in refused(client.post("/v2/models/fashion/infer", **sent), 400)
 
 
-def test_what_a_client_wrote_comes_back_cut(client: httpx.Client) -> None:
+def test_input_in_error_messages_is_truncated(client: httpx.Client) -> None:
     for request in (
         {"inputs": [{**picture(), "name": "x" * 1_000_000}]},
         {"inputs": [{**picture(), "shape": [1] * 4000}]},
@@ -207,7 +213,7 @@ def test_an_unknown_model_or_version_is_a_404(client: httpx.Client, model: str, 
     "path",
     ["/v2x", "/v2//", "/v2/models/", "/v2/models/digits/", "/v2/health", "/v2/models/digits/explain"],
 )
-def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
+def test_an_unknown_path_is_a_404(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 404
 
 

@@ -1,4 +1,4 @@
-"""What the protocol tells of a server, of its models and of what they have done."""
+"""V2 metadata and statistics of the server and its models."""
 
 import shutil
 import time
@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.engine.card import GRAPHS, Card
-from service.http.v2.tensors import DATATYPES
+from service.api.v2.schema import DATATYPES
+from service.registry.card import GRAPHS, Card
 from tests.live.conftest import serving
 from tests.live.openinference.asking import (
     VERSIONS,
@@ -22,7 +22,7 @@ from tests.live.openinference.asking import (
     picture,
     refused,
 )
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 def test_the_server_and_its_models_describe_themselves(client: httpx.Client) -> None:
@@ -38,7 +38,7 @@ def test_the_server_and_its_models_describe_themselves(client: httpx.Client) -> 
 
 
 @pytest.mark.parametrize("change", ["load", "unload"])
-def test_without_admin_keys_nobody_changes_what_is_served(client: httpx.Client, change: str) -> None:
+def test_without_admin_keys_the_repository_is_read_only(client: httpx.Client, change: str) -> None:
     answer = client.post(f"/v2/repository/models/digits/{change}", headers={"Authorization": "Bearer any"})
     assert "DEEPSERVE_ADMIN_KEYS" in refused(answer, 404)
     assert "model_repository" not in client.get("/v2").json()["extensions"]
@@ -62,7 +62,7 @@ def test_a_model_describes_itself(client: httpx.Client, directory: Path) -> None
     assert client.get(f"{address(directory)}/ready").json() == {"name": card.name, "ready": True}
 
 
-def test_a_version_that_is_not_ready_says_so(tmp_path: Path) -> None:
+def test_an_unready_version_is_reported_as_such(tmp_path: Path) -> None:
     models = tmp_path / "models"
     for number in ("1", "2"):
         shutil.copytree(MODELS / "digits" / number, models / "digits" / number)
@@ -87,7 +87,7 @@ def test_a_version_that_is_not_ready_says_so(tmp_path: Path) -> None:
         assert [(each["name"], each["version"]) for each in ready] == [("digits", "1")]
 
 
-def test_metrics_name_routes_and_never_paths(client: httpx.Client) -> None:
+def test_metrics_have_routes_and_never_paths(client: httpx.Client) -> None:
     client.post("/v2/models/digits/infer", json={"inputs": [picture()]})
     client.post("/v2/models/digits/versions/1/infer", json={"inputs": [picture()]})
     client.get("/v2/models/no-such-model")
@@ -124,7 +124,7 @@ def test_statistics_count_rows_runs_and_requests(client: httpx.Client) -> None:
     assert [(each["name"], each["version"]) for each in every] == [(d.parent.name, d.name) for d in VERSIONS]
 
 
-def test_statistics_tell_what_each_batch_size_took(client: httpx.Client) -> None:
+def test_statistics_have_the_duration_of_each_batch_size(client: httpx.Client) -> None:
     def batches() -> dict[int, Document]:
         [found] = client.get("/v2/models/mammogram/versions/2/stats").json()["model_stats"]
         sizes = [each["batch_size"] for each in found["batch_stats"]]
@@ -152,7 +152,7 @@ def test_statistics_tell_what_each_batch_size_took(client: httpx.Client) -> None
 
 
 @pytest.mark.parametrize("kind", ["systemsharedmemory", "cudasharedmemory"])
-def test_shared_memory_is_answered_as_by_a_triton_without_it(client: httpx.Client, kind: str) -> None:
+def test_shared_memory_gets_the_response_of_a_triton_without_it(client: httpx.Client, kind: str) -> None:
     assert client.get(f"/v2/{kind}/status").json() == []
     for path in (f"/v2/{kind}", f"/v2/{kind}/region/mine"):
         assert client.post(f"{path}/unregister").json() == {}
@@ -165,13 +165,13 @@ def test_shared_memory_is_answered_as_by_a_triton_without_it(client: httpx.Clien
 
 
 @pytest.mark.parametrize("path", ["/v2/trace/setting", "/v2/models/digits/trace/setting", "/v2/logging"])
-def test_trace_and_log_settings_are_refused_with_the_reason(client: httpx.Client, path: str) -> None:
+def test_trace_and_log_settings_are_rejected_with_the_reason(client: httpx.Client, path: str) -> None:
     assert "not supported" in refused(client.get(path), 400)
     assert "not supported" in refused(client.post(path, json={}), 400)
     refused(client.delete(path), 405)
 
 
-def test_the_index_is_asked_for_with_null_or_nothing(client: httpx.Client) -> None:
+def test_the_index_accepts_null_or_an_empty_body(client: httpx.Client) -> None:
     every = client.post("/v2/repository/index", json={}).json()
     for body in (b"", b'{"ready": null}', b'\xef\xbb\xbf{"ready": null}', b'{"ready": false, "repository_name": null}'):
         assert client.post("/v2/repository/index", content=body).json() == every

@@ -1,4 +1,4 @@
-"""Requests without a pause and orders for a server, and what its workers make of them."""
+"""Continuous requests and repository commands to a server, and the responses of its workers."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from http.client import HTTPResponse
 from pathlib import Path
@@ -16,8 +15,8 @@ import httpx
 import numpy as np
 import psutil
 
-from service.engine.card import Card
-from tests.places import DIGIT, MODELS
+from service.registry.card import Card
+from tests.paths import DIGIT, MODELS
 
 ADMIN = {"Authorization": "Bearer admin"}
 MLP, CNN = (MODELS / "digits" / version for version in ("1", "2"))
@@ -26,25 +25,25 @@ WORKERS = 2
 
 @cache
 def golden_case(version: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The first golden picture of a version of digits, and what its graph in integers says of it."""
+    """Return the first golden picture of a version of digits, and the output of its int8 graph."""
     with np.load(version / "golden.npz") as cases:
         return cases["in:pictures"][:1], cases["int8:probabilities"][0]
 
 
 def put(source: Path, models: Path, name: str, number: str) -> None:
-    """Puts a version into a folder of models under another name."""
+    """Copy a version into a models directory under another name."""
     target = models / name / number
     shutil.copytree(source, target)
     Card.read(target).model_copy(update={"name": name, "version": number}).write(target)
 
 
 def retrain(version: Path, seed: int) -> None:
-    """Replaces the content of a version by other content that is as good."""
+    """Replace the files of a version with those of an equally valid one."""
     Card.read(version).model_copy(update={"title": f"Retrained with seed {seed}"}).write(version)
 
 
 class Traffic:
-    """Requests for digits without a pause, each answer held against what the version that it names has to say."""
+    """Continuous requests for digits. Each response is compared with the outputs of the version it names."""
 
     def __init__(self, url: str, versions: dict[str, Path]) -> None:
         self.answers: Counter[str] = Counter()
@@ -69,7 +68,7 @@ class Traffic:
             thread.join()
 
     def wait_for(self, version: str, answers: int = 50) -> None:
-        """Until so many more requests have been answered by a version."""
+        """Wait until a version has answered this number of further requests."""
         enough = self.answers[version] + answers
         end = time.monotonic() + 30
         while self.answers[version] < enough:
@@ -108,13 +107,13 @@ class Traffic:
 
 
 def order(url: str, what: str, name: str, **parameters: Any) -> httpx.Response:
-    """Has a model loaded or unloaded."""
+    """Load or unload a model."""
     body = {"parameters": parameters} if parameters else {}
     return httpx.post(f"{url}/v2/repository/models/{name}/{what}", json=body, headers=ADMIN, timeout=60)
 
 
 def versions(*numbers: int) -> str:
-    """The configuration that chooses these versions."""
+    """Return the configuration that selects these versions."""
     return json.dumps({"version_policy": {"specific": {"versions": numbers}}})
 
 
@@ -123,34 +122,34 @@ def index(url: str, name: str) -> list[dict[str, str]]:
 
 
 def states(url: str, name: str) -> dict[str, str]:
-    """Version to state."""
+    """Return the state of each version."""
     return {each["version"]: each["state"] for each in index(url, name)}
 
 
 def of_every_worker(url: str, path: str, body: dict[str, Any] | None = None) -> list[httpx.Response]:
-    """The answers over so many new connections that every worker gives some."""
+    """Return responses on enough new connections to reach every worker."""
     with httpx.Client(base_url=url, headers={"Connection": "close"}) as client:
         return [client.request("POST" if body else "GET", path, json=body) for _ in range(12 * WORKERS)]
 
 
 def statuses(url: str, path: str, body: dict[str, Any] | None = None) -> set[int]:
-    """How requests to every worker end."""
+    """Return the statuses of requests to every worker."""
     return {answer.status_code for answer in of_every_worker(url, path, body)}
 
 
 def answering(url: str) -> set[str]:
-    """The versions of digits that answer those who ask for none."""
+    """Return the versions of digits that answer requests without a version."""
     body = {"inputs": [{"name": "pictures", "shape": [1, 28, 28], "datatype": "UINT8", "data": [0] * 784}]}
     return {answer.json()["model_version"] for answer in of_every_worker(url, "/v2/models/digits/infer", body)}
 
 
 def mammogram(url: str) -> set[int]:
-    """How requests for mammogram end."""
+    """Return the statuses of requests for mammogram."""
     return statuses(url, "/v1/mammogram", {"masses": [{"age": 50}]})
 
 
 class SlowRequest:
-    """A request that the server has let in, and of whose body it has the first bytes."""
+    """A request that the server has accepted, with the first bytes of its body."""
 
     def __init__(self, url: str, target: str, body: bytes) -> None:
         address = httpx.URL(url)
@@ -163,7 +162,7 @@ class SlowRequest:
         self._rest = body[5:]
 
     def finish(self) -> HTTPResponse:
-        """Sends the rest; the head of the answer."""
+        """Send the rest; return the head of the response."""
         with self._connection:
             self._connection.sendall(self._rest)
             response = HTTPResponse(self._connection)
@@ -172,14 +171,7 @@ class SlowRequest:
 
 
 def workers(url: str) -> list[psutil.Process]:
-    """The processes that listen at the address, without the one that started them."""
+    """Return the worker processes of the server."""
     port = httpx.URL(url).port
     [supervisor] = [each for each in psutil.Process().children() if each.environ().get("DEEPSERVE_PORT") == str(port)]
     return [each for each in supervisor.children() if any("worker" in part for part in each.cmdline())]
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The server whose models come and go, once for all tests of this folder."""
+"""The server whose models the tests of this directory load and unload."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import pytest
 
 from tests.live.conftest import serving
 from tests.live.rollout.asking import WORKERS, order, states
-from tests.places import MODELS
+from tests.paths import MODELS
 
 
 @pytest.fixture(scope="session")
 def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address and the models of a server of two workers that takes orders."""
+    """Return address and models directory of a server with two workers and an admin key."""
     folder = tmp_path_factory.mktemp("rollouts")
     for version in ("digits/1", "digits/2", "mammogram/1"):
         shutil.copytree(MODELS / version, folder / "models" / version)
@@ -25,7 +25,7 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pa
 
 @pytest.fixture
 def url(rollouts: tuple[str, Path]) -> Iterator[str]:
-    """Its address; the models are put back afterwards as they were."""
+    """Return the address; the models are restored afterwards."""
     address, models = rollouts
     yield address
     shutil.rmtree(models / "digits" / "3", ignore_errors=True)
@@ -36,5 +36,5 @@ def url(rollouts: tuple[str, Path]) -> Iterator[str]:
 
 @pytest.fixture
 def models(rollouts: tuple[str, Path]) -> Path:
-    """The folder that it serves from."""
+    """Return its models directory."""
     return rollouts[1]

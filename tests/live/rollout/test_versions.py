@@ -1,4 +1,4 @@
-"""Versions come and go while requests flow: none of them fails, and each is answered by the version that it names."""
+"""Versions are loaded and unloaded under traffic: no request fails, and each gets the version that it names."""
 
 import json
 import shutil
@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.test_verification import claim_another_dtype, flip_a_bit, golden, recorded, truncate
 from tests.live.rollout.asking import (
     ADMIN,
     CNN,
@@ -27,7 +26,8 @@ from tests.live.rollout.asking import (
     versions,
     workers,
 )
-from tests.places import DIGIT
+from tests.paths import DIGIT
+from tests.registry.test_verification import claim_another_dtype, flip_a_bit, golden, recorded, truncate
 
 
 def test_a_new_version_is_rolled_out_and_taken_back(url: str, models: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_new_version_is_rolled_out_and_taken_back(url: str, models: Path) -> N
     ],
     ids=["truncated", "wrong checksum", "wrong golden cases", "wrong dtype"],
 )
-def test_a_version_that_fails_takes_no_good_one_down(
+def test_a_failed_version_does_not_unload_a_good_one(
     url: str, models: Path, damage: Callable[[Path], None], reason: str
 ) -> None:
     put(CNN, models, "digits", "3")
@@ -86,7 +86,7 @@ def test_a_version_that_fails_takes_no_good_one_down(
     assert ready not in httpx.get(f"{url}/metrics").text
 
 
-def test_files_that_get_worse_do_not_touch_what_serves(url: str, models: Path) -> None:
+def test_damaged_files_do_not_affect_loaded_versions(url: str, models: Path) -> None:
     card = (models / "digits" / "2" / "card.json").read_bytes()
     with Traffic(url, {"2": CNN}) as traffic:
         (models / "digits" / "2" / "card.json").write_bytes(b"{}")
@@ -112,7 +112,7 @@ def test_a_model_with_one_version_is_unloaded_and_loaded(url: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["/v1/mammogram", "/v2/models/mammogram/infer"])
-def test_a_request_that_still_arrives_when_its_model_is_unloaded_is_answered(url: str, target: str) -> None:
+def test_a_request_that_began_before_its_model_was_unloaded_is_answered(url: str, target: str) -> None:
     mass = {"name": "masses", "shape": [1, 4], "datatype": "FP32", "data": [50, 1, 1, 1]}
     body = {"inputs": [mass]} if target.startswith("/v2") else {"masses": [{"age": 50}]}
     requests = [SlowRequest(url, target, json.dumps(body).encode()) for _ in range(2 * WORKERS)]
@@ -121,7 +121,7 @@ def test_a_request_that_still_arrives_when_its_model_is_unloaded_is_answered(url
     assert [request.finish().status for request in requests] == [200] * len(requests)
 
 
-def test_a_request_that_still_arrives_gets_the_version_that_it_asked_for(url: str) -> None:
+def test_a_request_that_began_before_a_change_gets_its_version(url: str) -> None:
     picture = b64encode(DIGIT.read_bytes()).decode()
     body = json.dumps({"images": [picture]}).encode()
     requests = {
@@ -140,13 +140,13 @@ def test_a_request_that_still_arrives_gets_the_version_that_it_asked_for(url: st
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])
-def test_nobody_forges_a_line_of_the_log_by_the_name_of_a_model(url: str, models: Path, what: str) -> None:
+def test_a_model_name_cannot_forge_a_log_line(url: str, models: Path, what: str) -> None:
     refused = httpx.post(f"{url}/v2/repository/models/x%0a2026 [INFO] forged%1b[31m/{what}", headers=ADMIN)
     assert refused.status_code == 404
     assert "forged" not in (models.parent / "log").read_text()
 
 
-def test_a_model_that_cannot_be_loaded_again_is_not_missed(url: str, models: Path) -> None:
+def test_a_model_that_cannot_be_reloaded_does_not_make_the_server_unready(url: str, models: Path) -> None:
     assert order(url, "unload", "mammogram").status_code == 200
     card = (models / "mammogram" / "1" / "card.json").read_bytes()
     (models / "mammogram" / "1" / "card.json").write_bytes(b"{}")
@@ -161,8 +161,8 @@ def test_a_model_that_cannot_be_loaded_again_is_not_missed(url: str, models: Pat
         (models / "mammogram" / "1" / "card.json").write_bytes(card)
 
 
-def test_what_is_replaced_is_given_back(url: str, models: Path) -> None:
-    """Ten reloads of a model of 1 MB, 40 MB in memory."""
+def test_replaced_versions_release_their_memory(url: str, models: Path) -> None:
+    """Reload a model of 1 MB, 40 MB in memory, ten times."""
     with Traffic(url, {"2": CNN}) as traffic:
         sizes = []
         for reload in range(12):

@@ -1,4 +1,4 @@
-"""All workers serve the same, whatever becomes of one of them."""
+"""All workers serve the same versions, whatever happens to one of them."""
 
 import time
 from pathlib import Path
@@ -13,32 +13,32 @@ from tests.live.rollout.asking import (
     order,
     put,
     statuses,
-    until,
     versions,
     workers,
 )
+from tests.waiting import wait_until
 
 
-def test_a_worker_that_comes_back_serves_what_the_others_do(url: str, models: Path) -> None:
+def test_a_restarted_worker_serves_the_versions_of_the_others(url: str, models: Path) -> None:
     put(MLP, models, "digits", "3")
     assert order(url, "load", "digits", config=versions(1)).status_code == 200
     assert order(url, "unload", "mammogram").status_code == 200
     worker = workers(url)[0]
     worker.kill()
     worker.wait(10)
-    until(lambda: len(workers(url)) == WORKERS and httpx.get(f"{url}/readyz").is_success)
+    wait_until(lambda: len(workers(url)) == WORKERS and httpx.get(f"{url}/readyz").is_success)
     assert answering(url) == {"1"}
     assert mammogram(url) == {503}
 
 
-def test_a_worker_that_comes_back_with_less_than_the_others_serve_is_not_ready(url: str, models: Path) -> None:
+def test_a_restarted_worker_with_fewer_versions_is_not_ready(url: str, models: Path) -> None:
     card = (models / "digits" / "2" / "card.json").read_bytes()
     (models / "digits" / "2" / "card.json").write_bytes(b"{}")
     worker = workers(url)[0]
     worker.kill()
     worker.wait(10)
     paths = ("/readyz", "/v2/health/ready", "/v2/models/digits/ready", "/v2/models/digits/versions/2/ready")
-    until(lambda: "version 2 of model 'digits'" in httpx.get(f"{url}/readyz").text.lower())
+    wait_until(lambda: "version 2 of model 'digits'" in httpx.get(f"{url}/readyz").text.lower())
     assert {path: statuses(url, path) for path in paths} == {path: {503} for path in paths}
     others = ("/v2/models/digits/versions/1/ready", "/v2/models/mammogram/ready", "/livez")
     assert {path: statuses(url, path) for path in others} == {path: {200} for path in others}
@@ -48,11 +48,11 @@ def test_a_worker_that_comes_back_with_less_than_the_others_serve_is_not_ready(u
     assert answering(url) == {"2"}
 
 
-def test_a_worker_that_is_starting_makes_the_changes_that_come_meanwhile(url: str) -> None:
+def test_a_starting_worker_makes_changes_requested_meanwhile(url: str) -> None:
     worker = workers(url)[0]
     worker.kill()
     worker.wait(10)
-    until(lambda: len(workers(url)) == WORKERS)
+    wait_until(lambda: len(workers(url)) == WORKERS)
     end = time.monotonic() + 20
     changes = 0
     while not httpx.get(f"{url}/readyz").is_success:
@@ -64,7 +64,7 @@ def test_a_worker_that_is_starting_makes_the_changes_that_come_meanwhile(url: st
     assert mammogram(url) == {503}
 
 
-def test_a_worker_that_is_stopped_holds_up_nobody_and_makes_a_change_when_it_goes_on(url: str) -> None:
+def test_a_stopped_worker_delays_no_change_and_makes_it_when_it_continues(url: str) -> None:
     worker = workers(url)[0]
     worker.suspend()
     try:
@@ -74,7 +74,7 @@ def test_a_worker_that_is_stopped_holds_up_nobody_and_makes_a_change_when_it_goe
         assert [httpx.get(f"{url}{path}").status_code for path in ("/metrics", "/v2/models/stats")] == [200, 200]
     finally:
         worker.resume()
-    until(lambda: httpx.get(f"{url}/readyz").is_success)
-    until(lambda: mammogram(url) == {503})
+    wait_until(lambda: httpx.get(f"{url}/readyz").is_success)
+    wait_until(lambda: mammogram(url) == {503})
     assert order(url, "load", "mammogram").status_code == 200
     assert mammogram(url) == {200}

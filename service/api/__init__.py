@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: the only room beside `service.bento` that knows HTTP."""

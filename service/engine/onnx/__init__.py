@@ -1,0 +1,1 @@
+"""Sessions of ONNX Runtime: the only package that knows it."""

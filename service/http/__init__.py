@@ -1,1 +1,0 @@
-"""Bytes in, bytes out: the only room beside `service.app` that knows HTTP."""

@@ -1,0 +1,1 @@
+"""The registry: which versions of the models exist, and which are loaded."""
