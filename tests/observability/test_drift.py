@@ -108,15 +108,14 @@ def told() -> str:
 
 def ask(models: ModelRegistry, name: str, inputs: Tensors) -> dict[str, float]:
     """Load a version, send it `inputs`, and return the index of each feature."""
-    models.unload(name, list(models.repository.models[name]))
+    models.unload(name, list(models.models[name].versions))
     models.load(name, ["2" if name == "digits" else "1"], None)
     served = models.find(name, None)
-    assert served.version.session is not None
     before = told()
     for first in range(0, len(next(iter(inputs.values()))), MANY):
         some = {each: values[first : first + MANY] for each, values in inputs.items()}
-        served.drift.observe(some, served.version.session.run(some))
-    return indices(before, told(), name, served.version.number)
+        served.drift.observe(some, served.session.run(some))
+    return indices(before, told(), name, served.number)
 
 
 @pytest.mark.parametrize(
