@@ -89,11 +89,10 @@ def _machine() -> Iterator[Check]:
     yield Check("cores", f"{machine.cores()} of the host's {os.cpu_count()}")
     limit = machine.memory()
     yield Check("memory", "unknown" if limit is None else f"{limit / 2**30:.1f} GiB")
-    yield Check("GPUs", _gpus())
 
 
 def _runtime() -> Iterator[Check]:
-    """What can run models. Neither answer decides whether the server starts."""
+    """Report what can run models. None of it decides whether the server starts."""
     from service.engine.onnx.session import installed_runtime
 
     both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
@@ -101,6 +100,7 @@ def _runtime() -> Iterator[Check]:
     yield Check("ONNX Runtime", f"{installed_runtime()}{hidden if both else ''}")
     trouble = startup.gpu_failure("cuda")
     yield Check("cuda", "works" if trouble is None else f"does not work: {trouble}")
+    yield Check("GPUs", _gpus())
 
 
 def _gpus() -> str:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from service.engine.onnx import cuda as gpu
+from service.observability.exposition import FLUSH_SECONDS
 from service.registry.card import Card
 from tests.live.conftest import clean_environment, serving
 from tests.paths import DIGIT, MODELS, ROOT
@@ -132,6 +134,7 @@ def test_two_workers_share_the_requests_and_their_metrics_are_summed(tmp_path: P
     with serving(tmp_path / "log", workers="2", worker="3") as url:
         for _ in range(40):
             assert httpx.post(f"{url}/v1/mammogram", json=body).status_code == 200  # a connection each
+        time.sleep(2 * FLUSH_SECONDS)  # each worker shares its counts twice a second
         text = httpx.get(f"{url}/metrics").text
         [statistics] = httpx.get(f"{url}/v2/models/mammogram/versions/2/stats").json()["model_stats"]
     assert statistics["inference_count"] == statistics["inference_stats"]["success"]["count"] == 40

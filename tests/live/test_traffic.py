@@ -209,7 +209,7 @@ def test_a_repeated_request_is_answered_from_the_cache(client: httpx.Client) -> 
 def test_task_and_v2_requests_share_the_cache(client: httpx.Client) -> None:
     review = "A dull evening, and too long by an hour."
     predictor = SentimentTask(MODELS / "sentiment" / "1")
-    inputs, _ = predictor.decode(SentimentRequest(reviews=[review]))
+    inputs, _ = predictor.preprocess(SentimentRequest(reviews=[review]))
     asked = client.post("/v1/sentiment", json={"reviews": [review]}).json()["predictions"][0]
     hits, misses = looked_up(client, "sentiment")
     answer = client.post("/v2/models/sentiment/infer", json=tensors(**inputs)).json()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.inference.binding import bind
 from service.observability.drift import MEASURED, MOST_BINS, SAMPLED_PER_SECOND, Sample, count_by_bin
 from service.observability.exposition import TEXT, exposition
 from service.observability.series import flush
@@ -38,7 +39,7 @@ MANY = 50
 
 @pytest.fixture(scope="module")
 def models() -> ModelRegistry:
-    models = ModelRegistry(Settings(models_dir=MODELS), {task.name: task for task in TASKS})
+    models = ModelRegistry(Settings(models_dir=MODELS), bind)
     for task in TASKS:
         assert not models.load(task.name, ["2" if task is DigitsTask else "1"], None)
     return models
@@ -108,15 +109,14 @@ def told() -> str:
 
 def ask(models: ModelRegistry, name: str, inputs: Tensors) -> dict[str, float]:
     """Load a version, send it `inputs`, and return the index of each feature."""
-    models.unload(name, list(models.repository.models[name]))
+    models.unload(name, list(models.models[name].versions))
     models.load(name, ["2" if name == "digits" else "1"], None)
     served = models.find(name, None)
-    assert served.version.session is not None
     before = told()
     for first in range(0, len(next(iter(inputs.values()))), MANY):
         some = {each: values[first : first + MANY] for each, values in inputs.items()}
-        served.drift.observe(some, served.version.session.run(some))
-    return indices(before, told(), name, served.version.number)
+        served.drift.observe(some, served.session.run(some))
+    return indices(before, told(), name, served.number)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_metrics_have_the_shares_of_the_card_and_every_bin_from_the_start(tm
     version = shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "mammogram" / "8")
     card = Card.read(version).model_copy(update={"version": "8"})
     card.write(version)
-    models = ModelRegistry(Settings(models_dir=tmp_path), {"mammogram": MammogramTask})
+    models = ModelRegistry(Settings(models_dir=tmp_path), bind)
     assert not models.load("mammogram", ["8"], None)
     text = told()
     expected = by_bin(text, "deepserve_drift_expected_share", "mammogram", "8")
@@ -180,7 +180,7 @@ def test_the_metrics_have_the_shares_of_the_card_and_every_bin_from_the_start(tm
 def test_a_card_without_distributions_is_served_and_nothing_counted(tmp_path: Path) -> None:
     version = shutil.copytree(MODELS / "mammogram" / "1", tmp_path / "mammogram" / "7")
     Card.read(version).model_copy(update={"version": "7", "distributions": {}}).write(version)
-    models = ModelRegistry(Settings(models_dir=tmp_path), {"mammogram": MammogramTask})
+    models = ModelRegistry(Settings(models_dir=tmp_path), bind)
     assert not models.load("mammogram", ["7"], None)
     models.find("mammogram", None).drift.observe(masses(), {"probabilities": np.zeros((961, 2), np.float32)})
     assert rows(told(), "mammogram", "7") == {}
