@@ -111,7 +111,7 @@ def test_truncation_draws_closer_together(graph: ort.InferenceSession) -> None:
         drawn = []
         for label in CLASSES:
             order = FashionRequest(count=50, seed=FRESH_SEED, label=label, truncation=truncation)
-            inputs, _ = predictor.decode(order)
+            inputs, _ = predictor.preprocess(order)
             drawn.append(graph.run(None, dict(inputs))[0])
         named, features = judge_images(np.concatenate(drawn))
         spreads.append(np.mean([mean_distance(part) for part in features.reshape(len(CLASSES), 50, -1)]))

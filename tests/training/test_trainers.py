@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from service.registry.repository import Repository
 
-from service.engine.session import Runtime
+from service.inference.binding import bind
 from service.registry.card import Card
+from service.registry.registry import ModelRegistry
+from service.settings import Settings
 from tests.paths import ROOT
 from training.__main__ import main
 
@@ -49,10 +50,10 @@ def test_a_smoke_run_learns_and_makes_a_version_that_serves(name: str, tmp_path:
     model = name.partition("-")[0]
     out = tmp_path / "models" / model / "1"
     run(command(name, out))
-    repository = Repository(tmp_path / "models", Runtime())
-    [(found, files)] = repository.folder.scan().items()
-    assert not repository.load(found, list(files.fingerprints))
-    assert repository.newest(found).number == "1"
+    registry = ModelRegistry(Settings(models_dir=tmp_path / "models"), bind)
+    [(found, files)] = registry.folder.scan().items()
+    assert not registry.load(found, list(files.fingerprints))
+    assert registry.find(found, None).number == "1"
     assert [path.name for path in out.parent.iterdir()] == ["1"]  # neither a checkpoint nor a build is left
     card = Card.read(out)
     reached = {figure: card.figures[figure].value for figure in BARS[name]}
