@@ -107,7 +107,8 @@ def pretrain(network: Recurrent, reviews: Sequence[list[int]], h: Pretraining, r
     plain = network.plain.cpu().numpy()
     rows = [plain[ids] for ids in reviews]
     vocabulary = network.words.num_embeddings
-    network.words.weight.data.copy_(torch.from_numpy(word_vectors(rows, vocabulary, h.word_width, run.seed)))
+    if run.restore() is None:
+        network.words.weight.data.copy_(torch.from_numpy(word_vectors(rows, vocabulary, h.word_width, run.seed)))
     counts = np.bincount(np.concatenate(rows), minlength=vocabulary)
     next_words = NextWords(h.hidden, torch.from_numpy(counts), h.sampled_words)
     finetuning, network.h = network.h, h.model_copy(update=LIGHT_DROPOUT)

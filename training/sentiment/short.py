@@ -16,6 +16,7 @@ import numpy.typing as npt
 from service.predictors.sentiment import ReviewReader
 
 Floats = npt.NDArray[np.float32]
+Ids = Sequence[int]
 
 VERBS = {"is": "isn't", "was": "wasn't", "are": "aren't", "were": "weren't"}
 ADVERBS = frozenset(["very", "really", "so", "quite", "pretty", "too", "that", "all", "particularly", "especially"])
@@ -36,7 +37,7 @@ def sentences(ids: Sequence[int], ends: frozenset[int]) -> list[tuple[int, int]]
     return [(start, end) for start, end in pairwise(cuts) if end - start >= 3]
 
 
-def cut(ids: list[int], ends: frozenset[int], generator: np.random.Generator, longest: int = 3) -> list[int]:
+def cut(ids: list[int], ends: frozenset[int], generator: np.random.Generator, longest: int = 2) -> list[int]:
     """Return one to `longest` successive sentences of a review, at random."""
     spans = sentences(ids, ends)
     if not spans:
@@ -65,23 +66,24 @@ def ends_of_sentences(reader: ReviewReader) -> frozenset[int]:
     return frozenset(number for mark, number in reader.vocabulary.items() if re.fullmatch(r"[.!?]+", mark))
 
 
-def find_statements(reviews: Sequence[list[str]], weights: Floats, reader: ReviewReader) -> Statements:
+def find_statements(reviews: Sequence[Ids], weights: Floats, reader: ReviewReader) -> Statements:
     """Collect statements from reviews.
 
     Args:
-        reviews: as words and marks.
+        reviews: ids of words without negation.
         weights: of the words in the linear part, by id.
         reader: of these reviews.
     """
-    opinions = _opinions(reviews, weights, reader)
+    names = {number: word for word, number in reader.vocabulary.items()}
+    split = [[names[number] for number in ids] for ids in reviews]
+    opinions = _opinions(split, weights, reader)
     kinds: dict[tuple[str, bool], list[list[int]]] = {kind: [] for kind in CONFIDENT}
-    for words in reviews:
+    for words in split:
         for sentence in _sentences(words):
             for place, negations in _negatable(sentence, opinions):
                 said = opinions[sentence[place]]
                 kinds[said, False].append(reader.identify(sentence))
-                for negated in negations:
-                    kinds[said, True].append(reader.identify(negated))
+                kinds[said, True] += map(reader.identify, negations)
     return Statements(kinds)
 
 

@@ -50,6 +50,8 @@ class Hyperparameters(Pretraining):
     lr: PositiveFloat = 1e-3
     embedding_lr: PositiveFloat = 5e-4
     """Lower: embeddings are pre-trained, and few reviews contain a rare word."""
+    short_texts: PositiveInt = 16
+    """Reviews of a batch from which sentences are cut, to learn from besides."""
     short_weight: float = Field(0.5, ge=0)
     """Weight of the loss on short texts."""
     statements: PositiveInt = 8
@@ -59,7 +61,7 @@ class Hyperparameters(Pretraining):
     held_out: int = Field(2500, ge=50, le=12_000)
 
 
-LONGEST_SHORT = 60
+LONGEST_SHORT = 40
 """Tokens of a short text in training."""
 
 SMOKE = {
@@ -97,16 +99,16 @@ def train(h: Hyperparameters, run: Run) -> None:
 
     tokenizer = make_tokenizer(reviews.texts + unlabelled, h.vocabulary, h.negated)
     reader = ReviewReader(tokenizer)
-    labelled, held_out = reviews.split(h.held_out, run.seed)
-    part, rest = Corpus.of(labelled, reader), Corpus.of(held_out, reader)
+    part, rest = (Corpus.of(half, reader) for half in reviews.split(h.held_out, run.seed))
     more = [reader.read(text).ids or [UNKNOWN] for text in unlabelled]
 
-    network = Recurrent(h, plain_ids(tokenizer))
+    plain = plain_ids(tokenizer)
+    network = Recurrent(h, plain)
     pretrain(network, part.ids + rest.ids + more, h, run)
 
-    wide, ends = linear(part, h, len(network.plain)), ends_of_sentences(reader)
+    wide, ends = linear(part, h, len(plain)), ends_of_sentences(reader)
     weights = wide.weights[:, 0].float().numpy()
-    statements = find_statements([reader.split(text) for text in labelled.texts], weights, reader)
+    statements = find_statements([plain[ids].tolist() for ids in part.ids], weights, reader)
     lessons = Lessons(part.ids, part.labels.astype(np.float32), statements, ends)
     fit("teacher", network, lessons, rest, h, run)
 
@@ -119,7 +121,7 @@ def train(h: Hyperparameters, run: Run) -> None:
 
     network.cpu().compress()
     blend = fit_blend(network, wide, rest, ends, run.seed)
-    wide = linear(part + rest, h, len(network.plain))
+    wide = linear(part + rest, h, len(plain))
     publish(Sentiment(network, wide, blend), reader, part, rest, len(more), Corpus.of(test, reader), h, run)
 
 
@@ -140,10 +142,11 @@ class Lessons:
         torch.manual_seed(seed + epoch)
         generator = np.random.default_rng((seed, epoch))
         for rows in bucketed([min(len(ids), h.max_length) for ids in self.ids], h.batch_size):
-            sentences = [cut(self.ids[row], self.ends, generator) for row in rows]
+            some = generator.permutation(rows)[: h.short_texts]
+            sentences = [cut(self.ids[row], self.ends, generator) for row in some]
             statements, targets = self.statements.draw(h.statements, generator)
             short = pad([ids[-LONGEST_SHORT:] for ids in sentences + statements])
-            short_targets = np.concatenate([self.positive[rows], targets])
+            short_targets = np.concatenate([self.positive[some], targets])
             whole = padded(self.ids, rows, h.max_length)
             yield whole, torch.from_numpy(self.positive[rows]), torch.from_numpy(short), torch.from_numpy(short_targets)
 
