@@ -336,10 +336,11 @@ STATEMENTS = ["the plot was great .", "the cast is awful !", "i really liked the
 
 def test_statements_are_found_and_negated() -> None:
     texts = ["not never didn't isn't wasn't did like"] * 2 + STATEMENTS * 20
-    reader = ReviewReader(make_tokenizer(texts, 100, 100))
+    tokenizer = make_tokenizer(texts, 100, 100)
+    reader = ReviewReader(tokenizer)
     weights = np.zeros(len(reader.vocabulary), np.float32)
     weights[[reader.vocabulary["great"], reader.vocabulary["awful"]]] = 1, -1
-    plain = plain_ids(reader._tokenizer)
+    plain = plain_ids(tokenizer)
     found = find_statements([plain[reader.read(text).ids].tolist() for text in texts], weights, reader)
 
     def texts_of(said: str, negated: bool) -> set[str]:
