@@ -161,12 +161,12 @@ def test_requests_at_once_take_fewer_runs(server: str, client: httpx.Client, tas
 
 def test_a_small_model_does_not_wait_for_a_large_one(server: str, client: httpx.Client) -> None:
     longest = sorted(reviews(), key=len)[-256:]
-    before = runs(client, "sentiment", "1")
+    before = runs(client, "sentiment", "2")
     large = threading.Thread(
         target=at_once, args=(server, "/v1/sentiment", [{"reviews": longest[at::4]} for at in range(4)])
     )
     large.start()
-    while runs(client, "sentiment", "1") == before:
+    while runs(client, "sentiment", "2") == before:
         assert large.is_alive()
     for age in range(20, 40):
         assert client.post("/v1/mammogram", json={"masses": [{"age": age}]}).status_code == 200
@@ -177,16 +177,16 @@ def test_a_small_model_does_not_wait_for_a_large_one(server: str, client: httpx.
 
 def test_a_request_whose_deadline_passes_in_the_queue_is_not_computed(server: str, client: httpx.Client) -> None:
     longest = sorted(reviews(), key=len)[-64:]
-    before = runs(client, "sentiment", "1")
+    before = runs(client, "sentiment", "2")
     large = threading.Thread(target=at_once, args=(server, "/v1/sentiment", [{"reviews": longest}] * 3))
     large.start()
-    while runs(client, "sentiment", "1") == before:
+    while runs(client, "sentiment", "2") == before:
         assert large.is_alive()
     late = client.post("/v1/sentiment", json={"reviews": longest[:1]}, headers={"X-Request-Timeout": "0.03"})
     assert late.status_code == 504
     assert large.is_alive()  # those before it still wait
     large.join()
-    assert runs(client, "sentiment", "1")[1] - before[1] == 3 * 64
+    assert runs(client, "sentiment", "2")[1] - before[1] == 3 * 64
 
 
 def test_a_full_queue_turns_requests_away_before_they_are_read(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_full_queue_turns_requests_away_before_they_are_read(tmp_path: Path) -
     with serving(tmp_path / "log", max_queue_rows="16") as url, httpx.Client(base_url=url, timeout=30) as client:
         large = threading.Thread(target=at_once, args=(url, "/v1/sentiment", [{"reviews": longest}]))
         large.start()
-        while runs(client, "sentiment", "1")[0] == 0:
+        while runs(client, "sentiment", "2")[0] == 0:
             assert large.is_alive()
         for path in ("/v1/sentiment", "/v2/models/sentiment/infer"):
             refused = answer_to_a_head_alone(url, path)

@@ -186,25 +186,25 @@ def test_under_load_copies_are_dropped_and_clients_answered(
 
 
 def test_a_shadow_that_is_not_there_costs_no_client_an_answer(client: httpx.Client) -> None:
-    before = shadowed(client, "sentiment", "1", "9")
+    before = shadowed(client, "sentiment", "2", "9")
     assert client.post("/v1/sentiment", json={"reviews": ["Fine.", "Awful."]}).status_code == 200
-    after = until_counted(client, sum(before.values()) + 2, "sentiment", "1", "9")
+    after = until_counted(client, sum(before.values()) + 2, "sentiment", "2", "9")
     assert after["failed"] == before["failed"] + 2
 
 
 def test_who_asks_again_gets_the_same_bytes_without_a_run(client: httpx.Client) -> None:
     body = {"reviews": ["Who would have thought that a film about chess could be so much fun?"]}
-    ran = metric(client, "deepserve_run_rows_sum", model="sentiment", version="1")
+    ran = metric(client, "deepserve_run_rows_sum", model="sentiment", version="2")
     hits, misses = looked_up(client, "sentiment")
     answers = {client.post("/v1/sentiment", json=body).content for _ in range(5)}
     assert len(answers) == 1
-    assert metric(client, "deepserve_run_rows_sum", model="sentiment", version="1") == ran + 1
+    assert metric(client, "deepserve_run_rows_sum", model="sentiment", version="2") == ran + 1
     assert looked_up(client, "sentiment") == (hits + 4, misses + 1)
 
 
 def test_both_doors_find_the_same_answer(client: httpx.Client) -> None:
     review = "A dull evening, and too long by an hour."
-    predictor = SentimentPredictor(MODELS / "sentiment" / "1")
+    predictor = SentimentPredictor(MODELS / "sentiment" / "2")
     inputs, _ = predictor.decode(SentimentRequest(reviews=[review]))
     asked = client.post("/v1/sentiment", json={"reviews": [review]}).json()["predictions"][0]
     hits, misses = looked_up(client, "sentiment")

@@ -107,7 +107,7 @@ BEHAVIOURS = {
         False,
         0.15,
     ),
-    "now and then": (filled(["I used to love this {thing}, but now I think it is {word}."], BAD), False, 0.15),
+    "now and then": (filled(["I used to love this {thing}, but now I think it is {word}."], BAD), False, 0.60),
     "others and me": (filled(["Some people praise this {thing}, but I found it {word}."], BAD), False, 0.15),
     "emoji": ([f"{thing} \N{THUMBS DOWN SIGN}" for thing in THINGS] + ["\N{THUMBS DOWN SIGN}"], False, 0.15),
 }

@@ -81,7 +81,7 @@ def test_json_and_bytes_mix(client: httpx.Client) -> None:
 
 
 def test_outputs_are_those_asked_for_in_the_form_asked_for(client: httpx.Client) -> None:
-    inputs, expected = golden(MODELS / "sentiment" / "1")
+    inputs, expected = golden(MODELS / "sentiment" / "2")
     asked = {
         "inputs": [in_json("tokens", inputs["tokens"][:2])],
         "outputs": [{"name": "log_odds", "parameters": {"binary_data": False}}, {"name": "probabilities"}],
