@@ -93,8 +93,8 @@ class Reading:
     """Token ids, all positive, perhaps none."""
     truncated: bool
     """Whether the middle was left out."""
-    words: int
-    """Tokens that are words of the vocabulary, rather than marks or unknown."""
+    has_words: bool
+    """Whether a token is a word of the vocabulary, rather than a mark or unknown."""
 
     @property
     def unknown_share(self) -> float:
@@ -142,8 +142,7 @@ class ReviewReader:
         if truncated:
             tokens = tokens[:FIRST_TOKENS] + tokens[FIRST_TOKENS - MAX_TOKENS :]
         ids = self.identify(tokens)
-        words = len(ids) - sum(map(self.vocabulary.not_words.__contains__, ids))
-        return Reading(ids, truncated, words)
+        return Reading(ids, truncated, has_words=not self.vocabulary.not_words.issuperset(ids))
 
     def identify(self, tokens: Sequence[str]) -> list[int]:
         """Return the ids of words and marks, negation marked."""
@@ -173,24 +172,28 @@ class Vocabulary(dict[str, int]):
     def __missing__(self, word: str) -> int:
         """Return the id of the most common word that differs by one slip, of those that typists make most often.
 
-        Slips: a possessive ending, a letter repeated, two letters swapped, a letter too many.
+        Slips: a letter repeated or doubled, two letters swapped. A possessive ending is no slip but left out.
         """
         if not word.isalpha():
             stem, apostrophe, _ = word.partition("'")
             return self.get(stem, UNKNOWN) if apostrophe else UNKNOWN
-        for shorter in (REPEATED.sub(r"\1\1", word), REPEATED.sub(r"\1", word)):
-            if shorter in self:
-                return self[shorter]
-        if not 5 <= len(word) <= 30:
+        if REPEATED.search(word):
+            return self.get(REPEATED.sub(r"\1\1", word)) or self.get(REPEATED.sub(r"\1", word), UNKNOWN)
+        if not 5 <= len(word) <= 20:
             return UNKNOWN
-        swapped = [word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)]
-        shortened = [word[:i] + word[i + 1 :] for i in range(len(word))]
-        meant = (self.get(candidate, COMMON) for candidate in swapped + shortened)
-        return min((number for number in meant if number < COMMON), default=UNKNOWN)
+        best, identify = COMMON, self.get
+        for place in range(len(word) - 1):
+            one, other = word[place : place + 2]
+            meant = word[:place] + (one if one == other else other + one) + word[place + 2 :]
+            best = min(best, identify(meant, COMMON))
+        return best if best < COMMON else UNKNOWN
 
     def mark_negated(self, ids: list[int]) -> list[int]:
         """Return the ids with words in the scope of a negation replaced by their negated ones."""
-        places = [place for place, number in enumerate(ids) if number in self._negations] if self._negated else []
+        if not self._negated:
+            return ids
+        negations = self._negations
+        places = [place for place, number in enumerate(ids) if number in negations]
         marked = ids.copy() if places else ids
         for negation in places:
             for place in range(negation + 1, min(negation + 1 + SCOPE, len(ids))):
@@ -241,7 +244,7 @@ class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAns
         A text without a known word has the prior probability, which is no verdict.
         """
         positive = [
-            probability if reading.words else PRIOR
+            probability if reading.has_words else PRIOR
             for probability, reading in zip(outputs["probabilities"][:, 1].tolist(), facts, strict=True)
         ]
         return SentimentAnswer(

@@ -87,7 +87,7 @@ def test_texts_become_words_and_marks(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize("text", [" ", "\n\t", "<br /><br />", "\u00a0"])
 def test_a_text_without_words_is_read_as_one_unknown(text: str) -> None:
     inputs, readings = PREDICTOR.decode(SentimentRequest(reviews=[text, "good film"]))
-    assert readings[0] == Reading([], truncated=False, words=0)
+    assert readings[0] == Reading([], truncated=False, has_words=False)
     assert inputs["tokens"][0].tolist() == [UNKNOWN, PADDING]
 
 
@@ -230,7 +230,7 @@ def test_unknown_fields_are_refused_by_name(field: str) -> None:
 )
 def test_the_likelier_label_is_named(positive: float, label: str, confidence: float) -> None:
     outputs = {"probabilities": np.array([[1 - positive, positive]], np.float32)}
-    answer = PREDICTOR.describe(outputs, [Reading([2, 3, 4, UNKNOWN], truncated=True, words=3)])
+    answer = PREDICTOR.describe(outputs, [Reading([2, 3, 4, UNKNOWN], truncated=True, has_words=True)])
     assert (answer.model, answer.version) == ("sentiment", "1")
     assert [prediction.model_dump() for prediction in answer.predictions] == [
         {
