@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from service.predictors.sentiment import UNKNOWN
-from training.sentiment.model import Blend, Linear, Recurrent
+from training.sentiment.model import Blend, Linear, Recurrent, Sentiment
 from training.sentiment.short import cut
 from training.sentiment.tokens import Corpus, Rows, by_length, padded
 
@@ -62,3 +62,11 @@ def logits_of(network: Recurrent | Linear, ids: Sequence[list[int]]) -> Floats:
     for rows in by_length(ids):
         logits[rows] = network(padded(ids, rows).to(device)).float().cpu().numpy()
     return logits
+
+
+def probabilities_of(network: Sentiment, ids: Sequence[list[int]]) -> Floats:
+    """Return the probability of positive in evaluation mode, float32 `[n]`."""
+    parts = np.stack([logits_of(part, ids) for part in (network.recurrent, network.linear)], 1)
+    logits = network.blend.logits(torch.from_numpy(parts), known_tokens(ids))
+    probabilities: Floats = torch.sigmoid(logits).numpy()
+    return probabilities
