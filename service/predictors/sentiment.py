@@ -183,7 +183,7 @@ class Vocabulary(dict[str, int]):
             return UNKNOWN
         best, identify = COMMON, self.get
         for place in range(len(word) - 1):
-            one, other = word[place : place + 2]
+            one, other = word[place], word[place + 1]
             meant = word[:place] + (one if one == other else other + one) + word[place + 2 :]
             best = min(best, identify(meant, COMMON))
         return best if best < COMMON else UNKNOWN

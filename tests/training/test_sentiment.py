@@ -71,7 +71,7 @@ def test_the_card_meets_the_bars() -> None:
     assert card.classes == CLASSES
     assert card.files == digests(MODEL)
     assert card.figures["accuracy"].value >= 0.922
-    assert card.figures["accuracy_recurrent"].value >= 0.903
+    assert card.figures["accuracy_recurrent"].value >= 0.915
     assert card.figures["calibration_error"].value <= 0.02
     for name in (
         "accuracy",

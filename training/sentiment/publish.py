@@ -40,7 +40,7 @@ def publish(
         reader: of the training reviews.
         training: reviews that the recurrent part learned from.
         validation: reviews held out from it.
-        unlabelled: number of reviews without labels behind the vocabulary and the word vectors.
+        unlabelled: number of reviews without labels that it learned from.
         test: reviews to measure on.
         h: sizes.
         run: gives the directory and the history.
@@ -98,7 +98,8 @@ def _splits(training: Corpus, validation: Corpus, unlabelled: int, test: Corpus,
     others = "a smoke run" if run.smoke else "266 whose text is also in the test split, and repeated ones, are left out"
     return {
         "training": f"{rows:,} of the 25,000 training reviews; {used}",
-        "unlabelled": f"{unlabelled:,} of the 50,000 unlabelled reviews, for vocabulary and word vectors; {others}",
+        "unlabelled": f"{unlabelled:,} of the 50,000 unlabelled reviews, for vocabulary, word vectors and, with "
+        f"estimated labels, the recurrent part; {others}",
         "validation": f"{len(validation.ids):,} of the training reviews, drawn by film with seed {run.seed}: "
         "choices, the blend by length, int8; the linear part is then fitted on them too, the recurrent part is not",
         "test": f"{len(test.ids):,} of the 25,000 test reviews, for figures and distributions",
