@@ -40,9 +40,25 @@ NEGATIONS = frozenset(
 )
 """Words that negate, beside those that end in n't or, without its apostrophe, in nt."""
 AUXILIARIES = frozenset(
-    ["do", "does", "did", "is", "was", "are", "were", "has", "have", "had", "ca", "could", "wo", "ai"]
+    [
+        "do",
+        "does",
+        "did",
+        "is",
+        "was",
+        "are",
+        "were",
+        "has",
+        "have",
+        "had",
+        "ca",
+        "could",
+        "should",
+        "wo",
+        "would",
+        "ai",
+    ]
 )
-AUXILIARIES |= frozenset(["should", "would"])
 CONJUNCTIONS = frozenset(["but", "although", "though", "however", "because", "and"])
 SCOPE = 5
 """Tokens after a negation that it negates, up to a mark or a conjunction (Das and Chen, 2001)."""
@@ -208,7 +224,7 @@ def _negates(word: str) -> bool:
 
 
 def pad(rows: Sequence[Sequence[int]]) -> TokenIds:
-    """Token ids, int64 `[n, length of the longest]`, padded on the right with 0; a row without any is one unknown."""
+    """Return token ids, int64 `[n, length of the longest]`, padded on the right with 0; an empty row is one unknown."""
     padded = np.full((len(rows), max([1, *map(len, rows)])), PADDING, np.int64)
     for row, ids in zip(padded, rows, strict=True):
         row[: max(1, len(ids))] = ids or UNKNOWN
@@ -216,7 +232,7 @@ def pad(rows: Sequence[Sequence[int]]) -> TokenIds:
 
 
 class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAnswer]):
-    """Reviews to labels; a text without a single word or mark is read as one unknown word."""
+    """Turns reviews into token ids, and probabilities into labels."""
 
     name = "sentiment"
     Request = SentimentRequest
@@ -234,7 +250,7 @@ class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAns
         return sum(map(len, request.reviews)) > QUICK_CHARACTERS
 
     def decode(self, request: SentimentRequest) -> tuple[Tensors, list[Reading]]:
-        """`tokens`, int64 `[n, length]`, and what was read of each review."""
+        """Return `tokens`, int64 `[n, length]`, and the reading of each review."""
         readings = [self._reader.read(text) for text in request.reviews]
         return {"tokens": pad([reading.ids for reading in readings])}, readings
 
@@ -265,6 +281,6 @@ class SentimentPredictor(Predictor[SentimentRequest, list[Reading], SentimentAns
 
     @staticmethod
     def features(inputs: Tensors) -> Mapping[str, Array]:
-        """`tokens`, how many were read; `unknown_tokens`, the share of them that is not in the vocabulary."""
+        """Return `tokens`, their number, and `unknown_tokens`, the share that is not in the vocabulary."""
         tokens = (inputs["tokens"] != PADDING).sum(1)
         return {"tokens": tokens, "unknown_tokens": (inputs["tokens"] == UNKNOWN).sum(1) / np.maximum(tokens, 1)}

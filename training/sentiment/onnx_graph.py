@@ -13,7 +13,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from service.engine.card import GRAPHS, Precision, TensorSpec
-from service.predictors.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
+from service.predictors.sentiment import FIRST_TOKENS, MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
 from training.graph_builder import MICROSOFT, Graph
 from training.quantize import quantize_weights
 from training.sentiment.linear import MULTIPLIER
@@ -48,7 +48,8 @@ def inputs(vocabulary: int) -> tuple[TensorSpec, ...]:
             name="tokens",
             dtype="int64",
             shape=("batch", "length"),
-            meaning=f"ids of the last {MAX_TOKENS} words and marks by {TOKENIZER_FILE}, padded on the right with 0",
+            meaning=f"ids by {TOKENIZER_FILE} of words, negated words and marks, {MAX_TOKENS} at most: of more, the first "
+            f"{FIRST_TOKENS} and the last; padded on the right with 0",
             range=f"0 to {vocabulary - 1}; any other number is an unknown word",
         ),
     )
