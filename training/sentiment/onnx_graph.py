@@ -48,8 +48,8 @@ def inputs(vocabulary: int) -> tuple[TensorSpec, ...]:
             name="tokens",
             dtype="int64",
             shape=("batch", "length"),
-            meaning=f"ids by {TOKENIZER_FILE} of words, negated words and marks, {MAX_TOKENS} at most: of more, the first "
-            f"{FIRST_TOKENS} and the last; padded on the right with 0",
+            meaning=f"ids by {TOKENIZER_FILE} of words, negated words and marks, {MAX_TOKENS} at most: of more, the "
+            f"first {FIRST_TOKENS} and the last; padded on the right with 0",
             range=f"0 to {vocabulary - 1}; any other number is an unknown word",
         ),
     )
