@@ -108,7 +108,7 @@ def _tensor(name: str, array: npt.NDArray[np.uint8]) -> bytes:
 
 def sentiment() -> Scenario:
     """IMDB's test reviews as they are, long and short ones mixed, for the recurrent network."""
-    directory = MODELS / "sentiment" / "1"
+    directory = MODELS / "sentiment" / "2"
     texts = inputs.reviews(BODIES)
     reader = ReviewReader.of(directory)
     return Scenario(

@@ -84,9 +84,11 @@ def _digits(made_with: Mapping[str, Any]) -> nn.Module:
 
 def _sentiment(made_with: Mapping[str, Any]) -> nn.Module:
     sizes = sentiment_network.Architecture.model_fields
-    h = sentiment_network.Architecture(**{name: made_with[name] for name in sizes})
+    h = sentiment_network.Architecture(**{name: made_with[name] for name in sizes if name in made_with})
     wide = LinearModel(np.zeros(h.vocabulary + h.linear_buckets, np.float32), 0.0)
-    network = sentiment_network.Sentiment(sentiment_network.Recurrent(h), sentiment_network.Linear(wide, h), (1, 1, 0))
+    recurrent = sentiment_network.Recurrent(h, np.arange(h.vocabulary))
+    blend = sentiment_network.Blend((1, 1, 0), (0, 0, 0))
+    network = sentiment_network.Sentiment(recurrent, sentiment_network.Linear(wide, h), blend)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network

@@ -37,7 +37,7 @@ def test_a_version_of_another_task_does_not_fit() -> None:
 
 @pytest.mark.parametrize(("content", "reason"), [("", "EOF"), ("{}", "Model missing")])
 def test_a_file_that_the_task_cannot_read_is_the_reason(tmp_path: Path, content: str, reason: str) -> None:
-    version = shutil.copytree(MODELS / "sentiment" / "1", tmp_path / "sentiment" / "1")
+    version = shutil.copytree(MODELS / "sentiment" / "2", tmp_path / "sentiment" / "2")
     (version / "tokenizer.json").write_text(content)
     with pytest.raises(VerificationError, match=f"the task sentiment cannot work with it: .*{reason}"):
         bind(version, Card.read(version))

@@ -67,10 +67,10 @@ def shadowed(client: httpx.Client, model: str, version: str, shadow: str) -> dic
     }
 
 
-def looked_up(client: httpx.Client, model: str) -> tuple[float, float]:
+def looked_up(client: httpx.Client, model: str, version: str) -> tuple[float, float]:
     """Return the number of cache hits and misses."""
     hits, misses = (
-        metric(client, "deepserve_cache_requests_total", model=model, version="1", outcome=outcome)
+        metric(client, "deepserve_cache_requests_total", model=model, version=version, outcome=outcome)
         for outcome in ("hit", "miss")
     )
     return hits, misses
@@ -190,51 +190,51 @@ def test_shadow_copies_are_dropped_under_load_and_clients_are_answered(
 
 
 def test_a_missing_shadow_version_does_not_affect_clients(client: httpx.Client) -> None:
-    before = shadowed(client, "sentiment", "1", "9")
+    before = shadowed(client, "sentiment", "2", "9")
     assert client.post("/v1/sentiment", json={"reviews": ["Fine.", "Awful."]}).status_code == 200
-    after = until_counted(client, sum(before.values()) + 2, "sentiment", "1", "9")
+    after = until_counted(client, sum(before.values()) + 2, "sentiment", "2", "9")
     assert after["failed"] == before["failed"] + 2
 
 
 def test_a_repeated_request_is_answered_from_the_cache(client: httpx.Client) -> None:
     body = {"reviews": ["Who would have thought that a film about chess could be so much fun?"]}
-    ran = metric(client, "deepserve_run_rows_sum", model="sentiment", version="1")
-    hits, misses = looked_up(client, "sentiment")
+    ran = metric(client, "deepserve_run_rows_sum", model="sentiment", version="2")
+    hits, misses = looked_up(client, "sentiment", "2")
     answers = {client.post("/v1/sentiment", json=body).content for _ in range(5)}
     assert len(answers) == 1
-    assert metric(client, "deepserve_run_rows_sum", model="sentiment", version="1") == ran + 1
-    assert looked_up(client, "sentiment") == (hits + 4, misses + 1)
+    assert metric(client, "deepserve_run_rows_sum", model="sentiment", version="2") == ran + 1
+    assert looked_up(client, "sentiment", "2") == (hits + 4, misses + 1)
 
 
 def test_task_and_v2_requests_share_the_cache(client: httpx.Client) -> None:
     review = "A dull evening, and too long by an hour."
-    predictor = SentimentTask(MODELS / "sentiment" / "1")
+    predictor = SentimentTask(MODELS / "sentiment" / "2")
     inputs, _ = predictor.preprocess(SentimentRequest(reviews=[review]))
     asked = client.post("/v1/sentiment", json={"reviews": [review]}).json()["predictions"][0]
-    hits, misses = looked_up(client, "sentiment")
+    hits, misses = looked_up(client, "sentiment", "2")
     answer = client.post("/v2/models/sentiment/infer", json=tensors(**inputs)).json()
-    assert looked_up(client, "sentiment") == (hits + 1, misses)
+    assert looked_up(client, "sentiment", "2") == (hits + 1, misses)
     assert answer["outputs"][0]["data"][1] == pytest.approx(asked["probability_positive"])
 
 
 def test_v2_statistics_count_cache_hits_and_misses(client: httpx.Client) -> None:
     for _ in range(2):
         client.post("/v1/sentiment", json={"reviews": ["Told and told again."]})
-    hits, misses = looked_up(client, "sentiment")
-    statistics = client.get("/v2/models/sentiment/stats").json()["model_stats"][0]["inference_stats"]
+    hits, misses = looked_up(client, "sentiment", "2")
+    statistics = client.get("/v2/models/sentiment/versions/2/stats").json()["model_stats"][0]["inference_stats"]
     assert (statistics["cache_hit"]["count"], statistics["cache_miss"]["count"]) == (hits, misses)
     assert statistics["cache_hit"]["ns"] > 0
     assert statistics["cache_miss"]["ns"] > 0
 
 
 def test_fashion_is_cached_only_with_a_seed(client: httpx.Client) -> None:
-    before = looked_up(client, "fashion")
+    before = looked_up(client, "fashion", "1")
     one, other = (client.post("/v1/fashion", json={"count": 1}).json() for _ in range(2))
     assert one["predictions"] != other["predictions"]
-    assert looked_up(client, "fashion") == before
+    assert looked_up(client, "fashion", "1") == before
     same = {client.post("/v1/fashion", json={"count": 1, "seed": 7}).content for _ in range(3)}
     assert len(same) == 1
-    assert looked_up(client, "fashion") == (before[0] + 2, before[1] + 1)
+    assert looked_up(client, "fashion", "1") == (before[0] + 2, before[1] + 1)
 
 
 def test_a_cache_stays_within_its_memory_limit(client: httpx.Client) -> None:

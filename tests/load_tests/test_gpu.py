@@ -69,7 +69,7 @@ def test_the_work_that_is_counted_is_the_networks() -> None:
 
 
 def test_only_what_is_taken_from_a_table_is_moved() -> None:
-    sentiment = model("sentiment/1")
+    sentiment = model("sentiment/2")
     tables = sum(file.stat().st_size for file in sentiment.directory.glob("*.bin"))
     assert work(sentiment, sentiment.inputs(1)).bytes < tables / 3
 

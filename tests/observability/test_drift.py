@@ -57,7 +57,7 @@ def masses() -> Tensors:
 @cache
 def reviews() -> Tensors:
     _, test = load_reviews()
-    reader = ReviewReader.of(MODELS / "sentiment" / "1")
+    reader = ReviewReader.of(MODELS / "sentiment" / "2")
     rows = np.random.default_rng(0).permutation(len(test))[:ROWS]
     return {"tokens": pad([reader.read(test.texts[row]).ids for row in rows])}
 

@@ -213,7 +213,7 @@ def test_if_all_chosen_versions_fail_the_loaded_ones_stay(models: Path) -> None:
 
 
 def test_a_version_without_a_task_fails(models: Path) -> None:
-    version = shutil.copytree(MODELS / "sentiment" / "1", models / "letters" / "1")
+    version = shutil.copytree(MODELS / "sentiment" / "2", models / "letters" / "1")
     Card.read(version).model_copy(update={"name": "letters"}).write(version)
     registry = empty(models)
     [failure] = reload(registry, "letters")

@@ -11,7 +11,7 @@ from training.data.download import Dataset, File, default_data_dir
 
 Labels = npt.NDArray[np.int64]
 
-OFFICIAL, LABELLED = "aclImdb_v1.tar.gz", "aclImdb_labeled.tar.gz"
+OFFICIAL, LABELLED, UNLABELLED = "aclImdb_v1.tar.gz", "aclImdb_labeled.tar.gz", "aclImdb_unlabeled.tar.gz"
 
 IMDB = Dataset(
     folder="imdb",
@@ -28,6 +28,11 @@ IMDB = Dataset(
         LABELLED: File(
             "sha256:86e20a44201c6690966b72ff1ef74797f4e938a7b57172480cffd294b54e9672",
             origin="the labelled reviews of aclImdb_v1.tar.gz, packed again without the unlabelled ones; unpublished: "
+            "the official archive gives the same rows",
+        ),
+        UNLABELLED: File(
+            "sha256:bcc91b375919c3006c565a275274943d6908472a0fb013b269205337f4cada08",
+            origin="the unlabelled reviews of aclImdb_v1.tar.gz, packed again without the labelled ones; unpublished: "
             "the official archive gives the same rows",
         ),
     },
@@ -66,10 +71,13 @@ class Reviews:
         return self[np.flatnonzero(~chosen)], self[np.flatnonzero(chosen)]
 
 
-def archive_name(data_dir: Path | None = None) -> str:
-    """Return the file that `load_reviews` reads: the smaller one where it is at hand."""
-    repacked = (data_dir or default_data_dir()) / IMDB.folder / LABELLED
-    return LABELLED if repacked.exists() else OFFICIAL
+def archive_names(data_dir: Path | None = None) -> tuple[str, ...]:
+    """Return the files that `load_reviews` and `load_unlabelled` read: the smaller ones where they are at hand."""
+    return tuple(dict.fromkeys(_at_hand(file, data_dir) for file in (LABELLED, UNLABELLED)))
+
+
+def _at_hand(repacked: str, data_dir: Path | None) -> str:
+    return repacked if ((data_dir or default_data_dir()) / IMDB.folder / repacked).exists() else OFFICIAL
 
 
 def load_reviews(data_dir: Path | None = None) -> tuple[Reviews, Reviews]:
@@ -77,7 +85,7 @@ def load_reviews(data_dir: Path | None = None) -> tuple[Reviews, Reviews]:
 
     123 training texts also are test texts, word for word: `Reviews.without` removes them.
     """
-    archive = IMDB.fetch(archive_name(data_dir), data_dir)
+    archive = IMDB.fetch(_at_hand(LABELLED, data_dir), data_dir)
     texts: dict[tuple[str, str], dict[int, str]] = {}
     urls: dict[tuple[str, str], list[str]] = {}
     with tarfile.open(archive) as tar:
@@ -93,6 +101,18 @@ def load_reviews(data_dir: Path | None = None) -> tuple[Reviews, Reviews]:
                 urls[split, place[5:8]] = content.read().decode().splitlines()
     train, test = (_join(texts, urls, split) for split in ("train", "test"))
     return train, test
+
+
+def load_unlabelled(data_dir: Path | None = None) -> list[str]:
+    """Return the 50,000 reviews without labels; 266 of them also are test texts, word for word."""
+    archive = IMDB.fetch(_at_hand(UNLABELLED, data_dir), data_dir)
+    texts: dict[int, str] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = Path(member.name)
+            if path.parent.name == "unsup" and (content := tar.extractfile(member)) is not None:
+                texts[int(path.stem.partition("_")[0])] = content.read().decode()
+    return [text for _, text in sorted(texts.items())]
 
 
 def _join(texts: dict[tuple[str, str], dict[int, str]], urls: dict[tuple[str, str], list[str]], split: str) -> Reviews:

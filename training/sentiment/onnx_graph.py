@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from service.engine.session import Precision
 from service.registry.card import GRAPHS
-from service.tasks.sentiment import MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
+from service.tasks.sentiment import FIRST_TOKENS, MAX_TOKENS, PADDING, TOKENIZER_FILE, UNKNOWN
 from service.tensors import TensorSpec
 from training.graph_builder import MICROSOFT, Graph
 from training.quantize import quantize_weights
 from training.sentiment.linear import MULTIPLIER
-from training.sentiment.model import POOLED, Linear, Recurrent, Sentiment
+from training.sentiment.model import FULL, POOLED, Linear, Recurrent, Sentiment
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,7 +50,8 @@ def inputs(vocabulary: int) -> tuple[TensorSpec, ...]:
             name="tokens",
             dtype="int64",
             shape=("batch", "length"),
-            meaning=f"ids of the last {MAX_TOKENS} words and marks by {TOKENIZER_FILE}, padded on the right with 0",
+            meaning=f"ids by {TOKENIZER_FILE} of words, negated words and marks, {MAX_TOKENS} at most: of more, the "
+            f"first {FIRST_TOKENS} and the last; padded on the right with 0",
             range=f"0 to {vocabulary - 1}; any other number is an unknown word",
         ),
     )
@@ -59,9 +60,10 @@ def inputs(vocabulary: int) -> tuple[TensorSpec, ...]:
 def write(network: Sentiment, directory: Path, precision: Precision) -> Path:
     """Write the graph of a network on CPU with compressed embeddings."""
     h = network.recurrent.h
-    graph = Graph(inputs(h.vocabulary), OUTPUTS)
-    known = graph.node("Clip", "tokens", _id(0), _id(h.vocabulary - 1))
-    tokens = graph.node("Where", graph.node("Equal", known, "tokens"), "tokens", _id(UNKNOWN))
+    graph = Graph(inputs(len(network.recurrent.plain)), OUTPUTS)
+    vocabulary = len(network.recurrent.plain)
+    valid = graph.node("Clip", "tokens", _id(0), _id(vocabulary - 1))
+    tokens = graph.node("Where", graph.node("Equal", valid, "tokens"), "tokens", _id(UNKNOWN))
     around = graph.node("Pad", tokens, [1, 1], _id(PADDING), [1])  # [batch, 1 + length + 1]
     following = graph.node("Slice", around, [2], [np.iinfo(np.int64).max], [1])
     pairs = graph.node("Add", graph.node("Mul", tokens, _id(MULTIPLIER)), following)
@@ -70,11 +72,25 @@ def write(network: Sentiment, directory: Path, precision: Precision) -> Path:
     features = _bucket(graph, pairs, alone, network.linear.buckets, network.linear.vocabulary)
     wide = _linear(graph, network.linear, graph.node("Concat", tokens, features, axis=1))
     parts = graph.node("Concat", deep, wide, axis=1, name=OUTPUTS[1].name)
-    *weights, offset = network.blend
-    blend = np.outer(weights, (-1, 1)).astype(np.float32)
-    logits = graph.node("Gemm", parts, blend, np.array([-offset, offset], np.float32))
+    full, slope = (_weighed(graph, parts, line) for line in (network.blend.weights, network.blend.slopes))
+    logits = graph.node("Add", full, graph.node("Mul", slope, _shortness(graph, tokens)))
     graph.node("Sigmoid", logits, name=OUTPUTS[0].name)
     return graph.write(directory / GRAPHS[precision])
+
+
+def _weighed(graph: Graph, parts: str, line: tuple[float, float, float]) -> str:
+    """Add the weighed sum of both parts and its negative, for negative and positive: `[batch, 2]`."""
+    *weights, offset = line
+    return graph.node(
+        "Gemm", parts, np.outer(weights, (-1, 1)).astype(np.float32), np.array([-offset, offset], np.float32)
+    )
+
+
+def _shortness(graph: Graph, tokens: str) -> str:
+    """Add `Blend.shortness`: `[batch, 1]`."""
+    known = graph.node("Cast", graph.node("Greater", tokens, _id(UNKNOWN)), to=TensorProto.FLOAT)
+    count = graph.node("Clip", graph.node("ReduceSum", known, [1]), np.float32(1), np.float32(FULL))
+    return graph.node("Log", graph.node("Mul", count, np.float32(1 / FULL)))
 
 
 def _bucket(graph: Graph, pairs: str, alone: str, buckets: int, behind: int) -> str:

@@ -9,11 +9,11 @@ from service.registry.card import GRAPHS, Card, Figure
 from service.tasks.sentiment import MAX_TOKENS, ReviewReader, pad
 from service.tensors import Tensors
 from training import cards, quantize, version
-from training.data.imdb import IMDB, archive_name
+from training.data.imdb import IMDB, archive_names
 from training.run import Run
 from training.sentiment import evaluate, onnx_graph
 from training.sentiment.evaluate import CLASSES
-from training.sentiment.model import Architecture, Sentiment
+from training.sentiment.model import FULL, Architecture, Sentiment
 from training.sentiment.onnx_graph import OUTPUTS, inputs
 from training.sentiment.tokens import Corpus, Rows, padded
 
@@ -28,11 +28,23 @@ def publish(
     reader: ReviewReader,
     training: Corpus,
     validation: Corpus,
+    unlabelled: int,
     test: Corpus,
     h: Architecture,
     run: Run,
 ) -> Card:
-    """Export, prove and measure the network, and rename the version into place."""
+    """Export, prove and measure the network, and rename the version into place.
+
+    Args:
+        network: on CPU, with compressed embeddings.
+        reader: of the training reviews.
+        training: reviews that the recurrent part learned from.
+        validation: reviews held out from it.
+        unlabelled: number of reviews without labels that it learned from.
+        test: reviews to measure on.
+        h: sizes.
+        run: gives the directory and the history.
+    """
     with version.VersionBuilder(run.out) as builder:
         directory = builder.directory
         reader.save(directory)
@@ -54,15 +66,17 @@ def publish(
             accepted = accepted.model_copy(update={"figures": in_int8})
         evaluate.plot(graph, test, run.history)
         blend = {
-            f"weight_{part}": Figure(value=weight, how="of its log-odds, fitted on the validation reviews")
-            for part, weight in zip(("recurrent", "linear"), network.blend, strict=False)
+            f"weight_{part}": Figure(
+                value=weight, how=f"of its log-odds at {FULL} tokens or more, fitted on the validation reviews"
+            )
+            for part, weight in zip(("recurrent", "linear"), network.blend.weights, strict=False)
         }
         text = cards.card_text(Path(__file__).parent, "bigrams")
         card = Card(
             name=builder.out.parent.name,
             version=builder.out.name,
             **{**text, "title": text["title"].format(cell=h.cell.upper())},
-            inputs=inputs(h.vocabulary),
+            inputs=inputs(len(network.recurrent.plain)),
             outputs=OUTPUTS,
             classes=CLASSES,
             figures=measured.figures | blend,
@@ -70,7 +84,7 @@ def publish(
             baselines=evaluate.baselines(graph, test),
             int8=accepted,
             distributions=evaluate.distributions(graph, test),
-            data=(IMDB.describe(_splits(training, validation, test, run), (archive_name(run.data_dir),)),),
+            data=(IMDB.describe(_splits(training, validation, unlabelled, test, run), archive_names(run.data_dir)),),
             training=run.record(h),
             provenance=run.steps(h, quantised=accepted.served),
             files={},
@@ -78,13 +92,16 @@ def publish(
         return builder.publish(card, run)
 
 
-def _splits(training: Corpus, validation: Corpus, test: Corpus, run: Run) -> dict[str, str]:
+def _splits(training: Corpus, validation: Corpus, unlabelled: int, test: Corpus, run: Run) -> dict[str, str]:
     rows = len(training.ids) + len(validation.ids)
     used = "a smoke run: few rows" if run.smoke else "123 whose text is also in the test split are left out"
+    others = "a smoke run" if run.smoke else "266 whose text is also in the test split, and repeated ones, are left out"
     return {
         "training": f"{rows:,} of the 25,000 training reviews; {used}",
-        "validation": f"{len(validation.ids):,} of these, drawn by film with seed {run.seed}: epochs, calibration, the "
-        "weights of the two parts, int8; the served model is then fitted on them too",
+        "unlabelled": f"{unlabelled:,} of the 50,000 unlabelled reviews, for vocabulary, word vectors and, with "
+        f"estimated labels, the recurrent part; {others}",
+        "validation": f"{len(validation.ids):,} of the training reviews, drawn by film with seed {run.seed}: "
+        "choices, the blend by length, int8; the linear part is then fitted on them too, the recurrent part is not",
         "test": f"{len(test.ids):,} of the 25,000 test reviews, for figures and distributions",
     }
 

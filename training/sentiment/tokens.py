@@ -9,7 +9,8 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from service.tasks.sentiment import MAX_TOKENS, UNKNOWN, ReviewReader, pad
+from service.tasks.sentiment import MAX_TOKENS, UNKNOWN, WORD, ReviewReader, pad
+from service.tasks.text import normalise
 from training.data.imdb import Reviews
 
 TOKEN = r"\d+(?:\.\d+)?/\d+|\w+(?:'\w+)*|\.\.+|[!?]+|[^\w\s]"
@@ -18,24 +19,36 @@ TOKEN = r"\d+(?:\.\d+)?/\d+|\w+(?:'\w+)*|\.\.+|[!?]+|[^\w\s]"
 Rows = npt.NDArray[np.int64]
 
 
-def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Return a tokenizer of the `vocabulary` most common lower-case words and marks that occur twice or more."""
+def make_tokenizer(texts: Sequence[str], vocabulary: int, negated: int) -> Tokenizer:
+    """Return a tokenizer of the `vocabulary` most common lower-case words and marks that occur twice or more.
+
+    The words among the first `negated` of them have a second id, that of `not_<word>`, after all others.
+    """
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace(Regex(r"<br\s*/?>"), " "),
-            normalizers.NFKC(),
-            normalizers.Replace(Regex("[\u2018\u2019`\u00b4]"), "'"),
-            normalizers.Lowercase(),
-        ]
+        [normalizers.NFKC(), normalizers.Replace(Regex("[\u2018\u2019`\u00b4]"), "'"), normalizers.Lowercase()]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(TOKEN), behavior="removed", invert=True)
     special = ["[PAD]", "[UNK]"]  # ids 0 and 1: PADDING and UNKNOWN
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocabulary, min_frequency=2, special_tokens=special, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(normalise, texts), trainer)
+    ids = tokenizer.get_vocab()
+    words = [word for word in sorted(ids, key=ids.__getitem__)[:negated] if WORD.search(word) and word not in special]
+    ids |= {f"not_{word}": len(ids) + place for place, word in enumerate(words)}
+    tokenizer.model = models.WordLevel(ids, unk_token="[UNK]")
     return tokenizer
+
+
+def plain_ids(tokenizer: Tokenizer) -> Rows:
+    """Return for each id the id of the word without negation, int64 `[ids]`."""
+    ids = tokenizer.get_vocab()
+    plain = np.arange(len(ids))
+    for word, number in ids.items():
+        if word.startswith("not_") and word[4:] in ids:
+            plain[number] = ids[word[4:]]
+    return plain
 
 
 @dataclass(frozen=True)

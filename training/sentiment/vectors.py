@@ -11,9 +11,10 @@ from service.tasks.sentiment import UNKNOWN
 
 Floats = npt.NDArray[np.float32]
 Counts = sp.csr_matrix
+Ids = Sequence[int] | npt.NDArray[np.int64]
 
 
-def word_vectors(reviews: Sequence[Sequence[int]], vocabulary: int, width: int, seed: int, window: int = 5) -> Floats:
+def word_vectors(reviews: Sequence[Ids], vocabulary: int, width: int, seed: int, window: int = 5) -> Floats:
     """Factorise the positive pointwise mutual information of words within `window`, weighted by inverse distance.
 
     Levy and Goldberg, Neural Word Embedding as Implicit Matrix Factorization, 2014. No labels are needed.
@@ -32,7 +33,7 @@ def word_vectors(reviews: Sequence[Sequence[int]], vocabulary: int, width: int, 
     return shortened
 
 
-def _neighbours(reviews: Sequence[Sequence[int]], vocabulary: int, window: int) -> Counts:
+def _neighbours(reviews: Sequence[Ids], vocabulary: int, window: int) -> Counts:
     """Return the co-occurrence counts of words within `window`, weighted by inverse distance."""
     lengths = [len(ids) for ids in reviews]
     tokens = np.concatenate([np.asarray(ids, np.int64) for ids in reviews])

@@ -81,7 +81,7 @@ def test_json_and_binary_inputs_can_be_mixed(client: httpx.Client) -> None:
 
 
 def test_requested_outputs_have_the_requested_form(client: httpx.Client) -> None:
-    inputs, expected = golden(MODELS / "sentiment" / "1")
+    inputs, expected = golden(MODELS / "sentiment" / "2")
     asked = {
         "inputs": [in_json("tokens", inputs["tokens"][:2])],
         "outputs": [{"name": "log_odds", "parameters": {"binary_data": False}}, {"name": "probabilities"}],
