@@ -214,7 +214,7 @@ def test_if_all_chosen_versions_fail_the_loaded_ones_stay(models: Path) -> None:
 
 def test_a_version_without_a_task_fails(models: Path) -> None:
     version = shutil.copytree(MODELS / "sentiment" / "2", models / "letters" / "1")
-    Card.read(version).model_copy(update={"name": "letters"}).write(version)
+    Card.read(version).model_copy(update={"name": "letters", "version": "1"}).write(version)
     registry = empty(models)
     [failure] = reload(registry, "letters")
     assert (failure.number, failure.reason) == ("1", "there is no task of this name")
