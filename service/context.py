@@ -33,7 +33,7 @@ class Timings:
 
 @dataclass(slots=True)
 class RequestContext:
-    """A request under way: facts known from the start, and what is learned on the way."""
+    """A request in progress: what its head says, and which model serves it."""
 
     request_id: Final[str] = ""
     """The client's id of the request, or a new one."""

@@ -107,7 +107,7 @@ class DeadlineExceeded(ServiceError):
     outcome = "expired"
 
 
-MOST_MESSAGE_CHARACTERS = 1000
+MAX_MESSAGE_CHARACTERS = 1000
 """Longest message of an error from a library; the longest useful one, about an unknown ONNX opset, has 500."""
 _DIRECTORY = re.compile(r'(?<=")/[^"]*/(?=[^"]*")|(?<![\w.:/])/[^\s"]*/(?=[^\s"]*)')
 """The directory of an absolute path, in quotes or not."""
@@ -117,4 +117,4 @@ def clean_message(text: str) -> str:
     """Return a message that may be shown to clients: one printable line without directories, not too long."""
     line = " ".join(_DIRECTORY.sub("", text).split())
     line = "".join(character if character.isprintable() else "?" for character in line)
-    return line if len(line) <= MOST_MESSAGE_CHARACTERS else f"{line[:MOST_MESSAGE_CHARACTERS]}..."
+    return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[:MAX_MESSAGE_CHARACTERS]}..."

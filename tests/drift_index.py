@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-LEAST_SHARE = 1e-4
+MIN_SHARE = 1e-4
 """What an empty bin counts as."""
 
 Counts = dict[str, dict[str, float]]
@@ -16,7 +16,7 @@ Counts = dict[str, dict[str, float]]
 def stability_index(expected: Mapping[str, float], counts: Mapping[str, float]) -> float:
     """Sum over all bins of (share - expected) * ln(share / expected)."""
     total = sum(counts.values())
-    pairs = [(max(counts[each] / total, LEAST_SHARE), max(share, LEAST_SHARE)) for each, share in expected.items()]
+    pairs = [(max(counts[each] / total, MIN_SHARE), max(share, MIN_SHARE)) for each, share in expected.items()]
     return sum((share - usual) * math.log(share / usual) for share, usual in pairs)
 
 

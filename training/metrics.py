@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
-from service.observability.drift import MOST_BINS, count_by_bin
+from service.observability.drift import MAX_BINS, count_by_bin
 from service.registry.card import Distribution, Figure
 from service.tensors import Array
 
@@ -120,7 +120,7 @@ def measure_distributions(features: Mapping[str, Array], how: str) -> dict[str, 
 def _distribution(values: npt.NDArray[np.float64], how: str) -> Distribution:
     known = values[~np.isnan(values)]
     distinct = np.unique(known)
-    few = len(distinct) <= MOST_BINS - 1
+    few = len(distinct) <= MAX_BINS - 1
     cuts = (distinct[:-1] + distinct[1:]) / 2 if few else np.quantile(known, DECILES)
     edges = tuple(sorted(set(map(_short, cuts))))
     shares = tuple(map(_short, count_by_bin(values, edges) / len(values)))

@@ -21,7 +21,7 @@ from load_tests.knee.result import read
 from load_tests.machine import OUT
 from load_tests.questions import TASKS
 
-MOST_WAITING = 1024
+MAX_WAITING = 1024
 """DEEPSERVE_MAX_QUEUE_ROWS unless set."""
 
 
@@ -61,7 +61,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def scale(cost: Cost, peak: float, pull_seconds: float) -> list[Scaled]:
     """Each kind of traffic, with that many requests a second at its peak, under each autoscaler and without one."""
-    replica = Replica(cost.knee, cost.seconds_to_ready + pull_seconds, MOST_WAITING)
+    replica = Replica(cost.knee, cost.seconds_to_ready + pull_seconds, MAX_WAITING)
     most = math.ceil(peak / cost.knee / 0.7) + 1
     results = []
     for traffic, curve in TRAFFIC.items():

@@ -14,7 +14,7 @@ from service.tensors import Tensors
 
 WARM = 5
 """Runs before those that count: buffers, plans, recordings, compilations."""
-MOST_RUNS = 2000
+MAX_RUNS = 2000
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _time(run: Run, inputs: Tensors, rows: int, seconds: float) -> Timing:
         run(inputs)
     taken: list[float] = []
     end = time.perf_counter() + seconds
-    while len(taken) < MOST_RUNS and (not taken or time.perf_counter() < end):
+    while len(taken) < MAX_RUNS and (not taken or time.perf_counter() < end):
         started = time.perf_counter()
         run(inputs)
         taken.append(time.perf_counter() - started)

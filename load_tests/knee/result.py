@@ -12,7 +12,7 @@ from load_tests.machine import QUIET, described
 APART_MS = 10.0
 """Most that a client may see an answer later than the server's histogram has it. The server's clock starts when its
 event loop turns to a request: until then, while other requests are read or run, it lies in the socket."""
-LEAST_HEADROOM = 1.5
+MIN_HEADROOM = 1.5
 """The generator can send so many times the knee, or the knee may be its own."""
 
 
@@ -64,7 +64,7 @@ class Knee:
         others = [one.others for one in self.at_knee if one.others is not None]
         if others and median(others) > QUIET:
             found.append(f"other programs had {median(others):.0%} of the server's core")
-        if self.generator_per_second is not None and self.generator_per_second < LEAST_HEADROOM * self.per_second:
+        if self.generator_per_second is not None and self.generator_per_second < MIN_HEADROOM * self.per_second:
             found.append(f"the generator sends no more than {self.generator_per_second:,.0f}/s itself")
         return found
 

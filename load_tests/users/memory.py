@@ -12,7 +12,7 @@ from load_tests.processes import ServerError
 
 SAMPLES = 100
 """Of a run."""
-LEAST_PAUSE = 0.1
+MIN_PAUSE = 0.1
 """Seconds between two of them."""
 
 
@@ -21,7 +21,7 @@ class Watch:
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url = url
-        self._pause = max(LEAST_PAUSE, seconds / SAMPLES)
+        self._pause = max(MIN_PAUSE, seconds / SAMPLES)
         self.megabytes: list[float] = []
         logging.getLogger("httpx").setLevel(logging.WARNING)  # Locust shows what everybody logs
 

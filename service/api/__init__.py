@@ -1,1 +1,1 @@
-"""Bytes in, bytes out: the only room beside `service.bento` that knows HTTP."""
+"""HTTP: routes, authentication, errors and documents. Only this package and `service.bento` know HTTP."""

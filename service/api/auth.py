@@ -51,7 +51,7 @@ def client_id(key: bytes | None, address: str) -> bytes:
 def _bearer(authorization: bytes | None, keys: Iterable[bytes]) -> bytes | None:
     scheme, _, given = (authorization or b"").partition(b" ")
     given = given.strip()
-    # Compare every key, in constant time, so that the time tells nothing about them.
+    # Compare every key, in constant time: the time must not depend on the keys.
     matches = [hmac.compare_digest(key, given) for key in keys]
     return given if scheme.lower() == b"bearer" and any(matches) else None
 

@@ -18,14 +18,14 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MOST_CLIENTS = 100_000
+MAX_CLIENTS = 100_000
 """Clients in the memory of a worker at most, in 23 MB: beyond them, the client with the oldest request is forgotten."""
 
 REDIS_SECONDS = 0.25
 """Time that a request waits for Redis at most."""
 PAUSE_SECONDS = 1.0
 """Time after a failure of Redis in which it is not asked."""
-MOST_CONNECTIONS = 16
+MAX_CONNECTIONS = 16
 """Connections of a worker to Redis at most."""
 
 
@@ -60,7 +60,7 @@ class RateLimit:
         full_at = max(self._full_at.pop(client, now), now)
         wait = full_at - now - (self._burst - 1) / self._rate
         self._full_at[client] = full_at if wait > 0 else full_at + 1 / self._rate
-        if len(self._full_at) > MOST_CLIENTS:
+        if len(self._full_at) > MAX_CLIENTS:
             self._full_at.popitem(last=False)
         return max(wait, 0.0)
 
@@ -89,7 +89,7 @@ class SharedRateLimit(RateLimit):
         self._window = RateLimitItemPerSecond(self._amount, self._seconds, namespace="deepserve")
         self._connections = BlockingConnectionPool.from_url(
             uri.replace("redis+unix", "unix", 1),
-            max_connections=MOST_CONNECTIONS,
+            max_connections=MAX_CONNECTIONS,
             timeout=REDIS_SECONDS,
             socket_timeout=REDIS_SECONDS,
             socket_connect_timeout=REDIS_SECONDS,

@@ -98,8 +98,8 @@ def _runtime() -> Iterator[Check]:
     both = all(map(startup.installed, ("onnxruntime", "onnxruntime-gpu")))
     hidden = "; onnxruntime and onnxruntime-gpu are both installed, and one hides the other"
     yield Check("ONNX Runtime", f"{installed_runtime()}{hidden if both else ''}")
-    trouble = startup.gpu_failure("cuda")
-    yield Check("cuda", "works" if trouble is None else f"does not work: {trouble}")
+    failure = startup.gpu_failure("cuda")
+    yield Check("cuda", "works" if failure is None else f"does not work: {failure}")
     yield Check("GPUs", _gpus())
 
 

@@ -23,7 +23,7 @@ from service.tensors import Array, Tensors
 PREDICTION = "prediction"
 """The feature that is the predicted class."""
 
-MOST_BINS = 16
+MAX_BINS = 16
 """Bins of a feature at most."""
 
 SAMPLED_PER_SECOND = 5
@@ -31,7 +31,7 @@ SAMPLED_PER_SECOND = 5
 the processor's caches have been used otherwise since the last."""
 MEASURED = 64
 """Requests over which the rate of requests is measured."""
-MOST_ROWS = 64
+MAX_ROWS = 64
 """Rows of a sampled request that are counted at most, spread evenly over the request."""
 
 ROWS = Counter(
@@ -113,7 +113,7 @@ class DriftMonitor:
 
     def _count(self, inputs: Tensors, outputs: Tensors) -> None:
         rows = len(next(iter(inputs.values())))
-        some = slice(None, None, math.ceil(rows / MOST_ROWS))
+        some = slice(None, None, math.ceil(rows / MAX_ROWS))
         found = dict(self._features_of({name: values[some] for name, values in inputs.items()}))
         if self._scores is not None:
             found[PREDICTION] = outputs[self._scores][some].argmax(1)

@@ -22,7 +22,7 @@ from service.observability import metrics
 
 Format = Literal["text", "json"]
 
-MOST_LINES = 4096
+MAX_LINES = 4096
 """Lines that wait to be written at most: about a second of a busy worker that logs every request."""
 GATHER_SECONDS = 0.01
 """Time that lines gather before they are written."""
@@ -65,7 +65,7 @@ class QueuedOutput(QueueHandler):
             file: descriptor of the open file to write to.
             dropped: called with the number of dropped lines.
         """
-        self._lines: Queue[logging.LogRecord] = Queue(MOST_LINES)
+        self._lines: Queue[logging.LogRecord] = Queue(MAX_LINES)
         super().__init__(self._lines)
         self._dropped = dropped
         self._missing = 0
@@ -108,7 +108,7 @@ class _Listener(QueueListener):
 
 
 class _Output(logging.Handler):
-    """Writes lines to a file descriptor, each at once: a pipe takes up to PIPE_BUF bytes whole, whoever else writes."""
+    """Writes each line to a file descriptor at once: a pipe keeps up to PIPE_BUF bytes of several writers together."""
 
     def __init__(self, file: int, dropped: Callable[[], object]) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class _Output(logging.Handler):
 
 
 def _gap(lines: int) -> logging.LogRecord:
-    message = f"{lines} lines of the log were dropped: whoever reads it was too slow, or could not be reached"
+    message = f"{lines} lines of the log were dropped: its reader was too slow or could not be reached"
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, None, None)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from service.engine.session import Precision
-from service.observability.drift import MOST_BINS
+from service.observability.drift import MAX_BINS
 from service.observability.drift import PREDICTION as PREDICTION
 from service.tensors import TensorSpec
 
@@ -55,8 +55,8 @@ class Distribution(Section):
     def _bins_fit(self) -> Self:
         if not all(map(isfinite, self.edges)) or any(below >= above for below, above in pairwise(self.edges)):
             raise ValueError("edges do not ascend")
-        if len(self.shares) != len(self.edges) + 2 or len(self.shares) > MOST_BINS:
-            raise ValueError(f"{len(self.edges)} edges and {len(self.shares)} shares, of at most {MOST_BINS}")
+        if len(self.shares) != len(self.edges) + 2 or len(self.shares) > MAX_BINS:
+            raise ValueError(f"{len(self.edges)} edges and {len(self.shares)} shares, of at most {MAX_BINS}")
         if not all(share >= 0 for share in self.shares) or abs(sum(self.shares) - 1) > 1e-3:
             raise ValueError("the shares do not sum to 1")
         return self

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api import rate_limit
-from service.api.rate_limit import MOST_CLIENTS, PAUSE_SECONDS, REDIS_SECONDS, RateLimit, SharedRateLimit
+from service.api.rate_limit import MAX_CLIENTS, PAUSE_SECONDS, REDIS_SECONDS, RateLimit, SharedRateLimit
 from service.errors import TooManyRequests
 from service.observability import metrics
 from service.observability.exposition import Reading
@@ -139,11 +139,11 @@ async def test_a_client_has_its_burst_at_once_and_then_its_rate(monkeypatch: pyt
 async def test_the_memory_of_a_worker_is_bounded_and_the_least_recent_client_is_forgotten() -> None:
     limit = RateLimit(0.001, 1)
     assert [await retry_after(limit, client) > 0 for client in (b"old", b"greedy") * 2] == [False] * 2 + [True] * 2
-    for client in range(MOST_CLIENTS + 1000):
+    for client in range(MAX_CLIENTS + 1000):
         assert await retry_after(limit, b"%d" % client) == 0
         if client % 1000 == 0:
             assert await retry_after(limit, b"greedy") > 0, "a flood of other clients has made it forgotten"
-    assert len(limit._full_at) == MOST_CLIENTS
+    assert len(limit._full_at) == MAX_CLIENTS
     assert await retry_after(limit, b"old") == 0
 
 

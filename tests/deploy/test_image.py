@@ -38,7 +38,7 @@ from tests.paths import MODELS, ROOT
 pytestmark = pytest.mark.deploy
 
 TAG = "localhost/deepserve:test"
-MOST_BYTES = 400e6
+MAX_BYTES = 400e6
 HARDENED = ("--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges", "--memory=1g")
 
 
@@ -82,7 +82,7 @@ def test_it_takes_no_more_memory_than_its_pod_asks_for(podman: str, running: tup
 
 
 def test_it_is_small(facts: dict[str, Any]) -> None:
-    assert facts["Size"] < MOST_BYTES
+    assert facts["Size"] < MAX_BYTES
 
 
 def test_it_is_nobody_in_particular_and_tells_its_port(facts: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from tests.live.test_contract import problem
 from tests.paths import DIGIT, ROOT
 from tests.waiting import wait_until
 
-APP, HOST, MOST_LINES, BURST = "https://app.example.org", "api.example.org", 20, 3
+APP, HOST, MAX_LINES, BURST = "https://app.example.org", "api.example.org", 20, 3
 STAYS = "the previous TLS certificate stays in use"
 MASSES = {"masses": [{"age": 50}]}
 
@@ -70,7 +70,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "rate_burst": str(BURST),
         "log_format": "json",
         "log_requests_fraction": "1",
-        "log_refusals_per_second": str(MOST_LINES),
+        "log_refusals_per_second": str(MAX_LINES),
     }
     with serving(folder / "log", **settings) as url:
         yield Guarded(url, folder / "log", certificate, key)
@@ -347,14 +347,14 @@ def test_a_flood_of_refused_requests_does_not_fill_the_disk(guarded: Guarded, cl
     assert statuses == [404] * 400
     wait_until(lambda: written() - written_before + summarised() - summarised_before == 400)
     wait_until(lambda: left_out(client) == summarised())
-    assert MOST_LINES <= written() - written_before <= seconds * MOST_LINES
+    assert MAX_LINES <= written() - written_before <= seconds * MAX_LINES
 
 
 def test_all_rejected_requests_with_a_valid_key_are_logged(guarded: Guarded, client: httpx.Client) -> None:
     name = {"Authorization": "Bearer admin", "X-Request-ID": "with a key"}
-    for _ in range(3 * MOST_LINES):
+    for _ in range(3 * MAX_LINES):
         assert client.post("/v2/repository/models/nope/load", headers=name).status_code == 404
-    wait_until(lambda: len(guarded.lines("request", request_id="with a key")) == 3 * MOST_LINES)
+    wait_until(lambda: len(guarded.lines("request", request_id="with a key")) == 3 * MAX_LINES)
 
 
 # The start

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from service.observability.logging import MOST_LINES
+from service.observability.logging import MAX_LINES
 from tests.live.conftest import serving
 
 AT_ONCE = 100
@@ -40,7 +40,7 @@ def test_an_unread_log_does_not_block_the_server(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     with serving(tmp_path / "log", log_requests_fraction="1", log_format="json") as url:
-        ask(url, MOST_LINES + 3000)
+        ask(url, MAX_LINES + 3000)
         found = re.search(r"^deepserve_log_lines_dropped_total (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
         assert found is not None
         assert float(found[1]) > 1000
@@ -53,6 +53,6 @@ def test_an_unread_log_does_not_block_the_server(tmp_path: Path) -> None:
     reader.join()
     os.close(pipe)
     lines = [json.loads(line) for line in said.splitlines()]
-    assert sum(line.get("route") == "/livez" for line in lines) > MOST_LINES
+    assert sum(line.get("route") == "/livez" for line in lines) > MAX_LINES
     assert [line for line in lines if "lines of the log were dropped" in line["message"]]
     assert [line for line in lines if line.get("request_id") == "the last"]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.inference.binding import bind
-from service.observability.drift import MEASURED, MOST_BINS, SAMPLED_PER_SECOND, Sample, count_by_bin
+from service.observability.drift import MAX_BINS, MEASURED, SAMPLED_PER_SECOND, Sample, count_by_bin
 from service.observability.exposition import TEXT, exposition
 from service.observability.series import flush
 from service.registry.card import Card
@@ -187,7 +187,7 @@ def test_a_card_without_distributions_is_served_and_nothing_counted(tmp_path: Pa
 
 
 @given(
-    edges=st.lists(st.floats(-1e6, 1e6), unique=True, max_size=MOST_BINS - 2).map(sorted),
+    edges=st.lists(st.floats(-1e6, 1e6), unique=True, max_size=MAX_BINS - 2).map(sorted),
     values=st.lists(st.floats(), max_size=50),
 )
 def test_a_row_is_in_the_first_bin_whose_edge_is_not_below_it(edges: list[float], values: list[float]) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from service.observability.logging import MOST_LINES, QueuedOutput
+from service.observability.logging import MAX_LINES, QueuedOutput
 
 
 def say(writer: QueuedOutput, *messages: str) -> None:
@@ -37,7 +37,7 @@ def test_lines_beyond_the_queue_are_dropped_counted_and_reported_once_there_is_r
     reader, pipe = os.pipe()
     counted: list[float] = []
     writer = QueuedOutput(pipe, counted.append)
-    said = 2 * MOST_LINES
+    said = 2 * MAX_LINES
     say(writer, *(f"line {number} {'x' * 50}" for number in range(said)))
     assert counted
     lines: list[str] = []

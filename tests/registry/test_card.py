@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from service.observability.drift import MOST_BINS
+from service.observability.drift import MAX_BINS
 from service.registry.card import Distribution
 
 
@@ -15,7 +15,7 @@ from service.registry.card import Distribution
         ((1.0, 1.0), (0.25, 0.25, 0.25, 0.25), "edges do not ascend"),
         ((math.inf,), (0.5, 0.5, 0.0), "edges do not ascend"),
         ((1.0,), (0.5, 0.5), "1 edges and 2 shares"),
-        (tuple(range(MOST_BINS)), (1.0, *[0.0] * (MOST_BINS + 1)), "shares, of at most"),
+        (tuple(range(MAX_BINS)), (1.0, *[0.0] * (MAX_BINS + 1)), "shares, of at most"),
         ((1.0,), (0.5, 0.5, 0.5), "do not sum to 1"),
         ((1.0,), (1.5, -0.5, 0.0), "do not sum to 1"),
         ((1.0,), (math.nan, 1.0, 0.0), "do not sum to 1"),
