@@ -1,7 +1,7 @@
 """The BentoML service. BentoML starts and stops the workers, packages the service, and describes it to its clients.
 
-HTTP and batching are deepserve's own: see `service.api` and `service.engine`. To import this module has no effects:
-BentoML imports it to build, to supervise and to serve alike.
+HTTP and batching are deepserve's own: see `service.api` and `service.engine`. Importing this module has no
+effects, because BentoML imports it to build, to supervise and to serve.
 """
 
 import asyncio
@@ -34,17 +34,14 @@ from service.registry.registry import ModelRegistry
 from service.registry.workers import Workers
 from service.settings import Settings, settings
 from service.tasks import TASKS
-from service.tasks.base import AnyTask, Request, Response
-from service.tasks.digits import DigitsTask
-from service.tasks.fashion import FashionTask
-from service.tasks.mammogram import MammogramTask
-from service.tasks.sentiment import SentimentTask
+from service.tasks.base import Request, Response
 from service.tls import reloading_context
 from service.transport.connection import Connection
 
 
-def endpoint(task: type[AnyTask]) -> APIMethod[..., Any]:
+def endpoint(name: str) -> APIMethod[..., Any]:
     """Return the typed method that describes a task to BentoML's clients; `TaskEndpoint` serves it."""
+    task = TASKS[name]
 
     async def describe(self: "DeepServe", request: Request, /) -> Response:
         raise NotImplementedError
@@ -130,10 +127,10 @@ class ApiService(Service["DeepServe"]):  # type: ignore[misc]  # bentoml is not 
 class DeepServe:
     """Four classic neural networks: digits, sentiment, mammogram masses, and clothing that never was."""
 
-    digits = endpoint(DigitsTask)
-    sentiment = endpoint(SentimentTask)
-    mammogram = endpoint(MammogramTask)
-    fashion = endpoint(FashionTask)
+    digits = endpoint("digits")
+    sentiment = endpoint("sentiment")
+    mammogram = endpoint("mammogram")
+    fashion = endpoint("fashion")
 
     def __init__(self) -> None:
         """Load every model. BentoML creates the instance when a worker starts."""
