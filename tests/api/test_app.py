@@ -160,7 +160,7 @@ def ended(caplog: pytest.LogCaptureFixture) -> Iterator[list[Mapping[str, Any]]]
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            facts.append(vars(record)["facts"])
+            facts.append(vars(record)["fields"])
 
     caplog.set_level(logging.INFO, "service.requests")
     logger, keep = logging.getLogger("service.requests"), Keep()

@@ -68,7 +68,7 @@ def test_probes_monitor_and_service_find_the_port_and_the_routes(deployment: Man
 
 def test_a_pod_is_given_the_time_to_drain_and_to_answer(manifests: tuple[Manifest, ...], deployment: Manifest) -> None:
     settings = variables(manifests)
-    drain, request = (float(settings[f"{PREFIX}{name}"]) for name in ("DRAIN_SECONDS", "REQUEST_TIMEOUT"))
+    drain, request = (float(settings[f"{PREFIX}{name}"]) for name in ("DRAIN_SECONDS", "REQUEST_TIMEOUT_SECONDS"))
     probe = container(deployment)["readinessProbe"]
     noticed = probe["failureThreshold"] * (probe["periodSeconds"] + probe["timeoutSeconds"])
     assert drain >= max(noticed, LOAD_BALANCER)
