@@ -13,8 +13,6 @@ from collections import defaultdict
 from pathlib import Path
 
 UNUSED = (
-    "hf_xet*",
-    "huggingface_hub*",  # by which tokenizers would fetch what it is given as a file
     "numpy/**/tests",
     "onnxruntime/capi/libonnxruntime.so.*",  # for programs in C: Python's module has all of it inside
     "onnxruntime/quantization",
@@ -24,7 +22,7 @@ UNUSED = (
     *(f"opencv_python_headless.libs/lib{name}*" for name in ("crypto", "ssl", "vpx", "drm", "swresample")),
     *(f"opencv_python_headless.libs/lib{name}*" for name in ("gfortran", "quadmath")),
 )
-WITH_DEBUG_SYMBOLS = ("aiohttp", "httptools", "multidict", "tokenizers", "uvloop", "yaml")
+WITH_DEBUG_SYMBOLS = ("aiohttp", "httptools", "multidict", "uvloop", "yaml")
 OPENCV = "cv2/cv2.abi3.so"
 HOLLOWED = tuple(
     f"opencv_python_headless.libs/lib{name}*" for name in ("openblas", "avcodec", "avformat", "avutil", "swscale")

@@ -1,6 +1,7 @@
 # /// script
 # dependencies = [
 #   "fastapi==0.163.2", "uvicorn[standard]==0.54.0", "onnxruntime==1.31.1", "numpy==2.4.6", "tokenizers==0.23.3",
+#   "opencv-python-headless==5.0.0.93", "pillow==13.0.0",
 # ]
 # [tool.bench]
 # title = "batches padded to the longest"

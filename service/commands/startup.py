@@ -36,7 +36,6 @@ LIBRARIES = (
     "prometheus-client",
     "opencv-python-headless",
     "pillow",
-    "tokenizers",
 )
 """Required libraries, besides ONNX Runtime."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from service.observability.series import Counter, Gauge
+from service.observability import metrics
 from service.tensors import Array, Tensors
 
 PREDICTION = "prediction"
@@ -33,19 +33,6 @@ MEASURED = 64
 """Requests over which the rate of requests is measured."""
 MAX_ROWS = 64
 """Rows of a sampled request that are counted at most, spread evenly over the request."""
-
-ROWS = Counter(
-    "deepserve_drift_rows",
-    "Rows of a sample of the requests, by feature and bin: its upper bound, or missing",
-    ("model", "version", "feature", "bin"),
-)
-EXPECTED = Gauge(
-    "deepserve_drift_expected_share",
-    "Share of the rows in each bin of a feature in the data that the version was made from",
-    ("model", "version", "feature", "bin"),
-    merge=min,
-)
-
 
 Bins = tuple[tuple[float, ...], tuple[float, ...]]
 """The edges of the bins of a feature, and the expected share of rows in each bin."""
@@ -128,15 +115,15 @@ class _FeatureSeries:
     def __init__(self, labels: tuple[str, ...], edges: tuple[float, ...], shares: tuple[float, ...]) -> None:
         self._edges, self._shares = np.array(edges), shares
         self._bins = [(*labels, each) for each in (*map(repr, edges), "+Inf", "missing")]
-        self._rows = [ROWS.gathered(*each) for each in self._bins]
+        self._rows = [metrics.DRIFT_ROWS.gathered(*each) for each in self._bins]
 
     def expose(self) -> None:
         for each, share in zip(self._bins, self._shares, strict=True):
-            EXPECTED.labels(*each).set(share)
+            metrics.DRIFT_EXPECTED_SHARE.labels(*each).set(share)
 
     def withdraw(self) -> None:
         for each in self._bins:
-            EXPECTED.labels(*each).withdraw()
+            metrics.DRIFT_EXPECTED_SHARE.labels(*each).withdraw()
 
     def count(self, values: Array) -> None:
         for counter, rows in zip(self._rows, count_by_bin(values, self._edges).tolist(), strict=True):

@@ -107,6 +107,17 @@ LOG_LINES_DROPPED = Counter("deepserve_log_lines_dropped", "Lines of the log tha
 LOG_LINES_LEFT_OUT = Counter(
     "deepserve_log_lines_left_out", "Log lines about refused requests beyond DEEPSERVE_LOG_REFUSALS_PER_SECOND", ()
 )
+DRIFT_ROWS = Counter(
+    "deepserve_drift_rows",
+    "Rows of a sample of the requests, by feature and bin: its upper bound, or missing",
+    ("model", "version", "feature", "bin"),
+)
+DRIFT_EXPECTED_SHARE = Gauge(
+    "deepserve_drift_expected_share",
+    "Share of the rows in each bin of a feature in the data that the version was made from",
+    ("model", "version", "feature", "bin"),
+    merge=min,
+)
 RATE_LIMIT_FAILURES = Counter(
     "deepserve_rate_limit_failures", "Requests that passed unchecked because the storage of rate limits failed", ()
 )

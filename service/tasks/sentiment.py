@@ -9,12 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
-from tokenizers import Tokenizer
 
 from service.tasks.base import MAX_ITEMS, Request, Response, Task
 from service.tasks.text import normalise
@@ -124,14 +123,22 @@ class ReviewReader:
     A word in the scope of a negation has its own id, that of `not_<word>`, if the vocabulary has one.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Compile the tokenizer's definition: replacements, then lower case, then one pattern for a token.
+    def __init__(self, text: str) -> None:
+        """Compile a tokenizer: replacements, then lower case, then one pattern for a token.
+
+        Args:
+            text: its definition, in the JSON of the package `tokenizers`.
 
         Raises:
-            ValueError: the definition has other steps.
+            ValueError: the text is not a definition, or the definition has other steps.
         """
-        self._tokenizer = tokenizer
-        definition = json.loads(tokenizer.to_str())
+        self._text = text
+        try:
+            self._compile(json.loads(text))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{TOKENIZER_FILE} is not the definition of a tokenizer") from error
+
+    def _compile(self, definition: dict[str, Any]) -> None:
         steps = definition["normalizer"]["normalizers"]
         kinds = [step["type"] for step in steps]
         if not {"Lowercase"} <= set(kinds) <= {"Replace", "NFKC", "Lowercase"} or kinds[-1] != "Lowercase":
@@ -145,11 +152,11 @@ class ReviewReader:
     @classmethod
     def of(cls, directory: Path) -> "ReviewReader":
         """Return the reader of the version in `directory`."""
-        return cls(Tokenizer.from_file(str(directory / TOKENIZER_FILE)))
+        return cls((directory / TOKENIZER_FILE).read_text(encoding="utf-8"))
 
     def save(self, directory: Path) -> None:
         """Write what `of` reads."""
-        self._tokenizer.save(str(directory / TOKENIZER_FILE))
+        (directory / TOKENIZER_FILE).write_text(self._text, encoding="utf-8")
 
     def read(self, text: str) -> Reading:
         """Return the tokens of the text; of more than `MAX_TOKENS`, the first and the last ones."""

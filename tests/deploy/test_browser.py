@@ -109,7 +109,7 @@ def test_a_page_of_the_listed_origin_reads_answers_and_errors(found: dict[str, F
     assert statuses == {**answered, **refused}
     headers = read["answer"]["headers"]
     assert headers["x-request-id"] == "from a page"
-    assert headers["x-model-version"] == "1"
+    assert headers["x-model-version"] == "2"
     assert "total;dur=" in headers["server-timing"]
     assert read["keyless"]["headers"]["www-authenticate"] == "Bearer"
 

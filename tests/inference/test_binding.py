@@ -35,7 +35,7 @@ def test_a_version_of_another_task_does_not_fit() -> None:
         bind(digits, renamed(digits, "sentiment"))
 
 
-@pytest.mark.parametrize(("content", "reason"), [("", "EOF"), ("{}", "Model missing")])
+@pytest.mark.parametrize(("content", "reason"), [("", "Expecting value"), ("{}", "not the definition of a tokenizer")])
 def test_a_file_that_the_task_cannot_read_is_the_reason(tmp_path: Path, content: str, reason: str) -> None:
     version = shutil.copytree(MODELS / "sentiment" / "2", tmp_path / "sentiment" / "2")
     (version / "tokenizer.json").write_text(content)

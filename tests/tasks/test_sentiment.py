@@ -178,7 +178,13 @@ def test_a_tokenizer_of_another_kind_is_refused() -> None:
     other = Tokenizer.from_file(str(MODEL / TOKENIZER_FILE))
     other.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()])
     with pytest.raises(ValueError, match="NFD"):
-        ReviewReader(other)
+        ReviewReader(other.to_str())
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"normalizer": null}'])
+def test_a_file_that_is_no_tokenizer_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer\.json|Expecting value"):
+        ReviewReader(text)
 
 
 @settings(deadline=None)

@@ -338,7 +338,7 @@ STATEMENTS = ["the plot was great .", "the cast is awful !", "i really liked the
 def test_statements_are_found_and_negated() -> None:
     texts = ["not never didn't isn't wasn't did like"] * 2 + STATEMENTS * 20
     tokenizer = make_tokenizer(texts, 100, 100)
-    reader = ReviewReader(tokenizer)
+    reader = ReviewReader(tokenizer.to_str())
     weights = np.zeros(len(reader.vocabulary), np.float32)
     weights[[reader.vocabulary["great"], reader.vocabulary["awful"]]] = 1, -1
     plain = plain_ids(tokenizer)
@@ -367,5 +367,5 @@ def test_sentences_are_cut_where_they_end() -> None:
     found = {tuple(cut(ids, ends, generator, longest=1)) for _ in range(50)}
     assert found == {(1, 2, 9), (4, 5, 6, 9)}
     assert cut([1], ends, generator) == [1]
-    reader = ReviewReader(make_tokenizer(["good . ? !! film"] * 2, 20, 0))
+    reader = ReviewReader(make_tokenizer(["good . ? !! film"] * 2, 20, 0).to_str())
     assert ends_of_sentences(reader) == {reader.vocabulary[mark] for mark in (".", "?", "!!")}

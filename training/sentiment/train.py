@@ -105,7 +105,7 @@ def train(h: Hyperparameters, run: Run) -> None:
     run.begin(h, reviews.texts, reviews.labels, unlabelled)
 
     tokenizer = make_tokenizer(reviews.texts + unlabelled, h.vocabulary, h.negated)
-    reader = ReviewReader(tokenizer)
+    reader = ReviewReader(tokenizer.to_str(pretty=True))
     part, rest = (Corpus.of(half, reader) for half in reviews.split(h.held_out, run.seed))
     more = [reader.read(text).ids or [UNKNOWN] for text in unlabelled]
 
