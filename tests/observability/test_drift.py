@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families as parse
 
 from service.inference.binding import bind
+from service.observability import metrics
 from service.observability.drift import MAX_BINS, MEASURED, SAMPLED_PER_SECOND, Sample, count_by_bin
 from service.observability.exposition import TEXT, exposition
 from service.observability.series import flush
@@ -39,10 +41,20 @@ MANY = 50
 
 @pytest.fixture(scope="module")
 def models() -> ModelRegistry:
+    withdraw_expected_shares()
     models = ModelRegistry(Settings(models_dir=MODELS), bind)
     for task in TASKS:
         assert not models.load(task.name, [max(path.name for path in (MODELS / task.name).iterdir())], None)
     return models
+
+
+def withdraw_expected_shares() -> None:
+    """Withdraw what other tests of this process have exposed, perhaps from another card of the same version."""
+    for family in parse(told()):
+        for sample in family.samples:
+            if sample.name == "deepserve_drift_expected_share":
+                labels = (sample.labels[name] for name in metrics.DRIFT_EXPECTED_SHARE.label_names)
+                metrics.DRIFT_EXPECTED_SHARE.labels(*labels).withdraw()
 
 
 @cache
