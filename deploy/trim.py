@@ -18,6 +18,7 @@ UNUSED = (
     "onnxruntime/quantization",
     "onnxruntime/tools",
     "onnxruntime/transformers",
+    "pygments/lexers/[a-oq-z]*",  # rich highlights Python at most
     # What only the libraries below ask for.
     *(f"opencv_python_headless.libs/lib{name}*" for name in ("crypto", "ssl", "vpx", "drm", "swresample")),
     *(f"opencv_python_headless.libs/lib{name}*" for name in ("gfortran", "quadmath")),
