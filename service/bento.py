@@ -44,7 +44,7 @@ def endpoint(name: str) -> APIMethod[..., Any]:
     task = TASKS[name]
 
     async def describe(self: "DeepServe", request: Request, /) -> Response:
-        raise RuntimeError("service.api serves this route, in front of BentoML")
+        raise NotImplementedError("service.api serves this route, in front of BentoML")
 
     describe.__name__ = task.name
     describe.__doc__ = task.__doc__
