@@ -23,7 +23,7 @@ RESPONSE_HEADERS = (
     *("Allow", "Content-Encoding", "Inference-Header-Content-Length", "Retry-After", "Server-Timing"),
     *("WWW-Authenticate", "X-Model-Version", "X-Request-ID", "X-Seed"),
 )
-"""Response headers that a page may read, in addition to those that it may always read."""
+"""Response headers that a page may read, besides the ones that CORS always exposes."""
 
 METHODS_OF_UNKNOWN_PATHS = ("GET", "HEAD", "POST")
 """Offered for paths without a route, so that the page can read the 404."""
@@ -61,7 +61,7 @@ class CrossOrigin:
 
         Args:
             request: any request.
-            methods: those of its path; none if there is nothing at the path.
+            methods: allowed methods of the path; empty for an unknown path.
 
         Returns:
             The response without the fields that `headers` returns; None if the request is not a preflight request.

@@ -175,7 +175,7 @@ def _operation(route: Route, schemas: _Schemas) -> Document:
 
 
 def _errors(route: Route) -> Iterator[type[ServiceError]]:
-    """Yield the errors that a route may answer with: its own and those of the steps before its handler."""
+    """Yield the possible errors of a route: its own, and the errors of the checks before its handler."""
     yield MethodNotAllowed
     if route.access != "public":
         yield from (errors.Unauthorized, errors.Invalid, errors.DeadlineExceeded)

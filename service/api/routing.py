@@ -183,7 +183,7 @@ class Router:
         self._fixed: dict[str, Resource] = {}
         """By path, those without parameters."""
         self._variable: dict[int, dict[tuple[int, ...], dict[str, Resource]]] = {}
-        """By number of segments, by which of them are parameters, and by path with these segments empty."""
+        """By number of segments, then by positions of the parameters, then by path with empty parameters."""
         for route in routes:
             segments = route.template.split("/")
             positions = tuple(index for index, segment in enumerate(segments) if _PARAMETER.fullmatch(segment))
@@ -193,7 +193,7 @@ class Router:
             resources.setdefault(_PARAMETER.sub("", route.template), Resource(route.template)).add(route)
 
     def find(self, path: str) -> tuple[Resource, Mapping[str, str]]:
-        """Return the routes of a path, `UNKNOWN` if it has none, and the values of its parameters, none of them empty.
+        """Return the resource at a path and the values of its parameters. An unknown path gives `UNKNOWN`.
 
         A template without parameters goes before one with.
         """

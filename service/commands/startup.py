@@ -45,7 +45,7 @@ MIN_ADDRESS_SPACE = 2**30
 """Bytes: a worker with the shipped models takes 0.98 GB, of which 0.2 GB are resident."""
 
 _OTHER_THREADS, _MAX_TESTED_THREADS = 8, 256
-"""Threads of a worker besides those that run the model, and the maximum number of threads that the check starts."""
+"""Threads of a worker that do not run the model, and the maximum number of threads that the check starts."""
 
 ADDRESS = "address"
 """Subject of the requirement that host and port are free."""
@@ -282,4 +282,4 @@ REQUIREMENTS = (
     Requirement("rate limit", check_rate_limit),
     Requirement(ADDRESS, check_address),
 )
-"""In order: a check comes after those that it depends on."""
+"""In order of dependence: each check may rely on the earlier ones."""

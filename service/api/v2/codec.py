@@ -156,7 +156,7 @@ class ModelCodec:
         return {name: expected.row_from_bytes(body) for name, expected in self.inputs.items()}
 
     def _choose_outputs(self, requested: Sequence[RequestedOutput] | None, binary: bool) -> Sequence[ResponseOutput]:
-        """Return the outputs of the response: those that the request names, in its order, or else all.
+        """Return the outputs of the response: the requested ones in their order, or all if none is requested.
 
         Args:
             requested: what the request names.
