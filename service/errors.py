@@ -8,7 +8,7 @@ ServiceError
 │   ├── NotFound
 │   ├── Unauthorized
 │   ├── LoadFailed
-│   └── those that only HTTP has: see `service.api.errors`
+│   └── errors that exist only in HTTP: see `service.api.errors`
 ├── TooManyRequests
 ├── Unavailable
 └── DeadlineExceeded

@@ -42,7 +42,7 @@ LIBRARIES = (
 MIN_OPEN_FILES = 64
 """File descriptors of a process: a worker with the shipped models has 20 open before its first connection."""
 MIN_ADDRESS_SPACE = 2**30
-"""Bytes: a worker with the shipped models takes 0.98 GB, of which 0.2 GB are resident."""
+"""In bytes. A worker with the shipped models uses 0.98 GB, 0.2 GB of it resident."""
 
 _OTHER_THREADS, _MAX_TESTED_THREADS = 8, 256
 """Threads of a worker that do not run the model, and the maximum number of threads that the check starts."""

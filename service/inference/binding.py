@@ -21,8 +21,8 @@ def bind(directory: Path, card: Card) -> AnyTask:
         card: of the version.
 
     Raises:
-        VerificationError: there is no task for the model, its inputs or outputs are not those of the version, or it
-            cannot read the version's files.
+        VerificationError: there is no task for the model, its inputs or outputs differ from the version's, or it cannot
+            read the version's files.
     """
     if (task := TASKS.get(card.name)) is None:
         raise VerificationError("there is no task of this name")

@@ -65,7 +65,7 @@ class DriftMonitor:
         Args:
             model: its name.
             version: its number.
-            bins: by feature, those of the card.
+            bins: the bins of the card, by feature.
             features: computes the features of inputs, `[rows]` each.
             scores: the output with the score of each class, `[rows, classes]`, if there is one.
         """

@@ -131,7 +131,7 @@ class ModelSeries(Observer):
         self._rows, self._seconds = RUN_ROWS.gathered(*labels), RUN_SECONDS.gathered(*labels)
         self._last_run = LAST_RUN.labels(*labels)
         self._runs: dict[int, list[GatheredCounter]] = {}
-        """By number of rows, the counter of runs and those of the seconds of each stage."""
+        """The counter of runs and the counters of the seconds of each stage, by number of rows."""
         self._queue_rows, self._queue_seconds = QUEUE_ROWS.labels(*labels), QUEUE_SECONDS.gathered(*labels)
         self._queue_rows.set(0)
         self._answered, self._failed = (MODEL_REQUESTS.gathered(*labels, end) for end in ("ok", "failed"))
@@ -221,7 +221,7 @@ class ShadowSeries:
         self._difference.observe(difference)
 
     def dropped(self, rows: int) -> None:
-        """Record a copied request of so many rows that the shadow was not asked."""
+        """Record a copy with `rows` rows that was dropped before the shadow ran it."""
         self._dropped.inc(rows)
 
     def failed(self, rows: int) -> None:
